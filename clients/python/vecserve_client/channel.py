@@ -1,0 +1,65 @@
+"""What both clients share to set up channels and calls.
+
+Owns the channel's options and the defaults of a client. Must not know what calls say.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from google.protobuf.message import Message
+
+from vecserve_client.errors import InvalidArgument
+from vecserve_client.retry import Attempts, RetryPolicy
+
+DEFAULT_TARGET: Final = "127.0.0.1:8001"
+DEFAULT_DEADLINE_S: Final = 30.0
+HEALTH_POLL_S: Final = 0.05
+
+MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""Largest message to send or receive: 1024 vectors of 8192 components, and some."""
+
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # A restarted server is found again within a couple of seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a client waits and how often it tries, where a call does not say."""
+
+    deadline_s: float
+    retry: RetryPolicy
+
+    def for_call(self, *, timeout_s: float | None, idempotent: bool) -> Attempts:
+        """Begin the attempts of one unary call."""
+        return self._begin(self.retry, timeout_s, idempotent=idempotent)
+
+    def for_stream(self, *, timeout_s: float | None) -> Attempts:
+        """Begin the attempts of one stream, bounded by the time without any reply."""
+        return self._begin(replace(self.retry, max_attempts=None), timeout_s, idempotent=True)
+
+    def _begin(self, policy: RetryPolicy, timeout_s: float | None, *, idempotent: bool) -> Attempts:
+        seconds = self.deadline_s if timeout_s is None else timeout_s
+        if not seconds > 0:
+            raise InvalidArgument(f"timeout_s: {seconds}, must be more than 0")
+        return Attempts(
+            policy=policy,
+            idempotent=idempotent,
+            timeout_s=seconds,
+            clock=time.monotonic,
+            jitter=random.random,
+        )
+
+
+def serialise(message: Message) -> bytes:
+    """Turn a message of any type into bytes, for gRPC."""
+    return message.SerializeToString()

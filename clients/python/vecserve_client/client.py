@@ -1,0 +1,334 @@
+"""The synchronous client.
+
+Owns the channel and blocking waits. Must not know how requests are made and replies read (`calls`),
+nor when to try again (`retry`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from vecserve.v1.index_pb2 import UpsertRequest
+from vecserve.v1.search_pb2 import Filter
+from vecserve_client import batching, calls, exchange, wire
+from vecserve_client.calls import SearchOptions
+from vecserve_client.channel import (
+    DEFAULT_DEADLINE_S,
+    DEFAULT_TARGET,
+    HEALTH_POLL_S,
+    OPTIONS,
+    Patience,
+    serialise,
+)
+from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
+from vecserve_client.exchange import Answered, Exchange, StreamMethod
+from vecserve_client.retry import RetryPolicy
+from vecserve_client.stream import pipeline
+from vecserve_client.types import (
+    Collection,
+    EmbedOptions,
+    EmbedResult,
+    GetResult,
+    Model,
+    Record,
+    Row,
+    SearchResult,
+    UpsertBatch,
+    UpsertResult,
+    Vectors,
+)
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=exchange.Numbered)
+R = TypeVar("R")
+
+
+class Client:
+    """A connection to one server; safe to share between threads.
+
+    Every call raises a `VecserveError`. `timeout_s` bounds a call, retries included, and replaces
+    the client's `deadline_s`; for a call that runs over a stream it bounds the wait for the next
+    reply.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str = DEFAULT_TARGET,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
+        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        self._channel.close()
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str = "",
+        options: EmbedOptions | None = None,
+        window: int = batching.WINDOW_REQUESTS,
+        timeout_s: float | None = None,
+    ) -> EmbedResult:
+        """Embed texts; a list too long for one request goes in several, at most `window` at once.
+
+        Returns vectors float32 [N, D] in the order of the texts. A text that fails does not fail
+        the others: see `EmbedResult.errors`.
+        """
+        requests = list(calls.embed_requests(texts, model=model, options=options))
+        if len(requests) == 1:
+            return self._invoke(calls.embed(requests[0]), timeout_s)
+        answers = self._stream(exchange.EMBED, iter(requests), window, timeout_s)
+        responses = {answer.request.request_id: answer.response for answer in answers}
+        return wire.embed_result_from_proto(
+            [responses[request.request_id] for request in requests],
+            text_count=len(texts),
+            method=exchange.EMBED.name,
+        )
+
+    def upsert(
+        self,
+        collection: str,
+        rows: Iterable[Record],
+        *,
+        options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> UpsertResult:
+        """Write rows and wait until all are on disk; long lists go in several requests."""
+        requests = list(
+            calls.upsert_requests(
+                collection, rows, options=options, batch_rows=batching.UPSERT_ROWS
+            )
+        )
+        if len(requests) == 1:
+            return self._invoke(calls.upsert(requests[0]), timeout_s)
+        return wire.join_upserts(
+            self._upsert_stream(iter(requests), batching.WINDOW_REQUESTS, timeout_s)
+        )
+
+    def upsert_many(
+        self,
+        collection: str,
+        rows: Iterable[Record],
+        *,
+        options: EmbedOptions | None = None,
+        batch_rows: int = batching.UPSERT_ROWS,
+        window: int = batching.WINDOW_REQUESTS,
+        timeout_s: float | None = None,
+    ) -> Iterator[UpsertBatch]:
+        """Write rows of any number over one stream, and yield each batch once it is on disk.
+
+        Batches come in the order of their acknowledgement; rows are drawn only as fast as the
+        server takes them. A lost stream is opened again and what was not acknowledged is sent
+        again, unless a row has an `expected_seq`.
+        """
+        requests = calls.upsert_requests(collection, rows, options=options, batch_rows=batch_rows)
+        return self._upsert_stream(requests, window, timeout_s)
+
+    def delete(
+        self,
+        collection: str,
+        ids: Sequence[str] = (),
+        *,
+        where: Filter | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Delete rows by id, or all that match a filter; returns how many there were."""
+        return self._invoke(calls.delete(collection, ids=ids, where=where), timeout_s)
+
+    def get(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        *,
+        include_vector: bool = False,
+        include_payload: bool = True,
+        timeout_s: float | None = None,
+    ) -> GetResult:
+        """Read rows by id."""
+        call = calls.get(
+            collection, ids, include_vector=include_vector, include_payload=include_payload
+        )
+        return self._invoke(call, timeout_s)
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        where: Filter | None = None,
+        include_vector: bool = False,
+        include_payload: bool = True,
+        page_size: int = 100,
+        timeout_s: float | None = None,
+    ) -> Iterator[Row]:
+        """Read all rows in the order they were written, page by page as they are asked for."""
+        token, is_last = "", False
+        while not is_last:
+            call = calls.scan_page(
+                collection,
+                page_size=page_size,
+                page_token=token,
+                where=where,
+                include_vector=include_vector,
+                include_payload=include_payload,
+            )
+            rows, token = self._invoke(call, timeout_s)
+            yield from rows
+            is_last = not token
+
+    def count(
+        self,
+        collection: str,
+        *,
+        where: Filter | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Count rows."""
+        return self._invoke(calls.count(collection, where=where), timeout_s)
+
+    def search(
+        self,
+        collection: str,
+        query: str | Vectors,
+        *,
+        k: int = 10,
+        min_score: float | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
+        include_payload: bool = True,
+        explain: bool = False,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> SearchResult:
+        """Find the `k` rows nearest to a text or a vector, float [D]."""
+        options = SearchOptions(
+            k=k,
+            min_score=min_score,
+            where=where,
+            exact=exact,
+            include_payload=include_payload,
+            explain=explain,
+        )
+        call = calls.search(collection, query, options=options, embed_options=embed_options)
+        return self._invoke(call, timeout_s)
+
+    def search_batch(
+        self,
+        collection: str,
+        queries: Sequence[str | Vectors],
+        *,
+        k: int = 10,
+        min_score: float | None = None,
+        where: Filter | None = None,
+        exact: bool = False,
+        include_payload: bool = True,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> list[SearchResult]:
+        """Answer many queries in their order; `timeout_s` bounds each request they are cut into."""
+        options = SearchOptions(
+            k=k, min_score=min_score, where=where, exact=exact, include_payload=include_payload
+        )
+        batches = calls.search_batch(
+            collection, queries, options=options, embed_options=embed_options
+        )
+        return [result for call in batches for result in self._invoke(call, timeout_s)]
+
+    def create_collection(
+        self, name: str, *, model: str = "", dim: int = 0, timeout_s: float | None = None
+    ) -> Collection:
+        """Create an empty collection; the server's default model and its dim if none is named."""
+        return self._invoke(calls.create_collection(name, model=model, dim=dim), timeout_s)
+
+    def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:
+        """Describe a collection."""
+        return self._invoke(calls.get_collection(name), timeout_s)
+
+    def list_collections(self, *, timeout_s: float | None = None) -> list[Collection]:
+        """List all collections by name."""
+        collections, token = self._invoke(calls.list_collections_page(page_token=""), timeout_s)
+        while token:
+            page, token = self._invoke(calls.list_collections_page(page_token=token), timeout_s)
+            collections += page
+        return collections
+
+    def drop_collection(self, name: str, *, timeout_s: float | None = None) -> int:
+        """Delete a collection with all its rows; returns how many there were."""
+        return self._invoke(calls.drop_collection(name), timeout_s)
+
+    def list_models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """List the models that the server has loaded."""
+        return self._invoke(calls.list_models(), timeout_s)
+
+    def health(self, service: str = "", *, timeout_s: float | None = None) -> str:
+        """Ask how the server is: "SERVING", "NOT_SERVING" or "UNKNOWN"."""
+        return self._invoke(calls.health(service), timeout_s)
+
+    def wait_ready(self, *, timeout_s: float) -> None:
+        """Wait until the server is SERVING; raise DeadlineExceeded if it does not come to that."""
+        deadline = time.monotonic() + timeout_s
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            try:
+                state = self.health(timeout_s=remaining_s)
+            except (Unavailable, DeadlineExceeded) as failure:
+                state = str(failure)
+            if state == "SERVING":
+                return
+            time.sleep(min(HEALTH_POLL_S, remaining_s))
+        raise DeadlineExceeded(f"the server is not ready after {timeout_s:g} s")
+
+    def _invoke(self, call: calls.Call[T], timeout_s: float | None) -> T:
+        attempts = self._patience.for_call(timeout_s=timeout_s, idempotent=call.idempotent)
+        invoke = self._channel.unary_unary(
+            call.path,
+            request_serializer=serialise,
+            response_deserializer=call.reply_type.FromString,
+        )
+        while True:
+            try:
+                return call.read(invoke(call.request, timeout=attempts.remaining_s()))
+            except grpc.RpcError as error:
+                failure = from_rpc(error, method=call.method)
+            time.sleep(attempts.delay_after(failure))
+
+    def _stream(
+        self,
+        method: StreamMethod[Q, R],
+        requests: Iterator[Q],
+        window: int,
+        timeout_s: float | None,
+    ) -> Iterator[Answered[Q, R]]:
+        attempts = self._patience.for_stream(timeout_s=timeout_s)
+        state = Exchange(method=method, window=window, attempts=attempts)
+        return pipeline(self._channel, state, requests)
+
+    def _upsert_stream(
+        self,
+        requests: Iterator[UpsertRequest],
+        window: int,
+        timeout_s: float | None,
+    ) -> Iterator[UpsertBatch]:
+        for answer in self._stream(exchange.UPSERT, requests, window, timeout_s):
+            yield wire.upsert_batch_from_proto(
+                answer.request, answer.response, method=exchange.UPSERT.name
+            )

@@ -1,0 +1,180 @@
+"""What callers hand to the client and get back: plain, frozen data.
+
+Owns the client's nouns. Must not know gRPC, protobuf or how anything travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_client.errors import VecserveError
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""Row vectors, float32 [N, D], or one vector, float32 [D]."""
+
+Payload: TypeAlias = Mapping[str, Any]
+"""A JSON object."""
+
+Encoding: TypeAlias = Literal["f32", "f16", "int8", "binary"]
+"""Layout of vectors on the wire."""
+
+Truncation: TypeAlias = Literal["right", "left", "error"]
+"""What to do with a text that is too long: keep its beginning, keep its end, fail it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """How to embed; at most one of `prompt_name` and `prompt_text` is set."""
+
+    prompt_name: str | None = None
+    prompt_text: str | None = None
+    dimensions: int = 0
+    """Components to keep; 0: all."""
+    skip_normalise: bool = False
+    truncation: Truncation = "right"
+    encoding: Encoding = "f32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A row to write: an id, one of `text`, `vector`, `image` and `audio`, and a payload."""
+
+    id: str
+    text: str | None = None
+    vector: Vectors | None = None
+    image: bytes | None = None
+    audio: bytes | None = None
+    payload: Payload = field(default_factory=dict)
+    expected_seq: int | None = None
+    """Write only if the row's seq is this one; 0: only if there is no such row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of a request went inside the server, in microseconds."""
+
+    queue_us: int = 0
+    tokenise_us: int = 0
+    encode_us: int = 0
+    search_us: int = 0
+    write_us: int = 0
+    total_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """Which weights made a vector; vectors compare only within one `ModelRef`."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """The vectors of a list of texts, in the order of the texts."""
+
+    vectors: Vectors
+    """float32 [N, D]; NaN in the rows of `errors`. Binary vectors come as -1 and 1."""
+    tokens: NDArray[np.int64]
+    """Tokens encoded for each text, special tokens included, int64 [N]."""
+    errors: Mapping[int, VecserveError]
+    """Why a text failed, by its position."""
+    model: ModelRef
+    timings: tuple[Timings, ...]
+    """One for each request that the list was split into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsertResult:
+    """What became of the rows of one upsert."""
+
+    seqs: tuple[int, ...]
+    """Sequence numbers in the order of the rows; 0 for the rows of `errors`."""
+    errors: Mapping[int, VecserveError]
+    """Why a row failed, by its position."""
+    timings: tuple[Timings, ...]
+    """One for each request that the rows were split into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsertBatch:
+    """An acknowledged part of a longer upsert; its rows are on disk."""
+
+    start: int
+    """Position of the batch's first row among all rows."""
+    ids: tuple[str, ...]
+    result: UpsertResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row as stored; `vector` is float32 [D] where it was asked for."""
+
+    id: str
+    seq: int
+    payload: dict[str, Any] | None
+    vector: Vectors | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetResult:
+    """The rows that exist, in the order of the ids, and the ids that do not."""
+
+    rows: tuple[Row, ...]
+    missing_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A row that answers a query; `score` is the cosine, -1 to 1."""
+
+    id: str
+    score: float
+    seq: int
+    payload: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The hits of one query, best first."""
+
+    hits: tuple[Hit, ...]
+    timings: Timings
+    """Of the request, which may have held other queries too."""
+    explain: dict[str, Any] | None = None
+    error: VecserveError | None = None
+    """Why this query of a batch failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A collection as it is now."""
+
+    name: str
+    model: ModelRef
+    dim: int
+    row_count: int
+    last_seq: int
+    created_unix_ms: int
+    disk_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that the server has loaded."""
+
+    ref: ModelRef
+    dim: int
+    max_tokens: int
+    precision: str
+    engine: str
+    instance_count: int
+    is_default: bool
+    prompt_names: tuple[str, ...]

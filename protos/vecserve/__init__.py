@@ -1,0 +1,3 @@
+"""The vecserve API."""
+
+from __future__ import annotations

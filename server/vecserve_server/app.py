@@ -1,0 +1,313 @@
+"""The composition root: builds everything in order and takes it down in reverse.
+
+Owns the life cycle: bind with health NOT_SERVING, open the store, load the models, SERVING; then
+wait for a signal; NOT_SERVING, close the doors, answer what was accepted, drain, close. Read this
+file first: each part is met once, in the order in which it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from vecserve_server import __version__
+from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.gateway.admin_servicer import AdminServicer
+from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.collection_servicer import CollectionServicer
+from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
+from vecserve_server.gateway.index_servicer import IndexServicer
+from vecserve_server.gateway.inference_servicer import InferenceServicer
+from vecserve_server.gateway.interceptor import CallInterceptor
+from vecserve_server.gateway.search_servicer import SearchServicer
+from vecserve_server.gateway.server import GrpcServer, Servicers
+from vecserve_server.observability.logging import configure, get_logger, log_event
+from vecserve_server.observability.metrics import Metrics, make_metrics, serve_metrics
+from vecserve_server.observability.process import usable_physical_cores
+from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
+from vecserve_server.scheduling.policy import EncoderPolicy
+from vecserve_server.services.admission import Admission
+from vecserve_server.services.catalog import Catalog, ServedModel
+from vecserve_server.services.collections import Collections
+from vecserve_server.services.embedding import EmbeddingService
+from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.searching import SearchingService
+from vecserve_server.settings import Settings
+from vecserve_server.storage.atomic_files import write_atomically
+from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.writer import RowWriter
+
+EXIT_OK, EXIT_FAILED, EXIT_FORCED = 0, 1, 130
+# Threads hand the GIL over this often; the default of 5 ms would be most of a search's time.
+SWITCH_INTERVAL_S = 0.0005
+LOOK_AHEAD_ENTRIES = 64
+MIN_SHARE_TOKENS = 64
+WRITE_GROUP_ROWS = 1024
+CLOSE_TIMEOUT_S = 5.0
+STOP_GRACE_S = 1.0
+QUIET_S = 0.1
+LAME_DUCK_S = 2.0
+
+
+def serve(settings: Settings) -> int:
+    """Run the server until SIGTERM or SIGINT; return the exit code.
+
+    Raises ConfigError or StorageError if it cannot start.
+    """
+    configure(level=settings.log.level, as_json=settings.log.format == "json")
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return asyncio.run(_Application(settings).run())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Core:
+    """What the servicers work with."""
+
+    catalog: Catalog
+    collections: Collections
+    writer: RowWriter
+    embedding: EmbeddingService
+    indexing: IndexingService
+    searching: SearchingService
+
+
+class _Application:
+    """One run of the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._log = get_logger("app")
+        self._clock_ns: Callable[[], int] = time.perf_counter_ns
+        self._metrics: Metrics = make_metrics()
+        self._stop = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._death: BaseException | None = None
+
+    async def run(self) -> int:
+        """Start, serve, drain."""
+        started_ns = self._clock_ns()
+        self._watch_signals()
+        async with AsyncExitStack() as stack:
+            admission = Admission(
+                max_pending_items=self._settings.limits.max_pending_items, metrics=self._metrics
+            )
+            server = self._bind()
+            stack.push_async_callback(server.stop, 0.0)
+            await server.start()
+            metrics_port = self._open_metrics(stack)
+            core = await self._build_core(stack)
+            await server.serve(self._servicers(core, admission))
+            self._announce(server.port, metrics_port, started_ns)
+            await self._stop.wait()
+            clean = await self._drain(server, admission, core.writer)
+        if self._death is not None:
+            self._log.error("core_died", exc_info=self._death)
+            return EXIT_FAILED
+        log_event(self._log, logging.INFO, "stopped", clean=clean)
+        return EXIT_OK if clean else EXIT_FAILED
+
+    def _bind(self) -> GrpcServer:
+        interceptor = CallInterceptor(
+            metrics=self._metrics, logger=get_logger("gateway"), clock_ns=self._clock_ns
+        )
+        return GrpcServer(
+            host=self._settings.server.host,
+            port=self._settings.server.port,
+            max_message_bytes=self._settings.server.max_message_bytes,
+            interceptor=interceptor,
+        )
+
+    async def _build_core(self, stack: AsyncExitStack) -> _Core:
+        settings, limits = self._settings, self._settings.limits
+        folder = await asyncio.to_thread(DataFolder.open, settings.storage.data_dir)
+        stack.callback(folder.close)
+        search_pool = self._pool(stack, "search", settings.compute.search_threads)
+        tokenise_pool = self._pool(stack, "tokenise", settings.compute.tokenise_threads)
+        writer = self._start_writer(stack)
+        collections = Collections(
+            folder=folder,
+            writer=writer,
+            search_pool=search_pool,
+            search_threads=settings.compute.search_threads,
+            max_collections=limits.max_collections,
+            clock_ns=self._clock_ns,
+            metrics=self._metrics,
+        )
+        stack.push_async_callback(collections.close)
+        rows = await collections.open_all()
+        log_event(
+            self._log,
+            logging.INFO,
+            "store_open",
+            data_dir=settings.storage.data_dir,
+            collections=len(collections.all()),
+            rows=rows,
+        )
+        catalog = await self._load_models(stack)
+        embedding = EmbeddingService(
+            catalog=catalog, tokenise_pool=tokenise_pool, limits=limits, clock_ns=self._clock_ns
+        )
+        return _Core(
+            catalog=catalog,
+            collections=collections,
+            writer=writer,
+            embedding=embedding,
+            indexing=IndexingService(
+                collections=collections,
+                embedding=embedding,
+                catalog=catalog,
+                limits=limits,
+                clock_ns=self._clock_ns,
+            ),
+            searching=SearchingService(
+                collections=collections, embedding=embedding, catalog=catalog, limits=limits
+            ),
+        )
+
+    def _pool(self, stack: AsyncExitStack, name: str, threads: int) -> Executor:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        return pool
+
+    def _start_writer(self, stack: AsyncExitStack) -> RowWriter:
+        loop = asyncio.get_running_loop()
+        writer = RowWriter(
+            queue_rows=self._settings.limits.max_queued_rows,
+            group_rows=WRITE_GROUP_ROWS,
+            on_death=lambda death: _later(loop, self._die, death),
+        )
+        writer.start()
+        self._metrics.queued_rows.set_function(lambda: writer.stats().queued_rows)
+        stack.push_async_callback(asyncio.to_thread, writer.drain, CLOSE_TIMEOUT_S)
+        return writer
+
+    async def _load_models(self, stack: AsyncExitStack) -> Catalog:
+        wanted = self._settings.models
+        repository = ModelRepository(wanted.repository)
+        names = wanted.load or tuple(repository.names())
+        if wanted.default not in names:
+            names = (*names, wanted.default)  # loading it says what is wrong
+        models = []
+        for name in names:
+            text = await asyncio.to_thread(
+                repository.load, name, precision=wanted.precision or None
+            )
+            stack.callback(text.encoder.close)
+            batcher = self._start_batcher(text)
+            stack.push_async_callback(batcher.close, CLOSE_TIMEOUT_S)
+            models.append(ServedModel(text=text, batcher=batcher))
+            log_event(self._log, logging.INFO, "model_loaded", model=name, digest=text.ref.digest)
+        return Catalog(models=models, default=wanted.default)
+
+    def _start_batcher(self, text: TextModel) -> DynamicBatcher:
+        policy: EncoderPolicy[Place] = EncoderPolicy(
+            run_tokens=text.config.run_tokens,
+            min_share_tokens=MIN_SHARE_TOKENS,
+            look_ahead_entries=LOOK_AHEAD_ENTRIES,
+            abandoned=abandoned,
+        )
+        return DynamicBatcher(
+            name=text.ref.name,
+            dim=text.config.dim,
+            run_encoder=text.encoder.run,
+            policy=policy,
+            instance_count=text.config.instance_count or usable_physical_cores(),
+            max_queued_entries=self._settings.limits.max_pending_items,
+            clock_ns=self._clock_ns,
+            metrics=self._metrics,
+            on_death=self._die,
+        )
+
+    def _servicers(self, core: _Core, admission: Admission) -> Servicers:
+        scope = CallScope(
+            admission=admission,
+            metrics=self._metrics,
+            clock_ns=self._clock_ns,
+            closing=self._closing,
+            stream_window=self._settings.limits.max_stream_window,
+        )
+        return Servicers(
+            embedding=EmbeddingServicer(service=core.embedding, scope=scope),
+            collection=CollectionServicer(
+                collections=core.collections,
+                catalog=core.catalog,
+                scope=scope,
+                wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+            ),
+            index=IndexServicer(
+                service=core.indexing,
+                collections=core.collections,
+                limits=self._settings.limits,
+                scope=scope,
+            ),
+            search=SearchServicer(service=core.searching, scope=scope),
+            admin=AdminServicer(
+                catalog=core.catalog,
+                collections=core.collections,
+                queued_rows=lambda: core.writer.stats().queued_rows,
+                scope=scope,
+            ),
+            inference=InferenceServicer(catalog=core.catalog, service=core.embedding, scope=scope),
+        )
+
+    def _open_metrics(self, stack: AsyncExitStack) -> int:
+        wanted = self._settings.server
+        if wanted.metrics_port < 0:
+            return -1
+        port, stop = serve_metrics(self._metrics, host=wanted.host, port=wanted.metrics_port)
+        stack.push_async_callback(asyncio.to_thread, stop)
+        return port
+
+    def _announce(self, port: int, metrics_port: int, started_ns: int) -> None:
+        settings = self._settings
+        facts = {"host": settings.server.host, "port": port, "metrics_port": metrics_port}
+        took_ms = (self._clock_ns() - started_ns) // 1_000_000
+        log_event(self._log, logging.INFO, "ready", **facts, version=__version__, took_ms=took_ms)
+        if settings.server.ready_file is not None:
+            body = json.dumps(facts | {"pid": os.getpid()}).encode()
+            write_atomically(settings.server.ready_file, body)
+
+    async def _drain(self, server: GrpcServer, admission: Admission, writer: RowWriter) -> bool:
+        """Answer what was accepted, refuse the rest; return whether all of it came to its end."""
+        log_event(self._log, logging.INFO, "draining", pending_items=admission.pending_items)
+        await server.set_not_serving()
+        self._closing.set()
+        admission.close()
+        answered = await admission.drained(self._settings.server.drain_s)
+        # gRPC answers calls that meet a stopping server with CANCELLED (grpc/grpc#41785), and
+        # clients do not try those again. So refuse with UNAVAILABLE until they have gone away.
+        await admission.quiet(for_s=QUIET_S, timeout_s=LAME_DUCK_S)
+        await server.stop(STOP_GRACE_S)
+        written = await asyncio.to_thread(writer.drain, self._settings.server.drain_s)
+        return answered and written
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            log_event(self._log, logging.WARNING, "forced_exit")
+            os._exit(EXIT_FORCED)
+        self._stop.set()
+
+    def _die(self, death: BaseException) -> None:
+        """End the process: a core thread is gone, and waiting calls have been failed."""
+        self._death = self._death or death
+        self._stop.set()
+
+
+def _later(
+    loop: asyncio.AbstractEventLoop, call: Callable[[BaseException], None], death: BaseException
+) -> None:
+    loop.call_soon_threadsafe(call, death)

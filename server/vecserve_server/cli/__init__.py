@@ -1,0 +1,3 @@
+"""The `vecserve` command."""
+
+from __future__ import annotations

@@ -1,0 +1,92 @@
+"""`vecserve collections`: create, list, show and drop.
+
+Owns how collections look on the terminal. Must not know how they are stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from vecserve_client import Collection
+from vecserve_server.cli.exits import Exit
+from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
+from vecserve_server.cli.output import print_json, print_table, size_text
+
+app = typer.Typer(help="Create, list, show and drop collections.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
+
+
+@app.command("create")
+def create(
+    name: Name,
+    model: Annotated[str, typer.Option("--model", help="Default: the server's.")] = "",
+    dim: Annotated[int, typer.Option("--dim", min=0, help="0: the model's.")] = 0,
+    server: Target = DEFAULT_TARGET,
+    json: Json = False,
+) -> None:
+    """Create an empty collection."""
+    with connect(server) as client:
+        made = client.create_collection(name, model=model, dim=dim)
+    if json:
+        print_json(dataclasses.asdict(made))
+    else:
+        print(f"created {made.name}: {made.model.name}, dim {made.dim}")
+
+
+@app.command("list")
+def list_all(server: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """List all collections."""
+    with connect(server) as client:
+        found = client.list_collections()
+    if json:
+        print_json({"collections": [dataclasses.asdict(collection) for collection in found]})
+        return
+    rows = [(c.name, c.row_count, c.dim, size_text(c.disk_bytes), c.model.name) for c in found]
+    columns = ("name", "rows", "dim", "disk", "model")
+    print_table(columns, rows, right=("rows", "dim", "disk"))
+
+
+@app.command("show")
+def show(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """Describe one collection."""
+    with connect(server) as client:
+        found = client.get_collection(name)
+    if json:
+        print_json(dataclasses.asdict(found))
+    else:
+        print_table(("property", "value"), _properties(found))
+
+
+@app.command("drop")
+def drop(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: Target = DEFAULT_TARGET,
+    json: Json = False,
+) -> None:
+    """Delete a collection with all its rows; asks first."""
+    with connect(server) as client:
+        found = client.get_collection(name)
+        if not yes and not typer.confirm(f"Drop {name} with {found.row_count} rows?", err=True):
+            raise typer.Exit(Exit.FAILURE)
+        row_count = client.drop_collection(name)
+    if json:
+        print_json({"name": name, "row_count": row_count})
+    else:
+        print(f"dropped {name} with {row_count} rows")
+
+
+def _properties(collection: Collection) -> list[tuple[str, object]]:
+    return [
+        ("name", collection.name),
+        ("model", f"{collection.model.name} {collection.model.version}"),
+        ("dim", collection.dim),
+        ("rows", collection.row_count),
+        ("last seq", collection.last_seq),
+        ("disk", size_text(collection.disk_bytes)),
+        ("memory", size_text(collection.memory_bytes)),
+    ]

@@ -1,0 +1,135 @@
+"""`vecserve models`: what the repository or a server holds.
+
+Owns the listing of a repository. Must not know how models are built or checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vecserve_client import Model
+from vecserve_server.cli.exits import CommandFailed, UsageProblem
+from vecserve_server.cli.options import Json, connect
+from vecserve_server.cli.output import print_json, print_table, size_text
+from vecserve_server.errors import ModelError
+from vecserve_server.export.card import CARD_FILE, ModelCard, read_card
+
+app = typer.Typer(help="List, add and check models.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path, typer.Option("--model-repository", metavar="DIR", help="Folder of the models.")
+]
+DEFAULT_FOLDER = Path("model_repository")
+
+
+@app.command("list")
+def list_models(
+    model_repository: Folder = DEFAULT_FOLDER,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="HOST:PORT", help="Ask this server, not the folder."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the models of the repository, or those that a server has loaded."""
+    rows = _of_server(server) if server else list(_of_repository(model_repository))
+    if json:
+        print_json({"models": rows})
+    else:
+        columns = ("name", "version", "dim", "max_tokens", "details")
+        table = [tuple(row[column] for column in columns) for row in rows]
+        print_table(columns, table, right=("dim", "max_tokens"))
+
+
+@app.command("add")
+def add(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="Sentence-transformers folder.")],
+    name: Annotated[str, typer.Option("--name", help="Name in the repository.")],
+    model_repository: Folder = DEFAULT_FOLDER,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Longest text in tokens.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace one that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Build a model's files from a checkpoint on this machine."""
+    if not source.is_dir():
+        raise UsageProblem(f"{source}: is not a folder")
+    from vecserve_server.export.importer import import_model  # noqa: PLC0415 - needs onnx
+
+    with Console(stderr=True).status("reading") as status:
+        card = import_model(
+            source=source,
+            repository=model_repository,
+            name=name,
+            max_length=max_length,
+            replace=replace,
+            progress=lambda step, fraction: status.update(f"{fraction:4.0%} {step}"),
+        )
+    if json:
+        print_json(_card_as_dict(card))
+    else:
+        print(f"added {card.name} {card.version}: dim {card.dim}, {card.max_tokens} tokens")
+
+
+@app.command("verify")
+def verify(
+    name: Annotated[str, typer.Argument(help="Name in the repository.")],
+    version: Annotated[str, typer.Option("--version", help="Version folder.")] = "1",
+    model_repository: Folder = DEFAULT_FOLDER,
+    json: Json = False,
+) -> None:
+    """Hash every file of a model and compare with its card."""
+    from vecserve_server.export.verify import verify_model  # noqa: PLC0415 - needs onnx
+
+    findings = verify_model(model_repository, name, version=version)
+    if json:
+        print_json({"name": name, "problems": [f"{f.file}: {f.problem}" for f in findings]})
+    for finding in () if json else findings:
+        print(f"{finding.file}: {finding.problem}")
+    if findings:
+        raise CommandFailed(f"{name}: {len(findings)} files differ from the card")
+    if not json:
+        print(f"{name} {version}: every file is as its card says")
+
+
+def _of_repository(folder: Path) -> Iterator[dict[str, Any]]:
+    if not folder.is_dir():
+        raise UsageProblem(f"{folder}: is not a folder")
+    for card_file in sorted(folder.glob(f"*/[0-9]*/{CARD_FILE}")):
+        try:
+            yield _card_as_dict(read_card(card_file.parent))
+        except ModelError as error:
+            raise CommandFailed(str(error)) from error
+
+
+def _card_as_dict(card: ModelCard) -> dict[str, Any]:
+    size_bytes = sum(file.size_bytes for file in card.files.values())
+    return {
+        "name": card.name,
+        "version": card.version,
+        "dim": card.dim,
+        "max_tokens": card.max_tokens,
+        "details": f"{', '.join(card.parity)}; {size_text(size_bytes)}",
+    }
+
+
+def _of_server(target: str) -> list[dict[str, Any]]:
+    with connect(target) as client:
+        return [_model_as_dict(model) for model in client.list_models()]
+
+
+def _model_as_dict(model: Model) -> dict[str, Any]:
+    default = "; default" if model.is_default else ""
+    return {
+        "name": model.ref.name,
+        "version": model.ref.version,
+        "dim": model.dim,
+        "max_tokens": model.max_tokens,
+        "details": f"{model.precision}; {model.engine} x{model.instance_count}{default}",
+    }

@@ -1,0 +1,41 @@
+"""Options that several commands share.
+
+Owns their names and help. Must not know what commands do with them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Final
+
+import typer
+
+from vecserve_client import Client, RetryPolicy
+
+DEFAULT_TARGET: Final = "127.0.0.1:8001"
+
+Target = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="VECSERVE_SERVER_TARGET",
+        help="Server to talk to.",
+    ),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+Repository = Annotated[
+    str | None, typer.Option("--model-repository", metavar="DIR", help="Folder of the models.")
+]
+
+
+def connect(target: str, *, deadline_s: float = 60.0) -> Client:
+    """Make a client that gives up soon where nobody answers."""
+    return Client(target=target, deadline_s=deadline_s, retry=RetryPolicy(max_attempts=3))
+
+
+def environment() -> dict[str, str]:
+    """Copy the variables of this process."""
+    return dict(os.environ)

@@ -1,0 +1,71 @@
+"""The command line: which commands there are, and how failures end.
+
+Owns the list of commands. Must not know what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from vecserve_server import __version__
+from vecserve_server.cli import collections, demo, embed, index, models, search, serve
+from vecserve_server.cli.exits import Exit, exit_for
+from vecserve_server.cli.output import complain
+
+app = typer.Typer(
+    name="vecserve",
+    help="On-prem embedding and vector search behind one gRPC port.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("check-config")(serve.check_config)
+app.command("index")(index.index)
+app.command("search")(search.search)
+app.command("embed")(embed.embed)
+app.command("demo")(demo.demo)
+app.add_typer(models.app, name="models")
+app.add_typer(collections.app, name="collections")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vecserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before every command."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. Failures are one line on standard error."""
+    try:
+        code = app(list(args), prog_name="vecserve", standalone_mode=False)
+    except typer.Abort:
+        return _end(*exit_for(KeyboardInterrupt()))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a user never sees a traceback
+        if (explain := getattr(error, "format_message", None)) is not None:
+            return _end(Exit.USAGE, explain())  # the parser's own errors
+        return _end(*exit_for(error))
+    if code == Exit.INTERRUPTED:  # the parser has swallowed the KeyboardInterrupt
+        return _end(*exit_for(KeyboardInterrupt()))
+    return int(code or Exit.OK)
+
+
+def _end(code: Exit, message: str) -> int:
+    if message:  # none where the parser printed the help instead
+        complain("vecserve: " + " ".join(message.split()))
+    return int(code)

@@ -1,0 +1,87 @@
+"""The nouns that every layer shares.
+
+Owns plain, frozen data. Must not know protocols, threads, files or any library but NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""Row vectors, float32 [N, D]."""
+
+Codes: TypeAlias = NDArray[np.int8]
+"""Quantised row vectors, int8 [N, D]."""
+
+TokenIds: TypeAlias = NDArray[np.int64]
+"""The token ids of one sequence, special tokens included, int64 [T]."""
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Payload: TypeAlias = Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """Which weights made a vector: vectors compare only within one `ModelRef`."""
+
+    name: str
+    version: str
+    digest: str
+    """Hex sha256 of the model file that ran."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionSpec:
+    """What a collection is; fixed when it is created."""
+
+    name: str
+    model: ModelRef
+    dim: int
+    created_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRow:
+    """A row to write: `vector` is float32 [D] with norm 1."""
+
+    id: str
+    vector: Vectors
+    payload_json: str
+    """A JSON object, UTF-8, already validated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row as stored: `vector` is float16 [D], or None when it was not asked for."""
+
+    seq: int
+    id: str
+    vector: NDArray[np.float16] | None
+    payload_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One answer of a search; `score` is the true cosine in [-1, 1]."""
+
+    id: str
+    seq: int
+    score: float
+    payload_json: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of one request went, in microseconds."""
+
+    queue_us: int = 0
+    tokenise_us: int = 0
+    encode_us: int = 0
+    search_us: int = 0
+    write_us: int = 0
+    total_us: int = 0

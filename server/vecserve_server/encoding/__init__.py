@@ -1,0 +1,3 @@
+"""Encoders: from text to unit vectors, and where their models live."""
+
+from __future__ import annotations

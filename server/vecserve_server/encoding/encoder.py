@@ -1,0 +1,37 @@
+"""The seam between the scheduler and whatever computes embeddings.
+
+Owns the encoder interface. Must not know engines, queues or protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vecserve_server.domain import TokenIds, Vectors
+
+
+class Encoder(Protocol):
+    """Turn token sequences into vectors. Synchronous; safe to call from several threads."""
+
+    @property
+    def dim(self) -> int:
+        """Components of one vector."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence that `run` accepts, special tokens included."""
+        ...
+
+    def run(self, sequences: Sequence[TokenIds]) -> Vectors:
+        """Encode the sequences in one run.
+
+        Returns float32 [N, D], row i for sequence i, each of norm 1. The caller keeps the total
+        within the model's run budget; every sequence holds 1 to `max_tokens` ids.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine. No run may be in progress."""
+        ...

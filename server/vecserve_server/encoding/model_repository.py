@@ -1,0 +1,177 @@
+"""Find and load text models in a folder laid out as Triton's model repository.
+
+Owns the layout `<model>/config.pbtxt`, `<model>/<version>/{model*.onnx, tokenizer.json,
+card.json}` and the check of the files against the card. Must not know schedulers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2
+
+from vecserve_server.domain import ModelRef
+from vecserve_server.encoding.encoder import Encoder
+from vecserve_server.encoding.model_config import (
+    EncoderConfig,
+    encoder_config,
+    read_model_config,
+)
+from vecserve_server.encoding.onnx_encoder import OnnxEncoder
+from vecserve_server.encoding.tokenizer import TextTokenizer
+from vecserve_server.errors import InvalidArgument, ModelError
+
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_CONFIG = "config.pbtxt"
+_CARD = "card.json"
+_TOKENIZER = "tokenizer.json"
+_HINT = "run `make models` or import it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextModel:
+    """A loaded text model."""
+
+    ref: ModelRef
+    config: EncoderConfig
+    proto: model_config_pb2.ModelConfig
+    """The configuration as read, for clients that ask for it."""
+    tokenizer: TextTokenizer
+    encoder: Encoder
+
+
+class ModelRepository:
+    """The models under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self) -> list[str]:
+        """Return every model that has a configuration, in order."""
+        if not self._root.is_dir():
+            return []
+        return sorted(
+            folder.name
+            for folder in self._root.iterdir()
+            if _NAME.fullmatch(folder.name) and (folder / _CONFIG).is_file()
+        )
+
+    def versions(self, name: str) -> list[str]:
+        """Return the model's versions, oldest first; empty where there are none.
+
+        Raises `InvalidArgument` for a name that no model can have.
+        """
+        folder = self._folder(name)
+        if not folder.is_dir():
+            return []
+        found = [path.name for path in folder.iterdir() if path.is_dir()]
+        return sorted((name for name in found if _VERSION.fullmatch(name)), key=int)
+
+    def load(
+        self, name: str, version: str | None = None, precision: str | None = None
+    ) -> TextModel:
+        """Load a version, the latest when None, in the configured precision when None.
+
+        Raises `InvalidArgument` for a malformed name, `ModelError` for files that are missing,
+        unsupported or differ from their card.
+        """
+        folder = self._folder(name)
+        proto = read_model_config(folder / _CONFIG)
+        config = encoder_config(proto)
+        if config.name != name:
+            raise ModelError(f'{name}/{_CONFIG}: name is "{config.name}", the folder is "{name}"')
+        if precision is not None:
+            config = replace(config, precision=precision)
+        files = _VersionFolder.open(folder, self._choose(name, version))
+        model_file = files.model_file(config.precision)
+        digest = files.verified(model_file)
+        files.verified(_TOKENIZER)
+        return TextModel(
+            ref=ModelRef(name=name, version=files.path.name, digest=digest),
+            config=config,
+            proto=proto,
+            tokenizer=TextTokenizer((files.path / _TOKENIZER).read_bytes()),
+            encoder=_encoder(files, model_file, config),
+        )
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise InvalidArgument("name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot")
+        return self._root / name
+
+    def _choose(self, name: str, version: str | None) -> str:
+        versions = self.versions(name)
+        if not versions:
+            raise ModelError(f"model {name} has no version in {self._root}: {_HINT}")
+        if version is not None and version not in versions:
+            found = ", ".join(versions)
+            raise ModelError(f"model {name} has no version {version} (found: {found})")
+        return version or versions[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _VersionFolder:
+    """The files of one version, and what the card says that they hash to."""
+
+    path: Path
+    sha256_by_file: dict[str, str]
+    max_tokens: int
+    dim: int
+
+    @classmethod
+    def open(cls, model: Path, version: str) -> _VersionFolder:
+        path = model / version / _CARD
+        try:
+            card = json.loads(path.read_bytes())
+            digests = {name: str(file["sha256"]) for name, file in card["files"].items()}
+            return cls(path.parent, digests, int(card["max_tokens"]), int(card["dim"]))
+        except FileNotFoundError as error:
+            raise ModelError(f"{path} is missing: {_HINT}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{path}: not a model card ({error}): {_HINT}") from error
+
+    def model_file(self, precision: str) -> str:
+        file = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+        if file not in self.sha256_by_file:
+            raise ModelError(f"{self.path}: was not built in precision {precision}")
+        return file
+
+    def verified(self, name: str) -> str:
+        """Return the file's sha256 once it is known to be the card's."""
+        expected = self.sha256_by_file.get(name)
+        try:
+            with (self.path / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise ModelError(f"{self.path / name} is missing: {_HINT}") from error
+        if found != expected:
+            raise ModelError(
+                f"{self.path / name}: sha256 is {found}, {_CARD} says {expected}: {_HINT}"
+            )
+        return found
+
+
+def _encoder(files: _VersionFolder, model_file: str, config: EncoderConfig) -> Encoder:
+    """Start the engine, once the configuration is known to fit the model."""
+    if config.max_tokens > files.max_tokens:
+        raise ModelError(
+            f'{config.name}/{_CONFIG}: parameter "max_tokens" is {config.max_tokens}, '
+            f"the model takes {files.max_tokens}"
+        )
+    if config.dim != files.dim:
+        raise ModelError(
+            f'{config.name}/{_CONFIG}: output "embedding" has dim {config.dim}, '
+            f"the model has {files.dim}"
+        )
+    return OnnxEncoder(
+        model_file=files.path / model_file,
+        max_tokens=config.max_tokens,
+        row_tokens=config.row_tokens,
+        run_tokens=config.run_tokens,
+        intra_op_threads=config.intra_op_thread_count,
+    )

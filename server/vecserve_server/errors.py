@@ -1,0 +1,101 @@
+"""Every failure that vecserve reports, as one tree without status codes.
+
+Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps each kind to a status.
+
+    VecserveError
+    ├── RequestError          the caller can mend it
+    │   ├── InvalidArgument
+    │   ├── NotFound
+    │   ├── AlreadyExists
+    │   ├── FailedPrecondition
+    │   └── Unsupported
+    ├── CapacityError         the same call may succeed later
+    │   ├── Overloaded
+    │   ├── Starting
+    │   └── Draining
+    ├── DeadlineExceeded
+    ├── Cancelled
+    ├── ConfigError           the operator can mend it; the server refuses to start
+    │   └── ModelError
+    └── StorageError          the disk or a file failed
+        └── CorruptData
+"""
+
+from __future__ import annotations
+
+
+class VecserveError(Exception):
+    """Any failure whose message is fit for the caller to read."""
+
+
+class RequestError(VecserveError):
+    """A failure that the caller can mend by changing the request."""
+
+
+class InvalidArgument(RequestError):
+    """A field of the request is malformed or outside its limit."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class NotFound(RequestError):
+    """The named resource does not exist."""
+
+
+class AlreadyExists(RequestError):
+    """The named resource exists already."""
+
+
+class FailedPrecondition(RequestError):
+    """The request is well-formed but the state of the resource forbids it."""
+
+
+class Unsupported(RequestError):
+    """The request asks for something that this server does not offer."""
+
+
+class CapacityError(VecserveError):
+    """The server cannot take the request now; the same call may succeed later."""
+
+
+class Overloaded(CapacityError):
+    """A bounded queue is full."""
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class Starting(CapacityError):
+    """The server is not ready yet."""
+
+
+class Draining(CapacityError):
+    """The server is shutting down and takes no new work."""
+
+
+class DeadlineExceeded(VecserveError):
+    """The request's deadline passed before its work was done."""
+
+
+class Cancelled(VecserveError):
+    """The caller gave up."""
+
+
+class ConfigError(VecserveError):
+    """A setting or a file that the operator owns is wrong."""
+
+
+class ModelError(ConfigError):
+    """A model's files are missing, damaged or not supported."""
+
+
+class StorageError(VecserveError):
+    """The disk or a file on it failed."""
+
+
+class CorruptData(StorageError):
+    """Stored bytes do not match their checksum or their schema."""

@@ -1,0 +1,92 @@
+"""The card: what a model version is, where it came from and what its files must hash to.
+
+Owns `card.json`. Must not know ONNX or how the files are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vecserve_server.errors import ModelError
+
+CARD_FILE = "card.json"
+
+EXPORTER_VERSION = 2
+"""Rises whenever the same checkpoint would give different files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDigest:
+    """What a file of the version must be."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How close a precision comes to fp32, and a text alone to itself in a batch (cosines)."""
+
+    cosine_mean: float
+    cosine_min: float
+    batch_cosine_min: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """The provenance and the contents of one model version."""
+
+    name: str
+    version: str
+    exporter_version: int
+    source: str
+    source_sha256: Mapping[str, str]
+    """Of the checkpoint's files, by name."""
+    licence: str | None
+    architecture: str
+    pooling: str
+    dim: int
+    max_tokens: int
+    parity: Mapping[str, Parity]
+    """By precision."""
+    files: Mapping[str, FileDigest]
+    """Every file of the version but the card itself, by name."""
+
+
+def write_card(card: ModelCard, folder: Path) -> None:
+    """Write `card.json` into the folder."""
+    text = json.dumps(asdict(card), indent=2, sort_keys=True) + "\n"
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read the folder's `card.json`; raises `ModelError` where it is missing or malformed."""
+    path = folder / CARD_FILE
+    try:
+        values = json.loads(path.read_bytes())
+        values["parity"] = {name: Parity(**parity) for name, parity in values["parity"].items()}
+        values["files"] = {name: FileDigest(**file) for name, file in values["files"].items()}
+        return ModelCard(**values)
+    except FileNotFoundError as error:
+        raise ModelError(f"{CARD_FILE} is missing from {folder}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path}: not a model card ({error})") from error
+
+
+def digests_of(folder: Path) -> dict[str, FileDigest]:
+    """Hash every file of the folder but the card."""
+    return {
+        path.name: FileDigest(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+        for path in sorted(folder.iterdir())
+        if path.name != CARD_FILE
+    }
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

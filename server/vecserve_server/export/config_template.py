@@ -1,0 +1,83 @@
+"""Render the `config.pbtxt` of an imported model.
+
+Owns the file's shape and its comments. Must not know checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+
+def render_config(
+    *,
+    name: str,
+    dim: int,
+    max_tokens: int,
+    precision: str,
+    prompts: Mapping[str, str] | None = None,
+    default_prompt: str | None = None,
+) -> str:
+    """Return the text of a `config.pbtxt` in Triton's schema."""
+    lines = [_HEAD.format(name=_quoted(name), dim=dim)]
+    lines.append(
+        _parameter("precision", precision, "int8 is fastest on a CPU; fp32 is the reference.")
+    )
+    lines.append(
+        _parameter("max_tokens", str(max_tokens), "Longest text, special tokens included.")
+    )
+    lines.append(_parameter("row_tokens", "128", "Texts share rows of at most this many tokens."))
+    lines.append(
+        _parameter("run_tokens", "256", "Tokens per run: more adds delay, not throughput.")
+    )
+    lines.append(
+        _parameter(
+            "intra_op_thread_count", "1", "Threads in a run; times instances, at most the cores."
+        )
+    )
+    for key, text in (prompts or {}).items():
+        lines.append(
+            _parameter(f"prompt.{key}", text, f"Put before texts embedded as {_quoted(key)}.")
+        )
+    if default_prompt is not None:
+        lines.append(
+            _parameter("default_prompt", default_prompt, "Used when a request names none.")
+        )
+    return "\n".join(lines)
+
+
+def _parameter(key: str, value: str, comment: str) -> str:
+    entry = f"key: {_quoted(key)} value {{ string_value: {_quoted(value)} }}"
+    return f"# {comment}\nparameters {{ {entry} }}\n"
+
+
+def _quoted(text: str) -> str:
+    """Quote for protobuf's text format, which shares JSON's escapes but for surrogate pairs."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+_HEAD = """\
+# Triton's model configuration (inference.ModelConfig). A field or parameter that this server
+# does not support is refused at load, never ignored.
+name: {name}
+backend: "vecserve"
+
+# Texts in one request.
+max_batch_size: 64
+
+input [
+  {{ name: "text" data_type: TYPE_STRING dims: [ 1 ] }},
+  # Instead of text: the ids of an already tokenised text, special tokens included.
+  {{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] optional: true }},
+  {{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] optional: true }}
+]
+output [
+  {{ name: "embedding" data_type: TYPE_FP32 dims: [ {dim} ] }}
+]
+
+# Requests that wait at the same time share a run.
+dynamic_batching {{ }}
+
+# Without a count: one instance per physical core.
+instance_group [ {{ kind: KIND_CPU }} ]
+"""

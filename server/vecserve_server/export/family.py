@@ -1,0 +1,129 @@
+"""What an architecture family has to provide, and the weights it is given.
+
+Owns the interface between the exporter and the families, and the checks on weights and on
+`config.json`. Must not know any one family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import Json
+from vecserve_server.errors import ModelError
+from vecserve_server.export.blocks import PackedRows
+from vecserve_server.export.graph import GraphBuilder, Value
+from vecserve_server.export.linear import Linear
+
+_T = TypeVar("_T", int, float, str)
+
+
+class Family(Protocol):
+    """One architecture family, such as BERT."""
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names under `architectures` of `config.json` that this family builds."""
+        ...
+
+    def size(self, config: ModelConfigJson) -> FamilySize:
+        """Return the model's dimensions; raises `ModelError` naming an unsupported setting."""
+        ...
+
+    def token_states(
+        self,
+        *,
+        graph: GraphBuilder,
+        rows: PackedRows,
+        config: ModelConfigJson,
+        weights: Weights,
+        linear: Linear,
+    ) -> Value:
+        """Add the encoder and return its last hidden states [T, hidden].
+
+        Raises `ModelError` for a missing or misshapen tensor.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilySize:
+    """The dimensions that the rest of the exporter needs."""
+
+    hidden: int
+    max_tokens: int
+    """Longest sequence that the positions allow, special tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfigJson:
+    """The checkpoint's `config.json`, read with checks."""
+
+    values: Mapping[str, Json]
+
+    def architecture(self) -> str:
+        """Return the first of `architectures`."""
+        names = self.values.get("architectures")
+        if not isinstance(names, list) or not names or not isinstance(names[0], str):
+            raise ModelError("config.json: architectures is missing or not a list of names")
+        return names[0]
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """Return a positive whole number."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ModelError(f"config.json: {key} is {value!r}, not a positive whole number")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a number."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ModelError(f"config.json: {key} is {value!r}, not a number")
+        return float(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a string."""
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise ModelError(f"config.json: {key} is {value!r}, not a string")
+        return value
+
+    def _value(self, key: str, default: _T | None) -> Json:
+        value = self.values.get(key, default)
+        if value is None:
+            raise ModelError(f"config.json: {key} is missing")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The checkpoint's tensors, float32, taken by name with their shape checked."""
+
+    tensors: Mapping[str, NDArray[np.float32]]
+    prefix: str = ""
+    """What stands before every name, as in `bert.encoder…` of a model with a task head."""
+
+    def under(self, prefixes: tuple[str, ...], probe: str) -> Weights:
+        """Return the view whose prefix makes `probe` exist, else this one."""
+        for prefix in prefixes:
+            if prefix + probe in self.tensors:
+                return Weights(self.tensors, prefix)
+        return self
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Return a tensor; raises `ModelError` where it is missing or has another shape."""
+        full_name = self.prefix + name
+        tensor = self.tensors.get(full_name)
+        if tensor is None:
+            raise ModelError(f"model.safetensors: tensor {full_name} is missing")
+        if tensor.shape != shape:
+            found, expected = list(tensor.shape), list(shape)
+            raise ModelError(
+                f"model.safetensors: tensor {full_name} has shape {found}, expected {expected}"
+            )
+        return tensor

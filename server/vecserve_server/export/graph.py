@@ -1,0 +1,83 @@
+"""Write an ONNX graph node by node.
+
+Owns names, deduplicated constants and the model's header. Must not know any architecture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+Value: TypeAlias = str
+"""The name of a tensor in the graph."""
+
+CONTRIB_DOMAIN = "com.microsoft"
+"""Operators of ONNX Runtime outside the ONNX standard."""
+
+_OPSET = 23
+_IR_VERSION = 11
+
+
+class GraphBuilder:
+    """Collect nodes, constants, inputs and outputs, then make one model of them."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._constant_names: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> Value:
+        """Declare an input; a string in `shape` names a free dimension."""
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def const(self, array: NDArray[Any] | np.generic) -> Value:
+        """Return the name of a constant; equal constants share one name."""
+        contiguous = np.ascontiguousarray(array).reshape(np.shape(array))
+        key = (
+            contiguous.dtype.str,
+            contiguous.shape,
+            hashlib.sha256(contiguous.data).digest(),
+        )
+        if key not in self._constant_names:
+            self._constant_names[key] = name = f"c{len(self._constants)}"
+            self._constants.append(numpy_helper.from_array(contiguous, name))
+        return self._constant_names[key]
+
+    def op(self, kind: str, *inputs: Value, domain: str = "", **attributes: Any) -> Value:
+        """Add a node with one output and return that output; "" leaves out an optional input."""
+        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: Value, outputs: int, domain: str = "", **attributes: Any
+    ) -> list[Value]:
+        """Add a node with several outputs and return them."""
+        names = [f"t{len(self._nodes)}_{i}" for i in range(outputs)]
+        node = helper.make_node(kind, list(inputs), names, domain=domain, **attributes)
+        self._nodes.append(node)
+        return names
+
+    def output(self, name: str, value: Value, dtype: int, shape: Sequence[int | str]) -> None:
+        """Publish `value` under `name`."""
+        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def model(self, graph_name: str) -> onnx.ModelProto:
+        """Return the finished model; raises onnx's `ValidationError` for a malformed graph."""
+        graph = helper.make_graph(
+            self._nodes, graph_name, self._inputs, self._outputs, self._constants
+        )
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB_DOMAIN, 1)]
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="vecserve"
+        )
+        onnx.checker.check_model(model)
+        return model

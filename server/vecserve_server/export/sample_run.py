@@ -1,0 +1,109 @@
+"""Run a graph under construction on short texts.
+
+Owns the sample texts and the plainest way to run a packed-rows graph. Must not know what the
+results are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from vecserve_server.domain import TokenIds
+from vecserve_server.errors import ModelError
+
+CALIBRATION_TEXTS = (
+    "b",
+    "good morning",
+    "blue cotton shirt, long sleeves, size M",
+    "Where is my order? It should have come last week.",
+    "I want to change the delivery address of my parcel.",
+    "The screen of my phone cracked after one day; can it be repaired under warranty?",
+    "Warum wurde meine Karte abgelehnt?",
+    "Comment puis-je récupérer mon mot de passe ?",
+    "for i in range(10): print(i ** 2)",
+    '{"id": 17, "name": "bolt", "price": 0.35}',
+    "https://www.example.org/docs/index.html",
+    "... --- ...",
+    "👍 great service, five stars ⭐⭐⭐⭐⭐",
+    "北京是中国的首都。",
+    "1 2 3 5 8 13 21 34 55 89",
+    "WARN cache miss rate 0.87 on node-3 at 10:42:17",
+    "USB-C charger 65 W with two ports",
+    "Rivers carry sediment from the mountains to the sea, where it settles in layers.",
+    "The committee will publish its report on inflation and interest rates in March.",
+    "Plants turn sunlight, water and carbon dioxide into sugar and oxygen.",
+    "Can I get a receipt for the payment I made on Tuesday?",
+    "The train to the coast leaves at noon from platform four.",
+    "non-stick frying pan 28 cm",
+    "Who wrote the first novel in English?",
+)
+"""To learn the range of activations from."""
+
+PARITY_TEXTS = (
+    "a",
+    "hello",
+    "red running shoes size 42",
+    "How do I reset my password?",
+    "The parcel arrived damaged and I would like a refund.",
+    "wireless headphones, noise cancelling, 30 hours of battery",
+    "Wie kann ich meine Bestellung stornieren?",
+    "La commande n'est jamais arrivée.",
+    "def add(a: int, b: int) -> int: return a + b",
+    "SELECT id FROM orders WHERE total > 100 ORDER BY id;",
+    "https://example.com/a/b?c=d#e",
+    "!!! ??? ...",
+    "🙂 thanks a lot 🎉",
+    "東京は日本の首都です。",
+    "3.14159 2.71828 1.41421",
+    "ERROR 2024-01-01 disk full on /dev/sda1",
+    "HDMI cable 2 m, gold plated, 4K at 60 Hz",
+    "The cat sat on the mat while the rain fell on the roof of the old house.",
+    "Quarterly revenue rose by eight percent, driven by higher demand in Asia.",
+    "An enzyme is a protein that speeds up a chemical reaction in a living cell.",
+    "My card was charged twice for the same purchase yesterday.",
+    "Please update the shipping address of order 12345.",
+    "stainless steel water bottle",
+    "Which airport is closest to the city centre?",
+)
+"""To measure precision on; none of them is calibrated on."""
+
+_LONGEST_TOKENS = 64
+
+
+def tokenise(tokenizer_json: bytes, texts: Sequence[str], max_tokens: int) -> list[TokenIds]:
+    """Return each text's ids; raises `ModelError` for a malformed tokenizer."""
+    try:
+        tokenizer = Tokenizer.from_buffer(tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(min(max_tokens, _LONGEST_TOKENS))
+        return [np.array(tokenizer.encode(text).ids, np.int64) for text in texts]
+    except Exception as error:
+        raise ModelError(f"tokenizer.json: not a usable tokenizer ({error})") from error
+
+
+def open_session(model: bytes | str) -> onnxruntime.InferenceSession:
+    """Open a graph, given as its bytes or as the path of its file, with one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_in_one_row(
+    session: onnxruntime.InferenceSession, sequences: Sequence[TokenIds]
+) -> list[NDArray[np.float32]]:
+    """Run the sequences side by side in a single row; return every output."""
+    lengths = [len(ids) for ids in sequences]
+    feeds: dict[str, NDArray[Any]] = {
+        "input_ids": np.concatenate(sequences)[None],
+        "position_ids": np.concatenate([np.arange(length) for length in lengths])[None],
+        "segment_ids": np.repeat(np.arange(len(lengths)), lengths)[None],
+        "seqs": np.arange(len(lengths)),
+    }
+    outputs: list[NDArray[np.float32]] = session.run(None, feeds)
+    return outputs

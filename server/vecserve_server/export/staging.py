@@ -1,0 +1,63 @@
+"""Build a folder out of sight, then put it in place in one step.
+
+Owns the order of write, fsync and rename. Must not know what the folder holds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PREFIX = ".import-"
+"""Names of unfinished folders start so; readers of the repository skip them."""
+
+
+@contextmanager
+def staged_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder inside `parent`; whatever is left of it at the end is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(staged: Path, target: Path) -> None:
+    """Move a staged file or folder to `target`, durably; a folder that is there gives way.
+
+    `staged` lies on the same filesystem. Replacing a folder takes two renames: a crash between
+    them leaves the old one under `.import-…` and no `target`; an error puts the old one back.
+    """
+    sync_tree(staged)
+    if target.is_dir():
+        with staged_folder(target.parent) as aside:
+            retired = target.rename(aside / target.name)
+            try:
+                staged.rename(target)
+            except OSError:
+                retired.rename(target)
+                raise
+    else:
+        staged.rename(target)
+    _sync(target.parent)
+
+
+def sync_tree(path: Path) -> None:
+    """Flush a file, or a folder with all that is in it, to the disk."""
+    if path.is_dir():
+        for child in path.iterdir():
+            sync_tree(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

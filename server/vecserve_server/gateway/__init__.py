@@ -1,0 +1,3 @@
+"""gRPC: servicers, converters, interceptors and the status table."""
+
+from __future__ import annotations

@@ -1,0 +1,111 @@
+"""vecserve.v1.CollectionService over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from grpc import aio
+
+from vecserve.v1 import collection_pb2, collection_pb2_grpc
+from vecserve_server.domain import CollectionSpec
+from vecserve_server.errors import InvalidArgument, Unsupported
+from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.converters import write_model_info
+from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
+from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.collection import Collection
+from vecserve_server.services.collections import Collections
+from vecserve_server.services.validation import check_name, check_page_size, check_request_id
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
+    """Create, describe, list and drop collections."""
+
+    def __init__(
+        self,
+        *,
+        collections: Collections,
+        catalog: Catalog,
+        scope: CallScope,
+        wall_clock_ms: Callable[[], int],
+    ) -> None:
+        self._collections = collections
+        self._catalog = catalog
+        self._scope = scope
+        self._wall_clock_ms = wall_clock_ms
+
+    async def CreateCollection(
+        self, request: collection_pb2.CreateCollectionRequest, context: Context
+    ) -> collection_pb2.CreateCollectionResponse:
+        """Create an empty collection."""
+        with self._scope.admit(1):
+            check_request_id(request.request_id)
+            check_name("name", request.name)
+            if request.fields:
+                raise Unsupported("fields: declared payload fields are not offered by this server")
+            collection = await self._collections.create(self._spec(request))
+            return collection_pb2.CreateCollectionResponse(
+                collection=await self._describe(collection)
+            )
+
+    async def GetCollection(
+        self, request: collection_pb2.GetCollectionRequest, context: Context
+    ) -> collection_pb2.GetCollectionResponse:
+        """Describe one collection."""
+        with self._scope.admit(1):
+            collection = self._collections.get(request.name, field="name")
+            return collection_pb2.GetCollectionResponse(collection=await self._describe(collection))
+
+    async def ListCollections(
+        self, request: collection_pb2.ListCollectionsRequest, context: Context
+    ) -> collection_pb2.ListCollectionsResponse:
+        """List collections, a page at a time."""
+        with self._scope.admit(1):
+            size = check_page_size("page_size", request.page_size)
+            after = read_page_token("collections", request.page_token)
+            rest = [c for c in self._collections.all() if c.spec.name > after]
+            page, more = rest[:size], len(rest) > size
+            token = write_page_token("collections", page[-1].spec.name) if more else ""
+            return collection_pb2.ListCollectionsResponse(
+                collections=[await self._describe(collection) for collection in page],
+                next_page_token=token,
+            )
+
+    async def DropCollection(
+        self, request: collection_pb2.DropCollectionRequest, context: Context
+    ) -> collection_pb2.DropCollectionResponse:
+        """Delete a collection and its rows."""
+        with self._scope.admit(1):
+            check_request_id(request.request_id)
+            return collection_pb2.DropCollectionResponse(
+                row_count=await self._collections.drop(request.name)
+            )
+
+    def _spec(self, request: collection_pb2.CreateCollectionRequest) -> CollectionSpec:
+        text_model = self._catalog.get(request.model).text
+        model_dim = text_model.config.dim
+        if request.dim > model_dim:
+            raise InvalidArgument("dim", f"is {request.dim}; the model has {model_dim}")
+        return CollectionSpec(
+            name=request.name,
+            model=text_model.ref,
+            dim=request.dim or model_dim,
+            created_unix_ms=self._wall_clock_ms(),
+        )
+
+    async def _describe(self, collection: Collection) -> collection_pb2.Collection:
+        spec = collection.spec
+        return collection_pb2.Collection(
+            name=spec.name,
+            model=write_model_info(spec.model),
+            dim=spec.dim,
+            row_count=collection.live_rows,
+            last_seq=collection.last_seq(),
+            created_unix_ms=spec.created_unix_ms,
+            disk_bytes=await asyncio.to_thread(self._collections.disk_bytes, spec.name),
+            memory_bytes=collection.memory_bytes,
+        )

@@ -1,0 +1,125 @@
+"""vecserve.v1.EmbeddingService over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+
+from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
+from vecserve_server.errors import InvalidArgument, RequestError, Unsupported, VecserveError
+from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.converters import (
+    WriteVector,
+    read_embed_options,
+    vector_writer,
+    write_item_error,
+    write_model_info,
+    write_timings,
+)
+from vecserve_server.gateway.status_table import code_number, code_of
+from vecserve_server.gateway.streams import answer_stream
+from vecserve_server.services.embedding import Embedded, EmbeddingService
+from vecserve_server.services.validation import check_request_id
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
+    """Embed batches, one call or one stream at a time."""
+
+    def __init__(self, *, service: EmbeddingService, scope: CallScope) -> None:
+        self._service = service
+        self._scope = scope
+
+    async def Embed(
+        self, request: embedding_pb2.EmbedRequest, context: Context
+    ) -> embedding_pb2.EmbedResponse:
+        """Embed one batch."""
+        return await self._embed(request, self._scope.deadline_ns(context))
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[embedding_pb2.EmbedStreamRequest], context: Context
+    ) -> AsyncIterator[embedding_pb2.EmbedStreamResponse]:
+        """Embed batches as they come."""
+        deadline_ns = self._scope.deadline_ns(context)
+
+        async def answer(
+            message: embedding_pb2.EmbedStreamRequest,
+        ) -> embedding_pb2.EmbedStreamResponse:
+            request = message.request
+            try:
+                require_request_id(request.request_id)
+                return embedding_pb2.EmbedStreamResponse(
+                    response=await self._embed(request, deadline_ns)
+                )
+            except VecserveError as error:
+                return embedding_pb2.EmbedStreamResponse(
+                    error=stream_error(request.request_id, error)
+                )
+
+        window, closing = self._scope.stream_window, self._scope.closing
+        async for reply in answer_stream(request_iterator, answer, window=window, closing=closing):
+            yield reply
+
+    async def _embed(
+        self, request: embedding_pb2.EmbedRequest, deadline_ns: int | None
+    ) -> embedding_pb2.EmbedResponse:
+        with self._scope.admit(len(request.inputs)) as arrived_ns:
+            check_request_id(request.request_id)
+            options = read_embed_options(request.options)
+            write = vector_writer(request.options.encoding, float_list=request.options.float_list)
+            texts = [_text_of(index, item) for index, item in enumerate(request.inputs)]
+            embedded = await self._service.embed(
+                request.model, texts, options, deadline_ns=deadline_ns
+            )
+            timings = self._scope.timings(
+                arrived_ns,
+                queue_us=embedded.queue_us,
+                tokenise_us=embedded.tokenise_us,
+                encode_us=embedded.encode_us,
+            )
+            return embedding_pb2.EmbedResponse(
+                request_id=request.request_id,
+                model=write_model_info(embedded.model.text.ref),
+                items=_items(embedded, write),
+                timings=write_timings(timings),
+            )
+
+
+def require_request_id(request_id: str) -> None:
+    """Refuse a message of a stream that cannot be told from the others."""
+    if not request_id:
+        raise InvalidArgument("request.request_id", "is empty; a stream needs one for each message")
+
+
+def stream_error(request_id: str, error: VecserveError) -> embedding_pb2.StreamError:
+    """Write why one message of a stream failed."""
+    return embedding_pb2.StreamError(
+        request_id=request_id, code=code_number(code_of(error)), message=str(error)
+    )
+
+
+def _text_of(index: int, item: embedding_pb2.EmbedInput) -> str | RequestError:
+    kind = item.WhichOneof("content")
+    if kind == "text":
+        return item.text
+    if kind is None:
+        return InvalidArgument(f"inputs[{index}]", "has no content; text must be set")
+    return Unsupported(f"inputs[{index}].{kind}: the model takes text only")
+
+
+def _items(embedded: Embedded, write: WriteVector) -> list[embedding_pb2.EmbedItem]:
+    items = []
+    for index, vector in enumerate(embedded.vectors):
+        item = embedding_pb2.EmbedItem(
+            tokens=embedded.tokens[index], total_tokens=embedded.total_tokens[index]
+        )
+        error = embedded.errors.get(index)
+        if error is None:
+            item.vector.CopyFrom(write(vector))
+        else:
+            item.error.CopyFrom(write_item_error(error))
+        items.append(item)
+    return items

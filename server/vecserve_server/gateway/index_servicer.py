@@ -1,0 +1,184 @@
+"""vecserve.v1.IndexService over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc import aio
+
+from vecserve.v1 import index_pb2, index_pb2_grpc
+from vecserve_server.errors import InvalidArgument, Unsupported, VecserveError
+from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.converters import (
+    read_embed_options,
+    read_vector,
+    write_item_error,
+    write_row,
+    write_timings,
+)
+from vecserve_server.gateway.embedding_servicer import require_request_id, stream_error
+from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
+from vecserve_server.gateway.streams import answer_stream
+from vecserve_server.services.collections import Collections
+from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
+from vecserve_server.services.validation import check_count, check_page_size, check_request_id
+from vecserve_server.settings import LimitSettings
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class IndexServicer(index_pb2_grpc.IndexServiceServicer):
+    """Write and read rows."""
+
+    def __init__(
+        self,
+        *,
+        service: IndexingService,
+        collections: Collections,
+        limits: LimitSettings,
+        scope: CallScope,
+    ) -> None:
+        self._service = service
+        self._collections = collections
+        self._limits = limits
+        self._scope = scope
+
+    async def Upsert(
+        self, request: index_pb2.UpsertRequest, context: Context
+    ) -> index_pb2.UpsertResponse:
+        """Write one batch."""
+        return await self._upsert(request, self._scope.deadline_ns(context))
+
+    async def UpsertStream(
+        self, request_iterator: AsyncIterator[index_pb2.UpsertStreamRequest], context: Context
+    ) -> AsyncIterator[index_pb2.UpsertStreamResponse]:
+        """Write batches as they come."""
+        deadline_ns = self._scope.deadline_ns(context)
+
+        async def answer(message: index_pb2.UpsertStreamRequest) -> index_pb2.UpsertStreamResponse:
+            request = message.request
+            try:
+                require_request_id(request.request_id)
+                return index_pb2.UpsertStreamResponse(
+                    response=await self._upsert(request, deadline_ns)
+                )
+            except VecserveError as error:
+                return index_pb2.UpsertStreamResponse(error=stream_error(request.request_id, error))
+
+        window, closing = self._scope.stream_window, self._scope.closing
+        async for reply in answer_stream(request_iterator, answer, window=window, closing=closing):
+            yield reply
+
+    async def Delete(
+        self, request: index_pb2.DeleteRequest, context: Context
+    ) -> index_pb2.DeleteResponse:
+        """Delete rows by id."""
+        with self._scope.admit(len(request.ids)) as arrived_ns:
+            check_request_id(request.request_id)
+            if request.HasField("filter"):
+                raise Unsupported("filter: is not offered by this server")
+            deleted = await self._service.delete(request.collection, request.ids)
+            timings = self._scope.timings(arrived_ns)
+            return index_pb2.DeleteResponse(
+                request_id=request.request_id,
+                deleted_count=deleted,
+                timings=write_timings(timings),
+            )
+
+    async def Get(self, request: index_pb2.GetRequest, context: Context) -> index_pb2.GetResponse:
+        """Read rows by id."""
+        with self._scope.admit(len(request.ids)):
+            collection = self._collections.get(request.collection)
+            check_count("ids", len(request.ids), limit=self._limits.max_items_per_call)
+            found = await collection.get(request.ids, with_vectors=request.include_vector)
+            return index_pb2.GetResponse(
+                rows=[
+                    write_row(found[row_id], exclude_payload=request.exclude_payload)
+                    for row_id in request.ids
+                    if row_id in found
+                ],
+                missing_ids=[row_id for row_id in request.ids if row_id not in found],
+            )
+
+    async def Scan(
+        self, request: index_pb2.ScanRequest, context: Context
+    ) -> index_pb2.ScanResponse:
+        """Read all rows, a page at a time."""
+        with self._scope.admit(1):
+            collection = self._collections.get(request.collection)
+            if request.HasField("filter"):
+                raise Unsupported("filter: is not offered by this server")
+            size = check_page_size("page_size", request.page_size)
+            listing = f"scan:{collection.spec.name}"
+            after = read_page_token(listing, request.page_token)
+            rows = await collection.scan(
+                int(after or 0), size + 1, with_vectors=request.include_vector
+            )
+            page, more = rows[:size], len(rows) > size
+            return index_pb2.ScanResponse(
+                rows=[write_row(row, exclude_payload=request.exclude_payload) for row in page],
+                next_page_token=write_page_token(listing, str(page[-1].seq)) if more else "",
+            )
+
+    async def Count(
+        self, request: index_pb2.CountRequest, context: Context
+    ) -> index_pb2.CountResponse:
+        """Count live rows."""
+        with self._scope.admit(1):
+            collection = self._collections.get(request.collection)
+            if request.HasField("filter"):
+                raise Unsupported("filter: is not offered by this server")
+            return index_pb2.CountResponse(row_count=collection.live_rows)
+
+    async def _upsert(
+        self, request: index_pb2.UpsertRequest, deadline_ns: int | None
+    ) -> index_pb2.UpsertResponse:
+        with self._scope.admit(len(request.rows)) as arrived_ns:
+            check_request_id(request.request_id)
+            rows = [_read_row(index, row) for index, row in enumerate(request.rows)]
+            options = read_embed_options(request.options)
+            upserted = await self._service.upsert(
+                request.collection, rows, options, deadline_ns=deadline_ns
+            )
+            timings = self._scope.timings(
+                arrived_ns,
+                queue_us=upserted.queue_us,
+                tokenise_us=upserted.tokenise_us,
+                encode_us=upserted.encode_us,
+                write_us=upserted.write_us,
+            )
+            return index_pb2.UpsertResponse(
+                request_id=request.request_id,
+                results=[_result(upserted, index) for index in range(len(rows))],
+                timings=write_timings(timings),
+            )
+
+
+def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
+    kind = row.WhichOneof("content")
+    if kind in ("image", "audio"):
+        raise Unsupported(f"rows[{index}].{kind}: the collection's model takes text only")
+    if row.HasField("expected_seq"):
+        raise Unsupported(f"rows[{index}].expected_seq: is not offered by this server")
+    vector = None
+    problem = None
+    if kind == "vector":
+        try:
+            vector = read_vector(f"rows[{index}].vector", row.vector)
+        except InvalidArgument as error:
+            problem = error
+    return RowInput(
+        id=row.id,
+        text=row.text if kind == "text" else None,
+        vector=vector,
+        payload_json=row.payload_json,
+        problem=problem,
+    )
+
+
+def _result(upserted: Upserted, index: int) -> index_pb2.UpsertResult:
+    error = upserted.errors.get(index)
+    if error is not None:
+        return index_pb2.UpsertResult(error=write_item_error(error))
+    return index_pb2.UpsertResult(seq=upserted.seqs[index])

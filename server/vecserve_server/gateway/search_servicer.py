@@ -1,0 +1,106 @@
+"""vecserve.v1.SearchService over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpc import aio
+
+from vecserve.v1 import search_pb2, search_pb2_grpc
+from vecserve_server.domain import Timings
+from vecserve_server.errors import Unsupported
+from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.converters import (
+    read_embed_options,
+    read_query,
+    write_hit,
+    write_item_error,
+    write_timings,
+)
+from vecserve_server.services.searching import Searched, SearchingService, SearchOptions
+from vecserve_server.services.validation import check_request_id
+
+Context = aio.ServicerContext[Any, Any]
+DENSE_MODES = (search_pb2.SEARCH_MODE_UNSPECIFIED, search_pb2.SEARCH_MODE_DENSE)
+
+
+class SearchServicer(search_pb2_grpc.SearchServiceServicer):
+    """Answer queries, one or many in a call."""
+
+    def __init__(self, *, service: SearchingService, scope: CallScope) -> None:
+        self._service = service
+        self._scope = scope
+
+    async def Search(
+        self, request: search_pb2.SearchRequest, context: Context
+    ) -> search_pb2.SearchResponse:
+        """Answer one query."""
+        with self._scope.admit(1) as arrived_ns:
+            searched = await self._search(request, [request.query], context)
+            if searched.errors:
+                raise searched.errors[0]
+            return search_pb2.SearchResponse(
+                request_id=request.request_id,
+                hits=[write_hit(hit) for hit in searched.hits[0]],
+                timings=write_timings(self._timings(arrived_ns, searched)),
+            )
+
+    async def SearchBatch(
+        self, request: search_pb2.SearchBatchRequest, context: Context
+    ) -> search_pb2.SearchBatchResponse:
+        """Answer many queries."""
+        with self._scope.admit(len(request.queries)) as arrived_ns:
+            searched = await self._search(request, request.queries, context)
+            return search_pb2.SearchBatchResponse(
+                request_id=request.request_id,
+                results=[_result(searched, index) for index in range(len(request.queries))],
+                timings=write_timings(self._timings(arrived_ns, searched)),
+            )
+
+    async def _search(
+        self,
+        request: search_pb2.SearchRequest | search_pb2.SearchBatchRequest,
+        queries: Sequence[search_pb2.Query],
+        context: Context,
+    ) -> Searched:
+        check_request_id(request.request_id)
+        return await self._service.search(
+            request.collection,
+            [read_query(index, query) for index, query in enumerate(queries)],
+            _read_options(request.options),
+            read_embed_options(request.embed_options),
+            deadline_ns=self._scope.deadline_ns(context),
+        )
+
+    def _timings(self, arrived_ns: int, searched: Searched) -> Timings:
+        return self._scope.timings(
+            arrived_ns,
+            queue_us=searched.queue_us,
+            tokenise_us=searched.tokenise_us,
+            encode_us=searched.encode_us,
+            search_us=searched.search_us,
+        )
+
+
+def _read_options(options: search_pb2.SearchOptions) -> SearchOptions:
+    if options.HasField("filter"):
+        raise Unsupported("options.filter: is not offered by this server")
+    if options.mode not in DENSE_MODES:
+        raise Unsupported("options.mode: only SEARCH_MODE_DENSE is offered by this server")
+    if options.group_by:
+        raise Unsupported("options.group_by: is not offered by this server")
+    if options.explain:
+        raise Unsupported("options.explain: is not offered by this server")
+    return SearchOptions(
+        k=options.k,
+        min_score=options.min_score if options.HasField("min_score") else None,
+        with_payload=not options.exclude_payload,
+    )
+
+
+def _result(searched: Searched, index: int) -> search_pb2.SearchBatchResult:
+    error = searched.errors.get(index)
+    if error is not None:
+        return search_pb2.SearchBatchResult(error=write_item_error(error))
+    return search_pb2.SearchBatchResult(hits=[write_hit(hit) for hit in searched.hits[index]])

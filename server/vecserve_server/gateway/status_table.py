@@ -1,0 +1,92 @@
+"""Which gRPC status each failure becomes.
+
+Owns the one table, in the two dialects that the port speaks. Must not know servicers. A test
+holds that the table is total over errors.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from vecserve_server import errors
+
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+Code = grpc.StatusCode
+
+CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
+    errors.InvalidArgument: Code.INVALID_ARGUMENT,
+    errors.NotFound: Code.NOT_FOUND,
+    errors.AlreadyExists: Code.ALREADY_EXISTS,
+    errors.FailedPrecondition: Code.FAILED_PRECONDITION,
+    errors.Unsupported: Code.UNIMPLEMENTED,
+    errors.RequestError: Code.INVALID_ARGUMENT,
+    errors.Overloaded: Code.RESOURCE_EXHAUSTED,
+    errors.Starting: Code.UNAVAILABLE,
+    errors.Draining: Code.UNAVAILABLE,
+    errors.CapacityError: Code.UNAVAILABLE,
+    errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    errors.Cancelled: Code.CANCELLED,
+    errors.ModelError: Code.FAILED_PRECONDITION,
+    errors.ConfigError: Code.FAILED_PRECONDITION,
+    errors.CorruptData: Code.DATA_LOSS,
+    errors.StorageError: Code.UNAVAILABLE,
+    errors.VecserveError: Code.INTERNAL,
+}
+
+
+class Dialect(Enum):
+    """Whose status codes a service speaks."""
+
+    VECSERVE = "vecserve"
+    TRITON = "triton"
+    """As Triton: a full queue is UNAVAILABLE, and there are no error details."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireStatus:
+    """What goes to the client."""
+
+    code: grpc.StatusCode
+    message: str
+    trailing_metadata: tuple[tuple[str, bytes], ...] = ()
+
+
+def code_of(error: errors.VecserveError) -> grpc.StatusCode:
+    """Find the code of the most specific kind that the table has."""
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+
+
+def wire_status(error: errors.VecserveError, dialect: Dialect) -> WireStatus:
+    """Render a failure for the wire."""
+    if not isinstance(error, errors.Overloaded):
+        return WireStatus(code=code_of(error), message=str(error))
+    if dialect is Dialect.TRITON:
+        return WireStatus(code=Code.UNAVAILABLE, message=f"Exceeds maximum queue size: {error}")
+    return WireStatus(
+        code=code_of(error),
+        message=str(error),
+        trailing_metadata=((STATUS_DETAILS_KEY, _with_retry_info(error)),),
+    )
+
+
+def code_number(code: grpc.StatusCode) -> int:
+    """Return the number that google.rpc.Code has for a status code."""
+    return int(code.value[0])
+
+
+def _with_retry_info(error: errors.Overloaded) -> bytes:
+    delay = Duration()
+    delay.FromMilliseconds(error.retry_after_ms)
+    detail = Any()
+    detail.Pack(RetryInfo(retry_delay=delay))
+    number = code_number(code_of(error))
+    status: bytes = Status(code=number, message=str(error), details=[detail]).SerializeToString()
+    return status

@@ -1,0 +1,61 @@
+"""Choosing the best of many scores, the same way every time.
+
+Owns the order of answers: score, then seq. Pure arithmetic: no state, no chunks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import Vectors
+from vecserve_server.index.vector_index import Neighbours
+
+_ROWS_PER_COLUMN = 64
+_SMALLEST = np.float32(1e-30)
+
+
+def best_positions(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the positions of the `count` highest of float32 [N], best first, ties by position.
+
+    Minus infinity is never among them, so fewer may come back.
+    """
+    found = np.flatnonzero(scores >= _threshold(scores, count))
+    best = found[np.argsort(-scores[found], kind="stable")[:count]]
+    return best[scores[best] > -np.inf]
+
+
+def rank(
+    query: NDArray[np.float32], seqs: NDArray[np.int64], vectors: NDArray[np.float16], k: int
+) -> Neighbours:
+    """Order candidates by their true cosine with the query: the best `k`, ties by seq.
+
+    `query` float32 [D], `seqs` int64 [N], `vectors` float16 [N, D].
+    """
+    scores = _cosines(query, vectors.astype(np.float32))
+    order = np.lexsort((seqs, -scores))[:k]
+    return Neighbours(seqs=seqs[order], scores=scores[order])
+
+
+def _threshold(scores: NDArray[np.float32], count: int) -> np.float32:
+    """Return a score that at least `count` of them reach, and not many more do."""
+    if len(scores) <= count:
+        return np.float32(-np.inf)
+    bounds = scores
+    columns = len(scores) // _ROWS_PER_COLUMN
+    if columns > count:
+        # `count` column maxima reach the threshold, so at least `count` scores do; reducing to
+        # maxima first is ten times cheaper than selecting among all the scores.
+        bounds = scores[: columns * _ROWS_PER_COLUMN].reshape(_ROWS_PER_COLUMN, columns).max(axis=0)
+    place = len(bounds) - count
+    return np.float32(np.partition(bounds, place)[place])
+
+
+def _cosines(query: NDArray[np.float32], vectors: Vectors) -> NDArray[np.float32]:
+    # Sums along the row, not a matrix product: a row's score must not depend on its neighbours,
+    # or equal vectors would not tie.
+    unit = query / np.maximum(np.abs(query).max(), _SMALLEST)
+    dots = (vectors * unit).sum(axis=1)
+    squares = (vectors * vectors).sum(axis=1) * (unit * unit).sum()
+    cosines: NDArray[np.float32] = dots / np.sqrt(np.maximum(squares, _SMALLEST))
+    return np.clip(cosines, -1, 1)

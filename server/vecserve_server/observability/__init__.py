@@ -1,0 +1,3 @@
+"""Metrics and logging."""
+
+from __future__ import annotations

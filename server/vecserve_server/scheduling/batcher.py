@@ -1,0 +1,236 @@
+"""The dynamic batcher: waiting sequences meet free model instances.
+
+Owns the futures and the instances of one model. Everything but the encoder runs happens on the
+event loop. Batches are formed late: only when an instance is free, from all that waits at that
+moment; nothing waits for company. Must not know protocols or what the sequences mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
+from vecserve_server.observability.metrics import Metrics
+from vecserve_server.scheduling.instance import Finished, ModelInstance, RunEncoder
+from vecserve_server.scheduling.policy import BatchPolicy, Entry
+
+RETRY_AFTER_MS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """What a submission got: float32 [N, D], and its longest waits."""
+
+    vectors: Vectors
+    queue_us: int
+    encode_us: int
+
+
+class Ticket:
+    """One submission: where its results gather until the last one is in."""
+
+    __slots__ = ("done", "encode_ns", "missing", "queue_ns", "sequences", "vectors")
+
+    def __init__(
+        self, sequences: Sequence[TokenIds], *, dim: int, done: asyncio.Future[None]
+    ) -> None:
+        self.sequences = sequences
+        self.vectors = np.empty((len(sequences), dim), np.float32)
+        self.missing = len(sequences)
+        self.done = done
+        self.queue_ns = 0
+        self.encode_ns = 0
+
+    def fail(self, error: Exception) -> None:
+        """Answer the whole submission with an error."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def fill(self, index: int, vector: Vectors) -> None:
+        """Take one result; the last one completes the submission."""
+        self.vectors[index] = vector
+        self.missing -= 1
+        if self.missing == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which sequence of which submission an entry stands for."""
+
+    ticket: Ticket
+    index: int
+
+    @property
+    def sequence(self) -> TokenIds:
+        """The token ids to encode."""
+        return self.ticket.sequences[self.index]
+
+
+def abandoned(place: Place) -> bool:
+    """Tell whether nobody waits for this result any more."""
+    return place.ticket.done.done()
+
+
+class DynamicBatcher:
+    """Queue, policy and instances of one model version. Loop only."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dim: int,
+        run_encoder: RunEncoder,
+        policy: BatchPolicy[Place],
+        instance_count: int,
+        max_queued_entries: int,
+        clock_ns: Callable[[], int],
+        metrics: Metrics,
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        self._name = name
+        self._dim = dim
+        self._policy = policy
+        self._max_queued_entries = max_queued_entries
+        self._clock_ns = clock_ns
+        self._metrics = metrics
+        self._on_death = on_death
+        self._closed = False
+        self._running: dict[ModelInstance, Sequence[Entry[Place]]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop = asyncio.get_running_loop()
+        self._instances = [
+            ModelInstance(
+                name=f"instance-{name}-{number}",
+                run_encoder=run_encoder,
+                clock_ns=clock_ns,
+                on_death=self._report_death,
+            )
+            for number in range(instance_count)
+        ]
+        self._free = list(self._instances)
+        self._depth = metrics.queued_entries.labels(model=name)
+        self._depth.set_function(lambda: len(policy))
+
+    @property
+    def instance_count(self) -> int:
+        """Runs that can be in progress at once."""
+        return len(self._instances)
+
+    async def submit(
+        self, sequences: Sequence[TokenIds], *, deadline_ns: int | None = None
+    ) -> Encoded:
+        """Encode sequences; row i of the answer belongs to sequence i.
+
+        A cancelled caller costs nothing more than the runs that are in progress. Raises
+        Draining, Overloaded, DeadlineExceeded, or what the encoder raised.
+        """
+        self._refuse_if_full(len(sequences))
+        ticket = Ticket(sequences, dim=self._dim, done=self._loop.create_future())
+        now_ns = self._clock_ns()
+        for index, sequence in enumerate(sequences):
+            self._policy.add(
+                Entry(
+                    work=Place(ticket, index),
+                    tokens=len(sequence),
+                    enqueued_ns=now_ns,
+                    deadline_ns=deadline_ns,
+                )
+            )
+        self._dispatch()
+        await self._completion(ticket, deadline_ns)
+        return Encoded(
+            vectors=ticket.vectors,
+            queue_us=ticket.queue_ns // 1000,
+            encode_us=ticket.encode_ns // 1000,
+        )
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more work; return when all is done, or raise TimeoutError."""
+        self._closed = True
+        async with asyncio.timeout(timeout_s):
+            await self._idle.wait()
+
+    async def close(self, timeout_s: float) -> bool:
+        """Fail what still waits and stop the instances; return whether they ended in time."""
+        self._closed = True
+        for entry in self._policy.clear():
+            entry.work.ticket.fail(Draining("the server is shutting down"))
+        self._depth.set_function(lambda: 0)
+        ends = [asyncio.to_thread(instance.close, timeout_s) for instance in self._instances]
+        return all(await asyncio.gather(*ends))
+
+    def _refuse_if_full(self, count: int) -> None:
+        if self._closed:
+            raise Draining("the server is shutting down")
+        if len(self._policy) + count > self._max_queued_entries:
+            raise Overloaded(
+                f"model {self._name}: {len(self._policy)} sequences wait and {count} more exceed "
+                f"the limit of {self._max_queued_entries}",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+
+    async def _completion(self, ticket: Ticket, deadline_ns: int | None) -> None:
+        if deadline_ns is None:
+            await ticket.done
+            return
+        try:
+            async with asyncio.timeout((deadline_ns - self._clock_ns()) / 1e9):
+                await ticket.done
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the encoder was done") from None
+
+    def _dispatch(self) -> None:
+        while self._free and len(self._policy):
+            now_ns = self._clock_ns()
+            batch = self._policy.form(now_ns=now_ns, free_instances=len(self._free))
+            for entry in batch.expired:
+                entry.work.ticket.fail(DeadlineExceeded("the deadline passed in the queue"))
+            if batch.entries:
+                self._start(batch.entries)
+        if not self._running and not len(self._policy):
+            self._idle.set()
+        else:
+            self._idle.clear()
+
+    def _start(self, entries: Sequence[Entry[Place]]) -> None:
+        instance = self._free.pop()
+        self._running[instance] = entries
+
+        def report(finished: Finished) -> None:  # on the instance's thread
+            self._loop.call_soon_threadsafe(self._finish, instance, finished)
+
+        instance.start([entry.work.sequence for entry in entries], report)
+        self._metrics.batch_items.labels(model=self._name).observe(len(entries))
+        self._metrics.batch_tokens.labels(model=self._name).observe(
+            sum(entry.tokens for entry in entries)
+        )
+
+    def _finish(self, instance: ModelInstance, finished: Finished) -> None:
+        entries = self._running.pop(instance)
+        self._free.append(instance)
+        self._dispatch()  # the instance works on while the answers go out
+        for position, entry in enumerate(entries):
+            ticket = entry.work.ticket
+            if finished.vectors is None:
+                ticket.fail(finished.error or VecserveError("the encoder run failed"))
+                continue
+            ticket.queue_ns = max(ticket.queue_ns, finished.started_ns - entry.enqueued_ns)
+            ticket.encode_ns = max(ticket.encode_ns, finished.ended_ns - finished.started_ns)
+            ticket.fill(entry.work.index, finished.vectors[position])
+
+    def _report_death(self, death: BaseException) -> None:  # on the instance's thread
+        self._loop.call_soon_threadsafe(self._die, death)
+
+    def _die(self, death: BaseException) -> None:
+        self._closed = True
+        running = [entry for entries in self._running.values() for entry in entries]
+        for entry in (*running, *self._policy.clear()):
+            entry.work.ticket.fail(VecserveError("a model instance has died"))
+        self._on_death(death)

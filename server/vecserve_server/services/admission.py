@@ -1,0 +1,82 @@
+"""Who may come in.
+
+Owns the bound on accepted, unanswered items, and the closing of the doors when the server
+drains. First in every call and never waits. Loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vecserve_server.errors import Draining, Overloaded
+from vecserve_server.observability.metrics import Metrics
+
+RETRY_AFTER_MS = 200
+
+
+class Admission:
+    """A counter of pending items with a bound and a door."""
+
+    def __init__(self, *, max_pending_items: int, metrics: Metrics) -> None:
+        self._max_pending_items = max_pending_items
+        self._metrics = metrics
+        self._pending_items = 0
+        self._refused_while_draining = 0
+        self._open = True
+        self._empty = asyncio.Event()
+        self._empty.set()
+        metrics.pending_items.set_function(lambda: self._pending_items)
+
+    @property
+    def pending_items(self) -> int:
+        """Items of calls that are not answered yet."""
+        return self._pending_items
+
+    @contextmanager
+    def admit(self, items: int) -> Iterator[None]:
+        """Count the items in while the call runs. Raises Draining or Overloaded at once."""
+        self._refuse(items)
+        self._pending_items += items
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._pending_items -= items
+            if not self._pending_items:
+                self._empty.set()
+
+    def close(self) -> None:
+        """Refuse all new calls from now on."""
+        self._open = False
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until every accepted call is answered; tell whether it came to that in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def quiet(self, *, for_s: float, timeout_s: float) -> None:
+        """Wait until nobody has knocked for a while, `timeout_s` at most; the door is closed."""
+        for _ in range(max(1, int(timeout_s / for_s))):
+            before = self._refused_while_draining
+            await asyncio.sleep(for_s)
+            if self._refused_while_draining == before:
+                return
+
+    def _refuse(self, items: int) -> None:
+        if not self._open:
+            self._refused_while_draining += 1
+            self._metrics.rejected.labels(reason="draining").inc()
+            raise Draining("the server is shutting down")
+        if self._pending_items + items > self._max_pending_items:
+            self._metrics.rejected.labels(reason="overloaded").inc()
+            raise Overloaded(
+                f"{self._pending_items} items are pending and {items} more exceed "
+                f"limits.max_pending_items = {self._max_pending_items}",
+                retry_after_ms=RETRY_AFTER_MS,
+            )

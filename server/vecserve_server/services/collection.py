@@ -1,0 +1,196 @@
+"""One collection: its rows on disk, its vectors in memory, and how they stay one.
+
+Owns the order of things: rows are committed, then published to the index, then acknowledged.
+Must not know protocols or models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from vecserve_server.domain import CollectionSpec, Hit, Row, Vectors
+from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.storage.operations import Committed, Delete, Operation
+from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.writer import RowWriter
+
+REBUILD_PAGE_ROWS = 4096
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a search over several queries found."""
+
+    hits: Sequence[Sequence[Hit]]
+    search_us: int
+
+
+class Collection:
+    """Rows, index and writer of one collection. Coroutines are loop only."""
+
+    def __init__(
+        self,
+        *,
+        spec: CollectionSpec,
+        log: RowLog,
+        index: VectorIndex,
+        writer: RowWriter,
+        search_pool: Executor,
+        clock_ns: Callable[[], int],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.spec = spec
+        self._log = log
+        self._index = index
+        self._writer = writer
+        self._search_pool = search_pool
+        self._clock_ns = clock_ns
+        self._loop = loop
+        self._jobs_in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def rebuild_index(self) -> int:
+        """Fill the empty index from the rows on disk; return how many there are.
+
+        Raises CorruptData that names the row whose checksum is wrong.
+        """
+        after_seq, total = 0, 0
+        while rows := self._log.scan(
+            after_seq=after_seq, limit=REBUILD_PAGE_ROWS, with_vectors=True
+        ):
+            seqs = np.array([row.seq for row in rows], np.int64)
+            vectors = np.stack([row.vector for row in rows if row.vector is not None])
+            self._index.apply(
+                added_seqs=seqs, added_vectors=vectors, removed_seqs=np.empty(0, np.int64)
+            )
+            after_seq, total = rows[-1].seq, total + len(rows)
+        return total
+
+    async def write(self, operations: Sequence[Operation]) -> Sequence[int | None]:
+        """Write rows; returns after fsync and publishing, with a seq for each operation.
+
+        A delete of an id that does not exist has None. Raises Overloaded, Draining, StorageError.
+        """
+        return await self._finish(self._writer.submit(self._log, operations, self._publish))
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows; return how many of the ids existed."""
+        seqs = await self.write([Delete(id=row_id) for row_id in dict.fromkeys(ids)])
+        return sum(seq is not None for seq in seqs)
+
+    async def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        min_score: float | None,
+        with_payload: bool,
+        leave_out: Sequence[str | None],
+    ) -> Found:
+        """Find the k nearest rows of each query, float32 [Q, D] of norm 1.
+
+        `leave_out` names, for each query, the row that must not be among its hits.
+        """
+
+        def work() -> Found:
+            started_ns = self._clock_ns()
+            wanted = k + any(row_id is not None for row_id in leave_out)
+            hits = self._hits(queries, wanted, min_score=min_score, with_payload=with_payload)
+            trimmed = [
+                [hit for hit in found if hit.id != unwanted][:k]
+                for found, unwanted in zip(hits, leave_out, strict=True)
+            ]
+            return Found(hits=trimmed, search_us=(self._clock_ns() - started_ns) // 1000)
+
+        return await self._finish(self._search_pool.submit(work))
+
+    async def get(self, ids: Sequence[str], *, with_vectors: bool) -> Mapping[str, Row]:
+        """Read rows by id; ids that do not exist are left out."""
+        return await self._read(lambda: self._log.get(ids, with_vectors=with_vectors))
+
+    async def scan(self, after_seq: int, limit: int, *, with_vectors: bool) -> Sequence[Row]:
+        """Read rows in the order they were written, beginning after a seq."""
+        return await self._read(
+            lambda: self._log.scan(after_seq=after_seq, limit=limit, with_vectors=with_vectors)
+        )
+
+    @property
+    def live_rows(self) -> int:
+        """Rows that a search can find now."""
+        return len(self._index)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the vectors take."""
+        return self._index.memory_bytes
+
+    def last_seq(self) -> int:
+        """Highest seq given out."""
+        return self._log.last_seq()
+
+    async def close(self) -> None:
+        """Close the row log once the jobs in flight are done. No new call may begin."""
+        await self._idle.wait()
+        self._log.close()
+
+    def _publish(self, committed: Committed) -> None:  # on the writer thread
+        self._index.apply(
+            added_seqs=committed.added_seqs,
+            added_vectors=committed.added_vectors,
+            removed_seqs=committed.removed_seqs,
+        )
+
+    def _hits(
+        self, queries: Vectors, k: int, *, min_score: float | None, with_payload: bool
+    ) -> list[list[Hit]]:
+        # A row may be replaced between the index's answer and the reading of its payload. Then the
+        # index knows the new one already, so asking once more finds it.
+        hits, complete = self._hits_once(queries, k, min_score, with_payload)
+        if not complete:
+            hits, _ = self._hits_once(queries, k, min_score, with_payload)
+        return hits
+
+    def _hits_once(
+        self, queries: Vectors, k: int, min_score: float | None, with_payload: bool
+    ) -> tuple[list[list[Hit]], bool]:
+        found = self._index.search(queries, k)
+        rows = self._log.by_seq(sorted({int(seq) for seqs, _ in found for seq in seqs}))
+        complete = True
+        answers = []
+        for seqs, scores in found:
+            hits = []
+            for seq, score in zip(seqs.tolist(), scores.tolist(), strict=True):
+                if min_score is not None and score < min_score:
+                    break
+                row = rows.get(seq)
+                if row is None:
+                    complete = False
+                    continue
+                payload = row.payload_json if with_payload else None
+                hits.append(Hit(id=row.id, seq=seq, score=score, payload_json=payload))
+            answers.append(hits)
+        return answers, complete
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await self._finish(self._search_pool.submit(work))
+
+    async def _finish(self, job: Future[T]) -> T:
+        # Counted by the job, not by its caller: a cancelled call leaves a running job behind.
+        self._jobs_in_flight += 1
+        self._idle.clear()
+        job.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._count_down))
+        return await asyncio.wrap_future(job)
+
+    def _count_down(self) -> None:
+        self._jobs_in_flight -= 1
+        if not self._jobs_in_flight:
+            self._idle.set()

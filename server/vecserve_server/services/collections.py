@@ -1,0 +1,131 @@
+"""All collections: opened at start, created, listed and dropped.
+
+Owns the set and its folders. Must not know protocols or models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from vecserve_server.domain import CollectionSpec
+from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound
+from vecserve_server.index.exact_index import ExactIndex
+from vecserve_server.observability.metrics import Metrics
+from vecserve_server.services.collection import Collection
+from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.manifest import read_manifest
+from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.writer import RowWriter
+
+ROWS_FILE = "rows.sqlite"
+
+
+class Collections:
+    """The open collections by name. Loop only."""
+
+    def __init__(
+        self,
+        *,
+        folder: DataFolder,
+        writer: RowWriter,
+        search_pool: Executor,
+        search_threads: int,
+        max_collections: int,
+        clock_ns: Callable[[], int],
+        metrics: Metrics,
+    ) -> None:
+        self._folder = folder
+        self._writer = writer
+        self._search_pool = search_pool
+        # One connection for each thread that reads, so that no read waits for another.
+        self._readers = search_threads
+        self._loop = asyncio.get_running_loop()
+        self._max_collections = max_collections
+        self._clock_ns = clock_ns
+        self._metrics = metrics
+        self._open: dict[str, Collection] = {}
+        self._changing = asyncio.Lock()
+
+    async def open_all(self) -> int:
+        """Open every collection of the data folder; return how many rows there are."""
+        rows = 0
+        for name in self._folder.collection_names():
+            collection, count = await asyncio.to_thread(self._open_one, name)
+            self._publish(collection)
+            rows += count
+        return rows
+
+    def get(self, name: str, *, field: str = "collection") -> Collection:
+        """Find a collection."""
+        collection = self._open.get(name)
+        if collection is None:
+            raise NotFound(f"{field}: {name!r} does not exist")
+        return collection
+
+    def all(self) -> list[Collection]:
+        """Return every collection, by name."""
+        return [self._open[name] for name in sorted(self._open)]
+
+    async def create(self, spec: CollectionSpec) -> Collection:
+        """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
+        async with self._changing:
+            if spec.name in self._open:
+                raise AlreadyExists(f"name: collection {spec.name!r} exists already")
+            if len(self._open) >= self._max_collections:
+                raise FailedPrecondition(
+                    f"name: {len(self._open)} collections exist; "
+                    f"limits.max_collections = {self._max_collections}"
+                )
+            collection = await asyncio.to_thread(self._create_one, spec)
+            self._publish(collection)
+            return collection
+
+    async def drop(self, name: str) -> int:
+        """Delete a collection and its files; return how many rows it had."""
+        async with self._changing:
+            collection = self.get(name, field="name")
+            rows = collection.live_rows
+            del self._open[name]
+            self._metrics.rows.remove(name)
+            await collection.close()
+            await asyncio.to_thread(self._folder.remove_collection, name)
+            return rows
+
+    def disk_bytes(self, name: str) -> int:
+        """Add up the files of a collection."""
+        folder = self._folder.collection_folder(name)
+        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+    async def close(self) -> None:
+        """Close every collection. No new call may begin."""
+        for collection in self._open.values():
+            await collection.close()
+        self._open.clear()
+
+    def _create_one(self, spec: CollectionSpec) -> Collection:
+        self._folder.create_collection(spec)
+        return self._open_one(spec.name)[0]
+
+    def _open_one(self, name: str) -> tuple[Collection, int]:
+        folder = self._folder.collection_folder(name)
+        spec = read_manifest(folder)
+        log = RowLog.open(
+            folder / ROWS_FILE, dim=spec.dim, model_digest=spec.model.digest, readers=self._readers
+        )
+        collection = Collection(
+            spec=spec,
+            log=log,
+            index=ExactIndex(dim=spec.dim),
+            writer=self._writer,
+            search_pool=self._search_pool,
+            clock_ns=self._clock_ns,
+            loop=self._loop,
+        )
+        return collection, collection.rebuild_index()
+
+    def _publish(self, collection: Collection) -> None:
+        name = collection.spec.name
+        self._open[name] = collection
+        self._metrics.rows.labels(collection=name).set_function(lambda: collection.live_rows)

@@ -1,0 +1,251 @@
+"""Texts to vectors.
+
+Owns the use case: check, tokenise in worker threads, batch, and gather per-item failures. Must
+not know protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.encoding.model_config import EncoderConfig
+from vecserve_server.encoding.tokenizer import Tokenised
+from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.services.catalog import Catalog, ServedModel
+from vecserve_server.services.validation import check_count, check_text
+from vecserve_server.settings import LimitSettings
+
+# Long calls go in pieces, so that the encoder starts while the rest is being tokenised.
+PIECE_TEXTS = 64
+MAX_PROMPT_BYTES = 4096
+
+Truncate: TypeAlias = Literal["right", "left", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """How to embed: see EmbedOptions of embedding.proto."""
+
+    prompt_name: str = ""
+    prompt_text: str = ""
+    dimensions: int = 0
+    normalise: bool = True
+    truncate: Truncate = "right"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What an embed call got.
+
+    `vectors` is float32 [N, D] with rows of zeros where `errors` has the index; `tokens` and
+    `total_tokens` count what was encoded and what the whole text has.
+    """
+
+    model: ServedModel
+    vectors: Vectors
+    tokens: Sequence[int]
+    total_tokens: Sequence[int]
+    errors: Mapping[int, RequestError]
+    queue_us: int
+    tokenise_us: int
+    encode_us: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One call: what it asked for, and its results while the pieces come in."""
+
+    served: ServedModel
+    texts: Sequence[str | RequestError]
+    prompt: str
+    truncate: Truncate
+    deadline_ns: int | None
+    field_name: str
+    vectors: Vectors
+    tokens: list[int]
+    total_tokens: list[int]
+    errors: dict[int, RequestError] = field(default_factory=dict)
+    queue_us: int = 0
+    tokenise_us: int = 0
+    encode_us: int = 0
+
+
+class EmbeddingService:
+    """Embed texts with any served model. Loop only."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        tokenise_pool: Executor,
+        limits: LimitSettings,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._catalog = catalog
+        self._tokenise_pool = tokenise_pool
+        self._limits = limits
+        self._clock_ns = clock_ns
+
+    async def embed(
+        self,
+        model: str,
+        texts: Sequence[str | RequestError],
+        options: EmbedOptions,
+        *,
+        deadline_ns: int | None = None,
+        field_name: str = "inputs",
+    ) -> Embedded:
+        """Embed a batch; a bad text fails alone, as does an item that is an error already.
+
+        Raises NotFound for the model, InvalidArgument for an option or the batch's size, and what
+        the batcher raises.
+        """
+        served = self._catalog.get(model)
+        check_count(field_name, len(texts), limit=self._limits.max_items_per_call)
+        call = _Call(
+            served=served,
+            texts=texts,
+            prompt=resolve_prompt(options, served.text.config),
+            truncate=options.truncate,
+            deadline_ns=deadline_ns,
+            field_name=field_name,
+            vectors=np.zeros(
+                (len(texts), resolve_dimensions(options, served.text.config.dim)), np.float32
+            ),
+            tokens=[0] * len(texts),
+            total_tokens=[0] * len(texts),
+        )
+        good = self._good_texts(call)
+        pieces = [good[at : at + PIECE_TEXTS] for at in range(0, len(good), PIECE_TEXTS)]
+        await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
+        return Embedded(
+            model=served,
+            vectors=call.vectors,
+            tokens=call.tokens,
+            total_tokens=call.total_tokens,
+            errors=call.errors,
+            queue_us=call.queue_us,
+            tokenise_us=call.tokenise_us,
+            encode_us=call.encode_us,
+        )
+
+    async def embed_tokens(
+        self, model: str, sequences: Sequence[TokenIds], *, deadline_ns: int | None = None
+    ) -> Vectors:
+        """Embed ready token ids; returns float32 [N, D]."""
+        served = self._catalog.get(model)
+        return (await served.batcher.submit(sequences, deadline_ns=deadline_ns)).vectors
+
+    def _good_texts(self, call: _Call) -> list[int]:
+        good = []
+        for index, text in enumerate(call.texts):
+            name = f"{call.field_name}[{index}].text"
+            try:
+                if isinstance(text, RequestError):
+                    raise text
+                check_text(name, text, limit_bytes=self._limits.max_text_bytes)
+            except RequestError as error:
+                call.errors[index] = error
+            else:
+                good.append(index)
+        return good
+
+    async def _embed_piece(self, call: _Call, piece: Sequence[int]) -> None:
+        tokenised = await self._tokenise(call, piece)
+        fitting = self._fitting(call, tokenised)
+        if not fitting:
+            return
+        encoded = await call.served.batcher.submit(
+            [tokenised[index].ids for index in fitting], deadline_ns=call.deadline_ns
+        )
+        call.vectors[fitting] = shorten(encoded.vectors, call.vectors.shape[1])
+        call.queue_us = max(call.queue_us, encoded.queue_us)
+        call.encode_us = max(call.encode_us, encoded.encode_us)
+
+    async def _tokenise(self, call: _Call, piece: Sequence[int]) -> dict[int, Tokenised]:
+        text_model = call.served.text
+
+        def work() -> list[Tokenised]:
+            return text_model.tokenizer.encode(
+                [f"{call.prompt}{call.texts[index]}" for index in piece],
+                max_tokens=text_model.config.max_tokens,
+                truncate="left" if call.truncate == "left" else "right",
+            )
+
+        started_ns = self._clock_ns()
+        loop = asyncio.get_running_loop()
+        tokenised = await loop.run_in_executor(self._tokenise_pool, work)
+        call.tokenise_us = max(call.tokenise_us, (self._clock_ns() - started_ns) // 1000)
+        return dict(zip(piece, tokenised, strict=True))
+
+    def _fitting(self, call: _Call, tokenised: Mapping[int, Tokenised]) -> list[int]:
+        fitting = []
+        for index, item in tokenised.items():
+            call.total_tokens[index] = item.total_tokens
+            if call.truncate == "error" and item.truncated:
+                call.errors[index] = InvalidArgument(
+                    f"{call.field_name}[{index}].text",
+                    f"has {item.total_tokens} tokens; "
+                    f"the limit is {call.served.text.config.max_tokens}",
+                )
+                continue
+            call.tokens[index] = len(item.ids)
+            fitting.append(index)
+        return fitting
+
+
+def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
+    """Find the text to put before each input; the model's default where none is asked for."""
+    if len(options.prompt_text.encode()) > MAX_PROMPT_BYTES:
+        raise InvalidArgument(
+            "options.prompt_text",
+            f"has {len(options.prompt_text.encode())} bytes; the limit is {MAX_PROMPT_BYTES}",
+        )
+    if options.prompt_text:
+        return options.prompt_text
+    name = options.prompt_name or config.default_prompt
+    if name and name not in config.prompts:
+        known = ", ".join(sorted(config.prompts)) or "none"
+        raise InvalidArgument("options.prompt_name", f"{name!r} is unknown; the model has {known}")
+    return config.prompts[name] if name else ""
+
+
+def resolve_dimensions(options: EmbedOptions, model_dim: int) -> int:
+    """Find how many components to keep; refuse what the graph cannot give."""
+    if options.dimensions > model_dim:
+        raise InvalidArgument(
+            "options.dimensions", f"is {options.dimensions}; the model has {model_dim}"
+        )
+    if not options.normalise:
+        raise Unsupported("options.skip_normalise: vectors of this model come at length 1")
+    return options.dimensions or model_dim
+
+
+def shorten(vectors: Vectors, dim: int) -> Vectors:
+    """Keep the first `dim` components and scale back to length 1 (Matryoshka)."""
+    if vectors.shape[1] == dim:
+        return vectors
+    short = vectors[:, :dim]
+    norms: Vectors = np.linalg.norm(short, axis=1, keepdims=True)
+    unit: Vectors = (short / np.maximum(norms, 1e-12)).astype(np.float32)
+    return unit
+
+
+async def _all_or_none(pieces: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run the pieces side by side; the first failure cancels the others."""
+    if len(pieces) == 1:
+        await pieces[0]
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for piece in pieces:
+                group.create_task(piece)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None

@@ -1,0 +1,203 @@
+"""Rows in: embed what is text, check what is a vector, write both.
+
+Owns the upsert use case and which rows fail alone. Must not know protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import CollectionSpec, NewRow, Vectors
+from vecserve_server.errors import FailedPrecondition, InvalidArgument, RequestError
+from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.collections import Collections
+from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.services.validation import (
+    check_count,
+    check_id,
+    check_payload,
+    check_vector,
+)
+from vecserve_server.settings import LimitSettings
+from vecserve_server.storage.operations import Upsert
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowInput:
+    """A row as the caller gives it: with a text or with a ready vector, never both."""
+
+    id: str
+    text: str | None
+    vector: NDArray[np.generic] | None
+    payload_json: str
+    problem: RequestError | None = None
+    """Why the row could not be read; it fails with this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upserted:
+    """A seq for each row, or the row's error; and where the time went."""
+
+    seqs: Mapping[int, int]
+    errors: Mapping[int, RequestError]
+    queue_us: int
+    tokenise_us: int
+    encode_us: int
+    write_us: int
+
+
+class IndexingService:
+    """Write rows into collections. Loop only."""
+
+    def __init__(
+        self,
+        *,
+        collections: Collections,
+        embedding: EmbeddingService,
+        catalog: Catalog,
+        limits: LimitSettings,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._collections = collections
+        self._embedding = embedding
+        self._catalog = catalog
+        self._limits = limits
+        self._clock_ns = clock_ns
+
+    async def upsert(
+        self,
+        collection_name: str,
+        rows: Sequence[RowInput],
+        options: EmbedOptions,
+        *,
+        deadline_ns: int | None = None,
+    ) -> Upserted:
+        """Embed and write a batch; a bad row fails alone.
+
+        Returns after fsync and publishing. Raises NotFound, InvalidArgument for the batch,
+        FailedPrecondition if the collection's model is not the one that is loaded, and what the
+        batcher and the writer raise.
+        """
+        collection = self._collections.get(collection_name)
+        check_count("rows", len(rows), limit=self._limits.max_items_per_call)
+        prepared = await self._prepare(collection.spec, rows, options, deadline_ns)
+        started_ns = self._clock_ns()
+        order = sorted(prepared.rows)
+        seqs: Sequence[int | None] = ()
+        if order:
+            seqs = await collection.write([Upsert(prepared.rows[index]) for index in order])
+        return Upserted(
+            seqs={index: seq for index, seq in zip(order, seqs, strict=True) if seq is not None},
+            errors=prepared.errors,
+            queue_us=prepared.queue_us,
+            tokenise_us=prepared.tokenise_us,
+            encode_us=prepared.encode_us,
+            write_us=(self._clock_ns() - started_ns) // 1000,
+        )
+
+    async def delete(self, collection_name: str, ids: Sequence[str]) -> int:
+        """Delete rows; return how many of the ids existed."""
+        collection = self._collections.get(collection_name)
+        check_count("ids", len(ids), limit=self._limits.max_items_per_call)
+        for index, row_id in enumerate(ids):
+            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
+        return await collection.delete(ids)
+
+    async def _prepare(
+        self,
+        spec: CollectionSpec,
+        rows: Sequence[RowInput],
+        options: EmbedOptions,
+        deadline_ns: int | None,
+    ) -> _Prepared:
+        prepared = _Prepared(rows={}, errors={})
+        texts: dict[int, str] = {}
+        payloads: dict[int, str] = {}
+        for index, row in enumerate(rows):
+            try:
+                payloads[index] = self._check(index, row)
+                if row.vector is not None:
+                    unit = check_vector(f"rows[{index}].vector", row.vector, dim=spec.dim)
+                    prepared.rows[index] = _new_row(row, unit, payloads[index])
+                else:
+                    texts[index] = row.text or ""
+            except RequestError as error:
+                prepared.errors[index] = error
+        if texts:
+            await self._embed(spec, rows, texts, payloads, options, deadline_ns, prepared)
+        return prepared
+
+    def _check(self, index: int, row: RowInput) -> str:
+        if row.problem is not None:
+            raise row.problem
+        check_id(f"rows[{index}].id", row.id, limit_bytes=self._limits.max_id_bytes)
+        if row.text is None and row.vector is None:
+            raise InvalidArgument(f"rows[{index}]", "has no content; text or vector must be set")
+        return check_payload(
+            f"rows[{index}].payload_json",
+            row.payload_json,
+            limit_bytes=self._limits.max_payload_bytes,
+        )
+
+    async def _embed(
+        self,
+        spec: CollectionSpec,
+        rows: Sequence[RowInput],
+        texts: Mapping[int, str],
+        payloads: Mapping[int, str],
+        options: EmbedOptions,
+        deadline_ns: int | None,
+        prepared: _Prepared,
+    ) -> None:
+        check_same_model(spec, self._catalog)
+        embedded = await self._embedding.embed(
+            spec.model.name,
+            list(texts.values()),
+            options,
+            deadline_ns=deadline_ns,
+            field_name="rows",
+        )
+        vectors = shorten(embedded.vectors, spec.dim)
+        for position, index in enumerate(texts):
+            if position in embedded.errors:
+                prepared.errors[index] = _renumber(embedded.errors[position], index)
+            else:
+                prepared.rows[index] = _new_row(rows[index], vectors[position], payloads[index])
+        prepared.queue_us = embedded.queue_us
+        prepared.tokenise_us = embedded.tokenise_us
+        prepared.encode_us = embedded.encode_us
+
+
+@dataclass(slots=True, kw_only=True)
+class _Prepared:
+    rows: dict[int, NewRow]
+    errors: dict[int, RequestError]
+    queue_us: int = 0
+    tokenise_us: int = 0
+    encode_us: int = 0
+
+
+def check_same_model(spec: CollectionSpec, catalog: Catalog) -> None:
+    """Refuse to mix vectors of different weights in one collection."""
+    loaded = catalog.get(spec.model.name).text.ref
+    if loaded.digest != spec.model.digest:
+        raise FailedPrecondition(
+            f"collection: {spec.name!r} was embedded by model {spec.model.name!r} version "
+            f"{spec.model.version} ({spec.model.digest[:12]}), but version {loaded.version} "
+            f"({loaded.digest[:12]}) is loaded; re-index it, or serve the old weights"
+        )
+
+
+def _new_row(row: RowInput, unit: Vectors, payload_json: str) -> NewRow:
+    return NewRow(id=row.id, vector=unit, payload_json=payload_json)
+
+
+def _renumber(error: RequestError, index: int) -> RequestError:
+    # The embedding service counts only the rows that are texts.
+    if isinstance(error, InvalidArgument):
+        return InvalidArgument(f"rows[{index}].text", error.problem)
+    return error

@@ -1,0 +1,295 @@
+"""Every knob of the server, read once: defaults < TOML file < VECSERVE_* variables < flags.
+
+Owns names, defaults, limits and the cross-checks that refuse to start. Must not know what the
+values are used for. The key `server.port` is `[server] port` in TOML, `VECSERVE_SERVER_PORT` in
+the environment and `--port` on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from vecserve_server.errors import ConfigError
+
+MIB = 1 << 20
+ENV_PREFIX = "VECSERVE_"
+# Variables with the prefix that other programs of the distribution read.
+FOREIGN_VARIABLES = frozenset({"VECSERVE_CONFIG", "VECSERVE_SERVER_TARGET"})
+FOREIGN_PREFIXES = ("VECSERVE_TEST_", "VECSERVE_BENCH_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """The doors."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    """0: any free port."""
+    metrics_port: int = 8002
+    """Prometheus, over HTTP. 0: any free port; -1: off."""
+    ready_file: Path | None = None
+    """Written when the server is READY: one JSON object with its ports and pid."""
+    drain_s: float = 30.0
+    """How long accepted calls may take to finish after SIGTERM."""
+    max_message_bytes: int = 256 * MIB
+    """Largest gRPC message, either way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What one call may ask for, and what may wait."""
+
+    max_items_per_call: int = 1024
+    max_text_bytes: int = 1 * MIB
+    max_payload_bytes: int = 64 * 1024
+    max_id_bytes: int = 512
+    max_k: int = 1000
+    max_pending_items: int = 16384
+    """Items of accepted calls that are not answered yet, all calls together."""
+    max_queued_rows: int = 65536
+    """Rows that wait for the store writer."""
+    max_collections: int = 1000
+    max_stream_window: int = 16
+    """Unanswered messages on one stream before the server stops reading it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """Where rows live."""
+
+    data_dir: Path = Path("data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Which models are served."""
+
+    repository: Path = Path("model_repository")
+    default: str = "all-MiniLM-L6-v2"
+    """Used where a request names no model."""
+    load: tuple[str, ...] = ()
+    """Names to load. Empty: all of the repository."""
+    precision: str = ""
+    """Overrides the precision of every model's config.pbtxt. Empty: as configured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeSettings:
+    """Threads beside the model instances, whose number is in each config.pbtxt."""
+
+    tokenise_threads: int = 2
+    search_threads: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What the server says on standard error."""
+
+    level: str = "info"
+    format: str = "text"
+    """text or json."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings; immutable."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+
+def load_settings(
+    *,
+    config_path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+) -> Settings:
+    """Merge the sources into checked settings.
+
+    `flags` is keyed by dotted names; values of None are left out. Raises ConfigError that names
+    the source, the key and the limit.
+    """
+    values: dict[str, object] = {}
+    for source, key, raw in _all_sources(config_path, environ, flags):
+        values[key] = _convert(source, key, raw)
+    sections = {
+        name: kind(
+            **{k.partition(".")[2]: v for k, v in values.items() if k.startswith(f"{name}.")}
+        )
+        for name, kind in _section_types().items()
+    }
+    settings = Settings(**sections)
+    _check(settings)
+    return settings
+
+
+def known_keys() -> dict[str, type]:
+    """Every dotted key with its type, in the order of declaration."""
+    return {
+        f"{name}.{entry.name}": get_type_hints(kind)[entry.name]
+        for name, kind in _section_types().items()
+        for entry in dataclasses.fields(kind)
+    }
+
+
+def as_dict(settings: Settings) -> dict[str, dict[str, object]]:
+    """Flatten to plain values, for printing."""
+    return {
+        section: {k: str(v) if isinstance(v, Path) else v for k, v in body.items()}
+        for section, body in dataclasses.asdict(settings).items()
+    }
+
+
+def _section_types() -> dict[str, Any]:
+    hints = get_type_hints(Settings)
+    return {entry.name: hints[entry.name] for entry in dataclasses.fields(Settings)}
+
+
+def _all_sources(
+    config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
+) -> Iterator[tuple[str, str, object]]:
+    if config_path is not None:
+        yield from _from_toml(config_path)
+    yield from _from_environ(environ)
+    yield from ((f"flag {key}", key, raw) for key, raw in flags.items() if raw is not None)
+
+
+def _from_toml(path: Path) -> Iterator[tuple[str, str, object]]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for section, body in tables.items():
+        if not isinstance(body, dict):
+            raise ConfigError(f"{path}: {section}: settings stand in tables such as [server]")
+        yield from ((str(path), f"{section}.{name}", raw) for name, raw in body.items())
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, object]]:
+    by_variable = {ENV_PREFIX + key.replace(".", "_").upper(): key for key in known_keys()}
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX) or variable in FOREIGN_VARIABLES:
+            continue
+        if variable.startswith(FOREIGN_PREFIXES):
+            continue
+        if variable not in by_variable:
+            raise ConfigError(f"environment: {variable} is not a setting of vecserve")
+        yield f"environment {variable}", by_variable[variable], environ[variable]
+
+
+def _convert(source: str, key: str, raw: object) -> object:
+    kinds = known_keys()
+    if key not in kinds:
+        raise ConfigError(f"{source}: {key} is not a setting of vecserve")
+    try:
+        return _converted(str(kinds[key]), raw)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {key} = {raw!r}: {error}") from error
+
+
+def _converted(kind: str, raw: object) -> object:
+    if isinstance(raw, bool):
+        raise TypeError("true and false are not accepted here")
+    if "int" in kind:
+        return _whole_number(raw)
+    if "float" in kind:
+        return float(str(raw))
+    if "Path" in kind:
+        return _path(str(raw), optional="None" in kind)
+    if "tuple" in kind:
+        return _names(raw)
+    if not isinstance(raw, str):
+        raise TypeError("must be a string")
+    return raw
+
+
+def _whole_number(raw: object) -> int:
+    try:
+        return int(str(raw))
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+
+
+def _path(raw: str, *, optional: bool) -> Path | None:
+    if not raw and not optional:
+        raise ValueError("must not be empty")
+    return Path(raw).expanduser() if raw else None
+
+
+def _names(raw: object) -> tuple[str, ...]:
+    parts = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(parts, list | tuple):
+        raise TypeError("must be a list of names")
+    return tuple(str(part).strip() for part in parts if str(part).strip())
+
+
+def _check(settings: Settings) -> None:
+    for key, low, high in _RANGES:
+        section, _, name = key.partition(".")
+        value = getattr(getattr(settings, section), name)
+        if not low <= value <= high:
+            raise ConfigError(f"{key} = {value}: must lie between {low} and {high}")
+    for key, allowed in _CHOICES:
+        section, _, name = key.partition(".")
+        value = getattr(getattr(settings, section), name)
+        if value not in allowed:
+            raise ConfigError(f"{key} = {value!r}: must be one of {', '.join(allowed)}")
+    _cross_check(settings)
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("server.port", 0, 65535),
+    ("server.metrics_port", -1, 65535),
+    ("server.drain_s", 0, 3600),
+    ("server.max_message_bytes", 64 * 1024, 2**31 - 1),
+    ("limits.max_items_per_call", 1, 65536),
+    ("limits.max_text_bytes", 1, 2**31 - 1),
+    ("limits.max_payload_bytes", 2, 16 * MIB),
+    ("limits.max_id_bytes", 1, 4096),
+    ("limits.max_k", 1, 10000),
+    ("limits.max_pending_items", 1, 1 << 20),
+    ("limits.max_queued_rows", 1, 1 << 22),
+    ("limits.max_collections", 1, 100_000),
+    ("limits.max_stream_window", 1, 1024),
+    ("compute.tokenise_threads", 1, 64),
+    ("compute.search_threads", 1, 64),
+)
+_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("log.level", ("debug", "info", "warning", "error")),
+    ("log.format", ("text", "json")),
+    ("models.precision", ("", "int8", "fp32", "fp16")),
+)
+
+
+def _cross_check(settings: Settings) -> None:
+    server, limits, models = settings.server, settings.limits, settings.models
+    if server.port == server.metrics_port and server.port > 0:
+        raise ConfigError(f"server.metrics_port = {server.port}: is server.port already")
+    if limits.max_items_per_call > limits.max_pending_items:
+        raise ConfigError(
+            f"limits.max_items_per_call = {limits.max_items_per_call}: "
+            f"exceeds limits.max_pending_items = {limits.max_pending_items}"
+        )
+    if limits.max_items_per_call > limits.max_queued_rows:
+        raise ConfigError(
+            f"limits.max_items_per_call = {limits.max_items_per_call}: "
+            f"exceeds limits.max_queued_rows = {limits.max_queued_rows}"
+        )
+    if limits.max_text_bytes > server.max_message_bytes:
+        raise ConfigError(
+            f"limits.max_text_bytes = {limits.max_text_bytes}: "
+            f"exceeds server.max_message_bytes = {server.max_message_bytes}"
+        )
+    if models.load and models.default not in models.load:
+        raise ConfigError(f"models.default = {models.default!r}: is not in models.load")

@@ -1,0 +1,249 @@
+"""The rows of one collection: the truth from which everything in memory is rebuilt.
+
+Owns the SQLite file, its schema and the checksum of each row. Must not know indexes or threads:
+one thread commits, any thread reads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import NewRow, Row
+from vecserve_server.errors import CorruptData, InvalidArgument
+from vecserve_server.storage.atomic_files import fsync_folder
+from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.sqlite_file import (
+    ReadConnections,
+    migrate,
+    open_writable,
+    translated_errors,
+    write_transaction,
+)
+
+_MIGRATIONS = (
+    (
+        """
+        CREATE TABLE rows (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            vector BLOB NOT NULL,
+            payload TEXT NOT NULL,
+            model TEXT NOT NULL,
+            checksum INTEGER NOT NULL
+        ) STRICT
+        """,
+        "INSERT INTO sqlite_sequence (name, seq) VALUES ('rows', 0)",
+    ),
+)
+_COLUMNS = "seq, id, vector, payload, model, checksum"
+_VARIABLES = 500
+_STORED = np.dtype("<f2")
+_Item = TypeVar("_Item")
+
+
+class RowLog:
+    """One collection's rows in one file; a row gets a new seq each time it is written."""
+
+    def __init__(
+        self, *, path: Path, writer: sqlite3.Connection, dim: int, model_digest: str, readers: int
+    ) -> None:
+        self._path = path
+        self._writer = writer
+        self._readers = ReadConnections(path, limit=readers)
+        self._dim = dim
+        self._model_digest = model_digest
+        self._count: int = _single(writer, "SELECT COUNT(*) FROM rows")
+        self._last_seq: int = _single(writer, "SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
+
+    @classmethod
+    def open(cls, path: Path, *, dim: int, model_digest: str, readers: int = 4) -> RowLog:
+        """Open or create the file and bring its schema up to date.
+
+        Raises ConfigError if a newer vecserve wrote it, CorruptData, StorageError.
+        """
+        with translated_errors(path):
+            writer = open_writable(path)
+            try:
+                migrate(writer, path, _MIGRATIONS)
+                fsync_folder(path.parent)
+                return cls(
+                    path=path, writer=writer, dim=dim, model_digest=model_digest, readers=readers
+                )
+            except BaseException:
+                writer.close()
+                raise
+
+    def commit(self, operations: Sequence[Operation]) -> Committed:
+        """Apply the operations in order, in one transaction; durable when it returns.
+
+        Only the writer thread may call it. Raises InvalidArgument, StorageError; then nothing was
+        written and the log is as before.
+        """
+        with translated_errors(self._path), write_transaction(self._writer):
+            existing = dict(self._seqs_of([operation.id for operation in operations]))
+            planned = plan(operations, existing=existing, last_seq=self._last_seq)
+            vectors = _stored_vectors(list(planned.added.values()), self._dim)
+            self._write(planned, vectors)
+        self._count += len(planned.added) - len(planned.removed)
+        self._last_seq = planned.last_seq
+        return Committed(
+            seqs=planned.seqs,
+            added_seqs=np.fromiter(planned.added, np.int64, len(planned.added)),
+            added_vectors=vectors,
+            removed_seqs=np.array(planned.removed, np.int64),
+        )
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Row]:
+        """Read rows by id; ids that do not exist are left out.
+
+        Raises CorruptData, Overloaded, StorageError, and InvalidArgument for an impossible id.
+        """
+        _check_ids(ids)
+        rows = self._select("id", ids, with_vectors)
+        return {row.id: row for row in rows}
+
+    def by_seq(self, seqs: Sequence[int], *, with_vectors: bool = False) -> dict[int, Row]:
+        """Read rows by seq; seqs that no longer exist are left out.
+
+        Raises CorruptData, Overloaded, StorageError.
+        """
+        return {row.seq: row for row in self._select("seq", seqs, with_vectors)}
+
+    def scan(self, *, after_seq: int, limit: int, with_vectors: bool = False) -> list[Row]:
+        """Read up to `limit` rows with a seq above `after_seq`, ascending by seq.
+
+        Raises CorruptData, Overloaded, StorageError.
+        """
+        statement = f"SELECT {_COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+        with self._readers.snapshot() as connection:
+            found = connection.execute(statement, (after_seq, limit)).fetchall()
+        return [self._row(columns, with_vectors) for columns in found]
+
+    def count(self) -> int:
+        """Count the rows."""
+        return self._count
+
+    def last_seq(self) -> int:
+        """Tell the highest seq ever given out, 0 if none."""
+        return self._last_seq
+
+    def close(self) -> None:
+        """Close the file. No commit may be in progress."""
+        self._readers.close()
+        self._writer.close()
+
+    def _seqs_of(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+        _check_ids(ids)
+        for some, marks in _in_slices(ids):
+            statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
+            for encoded, seq in self._writer.execute(statement, some):
+                yield encoded.decode(), seq
+
+    def _write(self, planned: Plan, vectors: NDArray[np.float16]) -> None:
+        execute_many = self._writer.executemany
+        execute_many("DELETE FROM rows WHERE seq = ?", ((seq,) for seq in planned.removed))
+        execute_many(
+            f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (
+                self._record(seq, row, vector.tobytes())
+                for (seq, row), vector in zip(planned.added.items(), vectors, strict=True)
+            ),
+        )
+        # A seq is spent also when a later operation of the same batch undid its row.
+        self._writer.execute(
+            "UPDATE sqlite_sequence SET seq = ? WHERE name = 'rows'", (planned.last_seq,)
+        )
+
+    def _record(
+        self, seq: int, row: NewRow, vector: bytes
+    ) -> tuple[int, str, bytes, str, str, int]:
+        payload, model = _utf8("payload", row.payload_json), self._model_digest
+        checksum = _checksum(seq, row.id.encode(), vector, payload, model.encode())
+        return seq, row.id, vector, row.payload_json, model, checksum
+
+    def _select(self, column: str, keys: Sequence[str | int], with_vectors: bool) -> list[Row]:
+        found: list[Any] = []
+        with self._readers.snapshot() as connection:
+            for some, marks in _in_slices(keys):
+                statement = f"SELECT {_COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
+                found += connection.execute(statement, some).fetchall()
+        return [self._row(columns, with_vectors) for columns in found]
+
+    def _row(self, columns: tuple[Any, ...], with_vector: bool) -> Row:
+        seq, encoded_id, vector, payload, *_ = columns
+        if not _intact(*columns):
+            raise CorruptData(
+                f"{self._path}: row seq {seq}, id {_readable(encoded_id)}: the checksum is wrong"
+            )
+        if len(vector) != self._dim * _STORED.itemsize:
+            raise CorruptData(
+                f"{self._path}: row seq {seq}: its vector has {len(vector) // _STORED.itemsize} "
+                f"components, the collection's have {self._dim}"
+            )
+        return Row(
+            seq=seq,
+            id=encoded_id.decode(),
+            vector=np.frombuffer(vector, _STORED) if with_vector else None,
+            payload_json=payload.decode(),
+        )
+
+
+def _stored_vectors(rows: Sequence[NewRow], dim: int) -> NDArray[np.float16]:
+    for row in rows:
+        if row.vector.shape != (dim,):
+            raise InvalidArgument("vector", f"has shape {row.vector.shape}, not ({dim},)")
+    vectors = np.empty((len(rows), dim), _STORED)
+    with np.errstate(over="ignore"):
+        for stored, row in zip(vectors, rows, strict=True):
+            stored[:] = row.vector
+    if not np.isfinite(vectors).all():
+        raise InvalidArgument("vector", "has a component that is not a finite float16")
+    return vectors
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    for id_ in ids:
+        _utf8("id", id_)
+
+
+def _utf8(field: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(field, "holds a lone surrogate, which UTF-8 cannot carry") from None
+
+
+def _intact(seq: int, *columns: Any) -> bool:
+    # A damaged record can come back with other types than the schema's.
+    *parts, checksum = columns
+    return all(isinstance(part, bytes) for part in parts) and _checksum(seq, *parts) == checksum
+
+
+def _readable(encoded: Any) -> str:
+    return repr(encoded.decode(errors="replace") if isinstance(encoded, bytes) else encoded)
+
+
+def _checksum(seq: int, *parts: bytes) -> int:
+    value = zlib.crc32(seq.to_bytes(8, "little"))
+    for part in parts:
+        value = zlib.crc32(part, zlib.crc32(len(part).to_bytes(8, "little"), value))
+    return value
+
+
+def _in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:
+    """Cut `keys` into lists that fit one statement, each with its question marks."""
+    remaining = iter(keys)
+    while some := list(islice(remaining, _VARIABLES)):
+        yield some, ", ".join("?" * len(some))
+
+
+def _single(connection: sqlite3.Connection, statement: str) -> Any:
+    return connection.execute(statement).fetchone()[0]

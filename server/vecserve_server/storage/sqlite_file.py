@@ -1,0 +1,169 @@
+"""SQLite files the way vecserve uses them: WAL, fsync at every commit, many readers.
+
+Owns connections, schema versions, transactions and the translation of SQLite's errors. Must not
+know tables.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vecserve_server.errors import (
+    ConfigError,
+    CorruptData,
+    InvalidArgument,
+    Overloaded,
+    StorageError,
+    VecserveError,
+)
+
+_BUSY_TIMEOUT_S = 1.0
+_LEASE_TIMEOUT_S = 5.0
+_WAL_KEPT_BYTES = 64 << 20
+
+
+class ReadConnections:
+    """A bounded set of read-only connections to one file, opened when first needed.
+
+    Safe to call from several threads. Readers see the last commit and never wait for the writer.
+    """
+
+    def __init__(self, path: Path, *, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+        self._closed = False
+        # Last in, first out: a quiet server keeps using one warm connection.
+        self._free: queue.LifoQueue[sqlite3.Connection | None] = queue.LifoQueue()
+        for _ in range(limit):
+            self._free.put(None)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection inside a read transaction: all its answers come from one moment.
+
+        Raises Overloaded when all connections stay busy, StorageError or CorruptData on failure.
+        """
+        connection = self._take()
+        try:
+            with translated_errors(self._path):
+                connection = connection or open_read_only(self._path)
+                with _transaction(connection, "BEGIN"):
+                    yield connection
+        finally:
+            self._free.put(connection)
+
+    def close(self) -> None:
+        """Close every connection, waiting a few seconds at most for those in use."""
+        self._closed = True
+        for _ in range(self._limit):
+            try:
+                connection = self._free.get(timeout=_LEASE_TIMEOUT_S)
+            except queue.Empty:
+                return
+            if connection is not None:
+                connection.close()
+
+    def _take(self) -> sqlite3.Connection | None:
+        if self._closed:
+            raise StorageError(f"{self._path}: is closed")
+        try:
+            return self._free.get(timeout=_LEASE_TIMEOUT_S)
+        except queue.Empty:
+            raise Overloaded(
+                f"all {self._limit} read connections are busy", retry_after_ms=1000
+            ) from None
+
+
+def open_writable(path: Path) -> sqlite3.Connection:
+    """Open or create the file for its one writer. Raises sqlite3.Error, StorageError."""
+    connection = _connect(path.absolute().as_uri())
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != b"wal":
+            raise StorageError(f"{path}: the file system does not support SQLite's WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the file for reading. Raises sqlite3.Error."""
+    return _connect(path.absolute().as_uri() + "?mode=ro")
+
+
+def migrate(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]
+) -> None:
+    """Bring the schema to version `len(migrations)`, one transaction per version.
+
+    Raises ConfigError if the file is newer than that, sqlite3.Error.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(migrations):
+        raise ConfigError(
+            f"{path}: has schema version {version}, this vecserve knows up to {len(migrations)}"
+        )
+    for number, statements in enumerate(migrations[version:], start=version + 1):
+        with write_transaction(connection):
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+@contextmanager
+def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit when the block ends well, otherwise roll back; the connection stays usable."""
+    with _transaction(connection, "BEGIN IMMEDIATE"):
+        yield
+
+
+@contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Turn sqlite3.Error into StorageError, CorruptData or InvalidArgument that names the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(path, error) from error
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite itself rolls back after some failures.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    # Text comes back as bytes, so that a damaged row can still be read and named.
+    connection.text_factory = bytes
+    return connection
+
+
+def _translate(path: Path, error: sqlite3.Error) -> VecserveError:
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_TOOBIG":
+        return InvalidArgument("payload", "is longer than SQLite allows")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return CorruptData(f"{path}: is damaged: {error}")
+    if name == "SQLITE_FULL":
+        return StorageError(f"{path}: the disk is full")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StorageError(f"{path}: is locked by another process")
+    return StorageError(f"{path}: {error}")

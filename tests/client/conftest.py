@@ -1,0 +1,32 @@
+"""A fake server for each test, and clients of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for `tests.client.fake_server`
+
+from tests.client.fake_server import FakeServer, running
+from vecserve_client import Client, RetryPolicy
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+def target(server: FakeServer) -> Iterator[str]:
+    with running(server) as address:
+        yield address
+
+
+@pytest.fixture
+def client(target: str) -> Iterator[Client]:
+    quick = RetryPolicy(initial_backoff_s=0.001)
+    with Client(target=target, deadline_s=10, retry=quick) as connected:
+        yield connected

@@ -1,0 +1,29 @@
+"""Servers and clients for the end-to-end tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server_process import ServerProcess, start_server
+from vecserve_client import Client
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, model_repository: Path
+) -> Iterator[ServerProcess]:
+    """One server for a module; it must still be healthy at the end, and stop with exit code 0."""
+    running = start_server(tmp_path_factory.mktemp("server"), repository=model_repository)
+    yield running
+    assert running.process.poll() is None, f"the server died:\n{running.log}"
+    assert running.stop() == 0, running.log
+    assert "Traceback" not in running.log, running.log
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(target=server.target, deadline_s=30.0) as made:
+        yield made

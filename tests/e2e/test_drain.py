@@ -1,0 +1,139 @@
+"""SIGTERM under load: accepted calls finish, new ones are UNAVAILABLE, nothing acked is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.e2e.server_process import ServerProcess, start_server
+from vecserve.v1 import embedding_pb2, embedding_pb2_grpc, index_pb2, index_pb2_grpc
+from vecserve_client import Client
+
+LOAD_THREADS = 6
+PATIENCE_S = 60.0
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Load:
+    """Callers that upsert until they are refused, and keep account."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.acknowledged: set[str] = set()
+        self.refusals: list[grpc.StatusCode] = []
+        self.others: list[str] = []
+        self.first_refusal_s: list[float] = []
+        self.started = threading.Barrier(LOAD_THREADS + 1)
+        self._target = server.target
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,)) for number in range(LOAD_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, thread: int) -> None:
+        with grpc.insecure_channel(self._target) as channel:
+            stub = index_pb2_grpc.IndexServiceStub(channel)
+            for call in range(100_000):
+                if call == 3:
+                    self.started.wait(PATIENCE_S)
+                ids = [f"{thread}-{call}-{row}" for row in range(8)]
+                rows = [index_pb2.UpsertRow(id=i, text="some words " * 30) for i in ids]
+                try:
+                    reply = stub.Upsert(
+                        index_pb2.UpsertRequest(collection="docs", rows=rows), timeout=PATIENCE_S
+                    )
+                except grpc.RpcError as failure:
+                    self.first_refusal_s.append(time.monotonic())
+                    self.refusals.append(failure.code())
+                    return
+                assert all(result.seq for result in reply.results)
+                self.acknowledged.update(ids)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_sigterm_under_load(tmp_path: Path, model_repository: Path) -> None:
+    server = start_server(tmp_path, repository=model_repository)
+    with Client(target=server.target) as client:
+        client.create_collection("docs")
+    not_serving_s: list[float] = []
+    watching = threading.Event()
+
+    def watch_health() -> None:
+        with grpc.insecure_channel(server.target) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            try:
+                for reply in stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S):
+                    watching.set()
+                    if reply.status == NOT_SERVING:
+                        not_serving_s.append(time.monotonic())
+            except grpc.RpcError:
+                pass  # the stream ends with the server
+
+    watcher = threading.Thread(target=watch_health)
+    watcher.start()
+    assert watching.wait(PATIENCE_S)
+    load = Load(server)
+    load.started.wait(PATIENCE_S)
+
+    server.terminate()
+    load.join()
+    watcher.join(PATIENCE_S)
+
+    assert server.exit_code() == 0, server.log
+    assert load.refusals == [grpc.StatusCode.UNAVAILABLE] * LOAD_THREADS, server.log
+    assert not_serving_s, "health must flip"
+    # A reply and a health update travel on different connections, so allow for their scheduling.
+    assert not_serving_s[0] <= min(load.first_refusal_s) + 0.2
+    assert "clean=True" in server.log
+
+    server = start_server(tmp_path, repository=model_repository, name="again")
+    with Client(target=server.target) as client:
+        recovered = {row.id for row in client.scan("docs", page_size=1000)}
+    assert load.acknowledged <= recovered
+    assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_an_idle_stream_does_not_hold_up_the_drain(tmp_path: Path, model_repository: Path) -> None:
+    server = start_server(tmp_path, repository=model_repository)
+    done = threading.Event()
+
+    def requests() -> Iterator[embedding_pb2.EmbedStreamRequest]:
+        request = embedding_pb2.EmbedRequest(
+            request_id="1", inputs=[embedding_pb2.EmbedInput(text="x")]
+        )
+        yield embedding_pb2.EmbedStreamRequest(request=request)
+        done.wait(PATIENCE_S)
+
+    with grpc.insecure_channel(server.target) as channel:
+        stream = embedding_pb2_grpc.EmbeddingServiceStub(channel).EmbedStream(requests())
+        assert next(stream).response.items[0].tokens == 3
+        began_s = time.monotonic()
+        server.terminate()
+        with pytest.raises(grpc.RpcError) as ended:
+            next(stream)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        done.set()
+    assert server.exit_code() == 0
+    assert time.monotonic() - began_s < 15
+
+
+def test_a_second_server_on_the_same_folder_refuses_to_start(
+    tmp_path: Path, model_repository: Path
+) -> None:
+    server = start_server(tmp_path, repository=model_repository)
+    with pytest.raises(AssertionError, match=r"exit 2:\n.*in use"):
+        start_server(tmp_path, repository=model_repository, name="second")
+    assert server.stop() == 0

@@ -1,0 +1,159 @@
+"""The graph: a plain NumPy forward pass says what every text's vector must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vecserve_server.domain import Vectors
+from vecserve_server.encoding.packing import pack, plan_rows
+from vecserve_server.errors import ModelError
+from vecserve_server.export.calibration import channel_peaks
+from vecserve_server.export.encoder_graph import encoder_graph
+from vecserve_server.export.family import ModelConfigJson, Weights
+from vecserve_server.export.graph import GraphBuilder
+from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
+from vecserve_server.export.sample_run import open_session
+
+from .tiny_bert import CONFIG, HIDDEN, VOCABULARY, random_tensors, token_states
+
+SEQUENCES = st.lists(
+    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40), min_size=1, max_size=8
+)
+TENSORS = random_tensors()
+
+
+def build(
+    pooling: str = "mean", linear: Linear = fp32_linear, *, prefix: str = "", normalise: bool = True
+) -> onnx.ModelProto:
+    weights = Weights({prefix + name: tensor for name, tensor in TENSORS.items()})
+    config = ModelConfigJson(CONFIG)
+    return encoder_graph(
+        config=config, weights=weights, pooling=pooling, linear=linear, normalise=normalise
+    )
+
+
+def run(model: onnx.ModelProto, sequences: Sequence[Sequence[int]], row_tokens: int) -> Vectors:
+    """Return the vectors in the order of the sequences."""
+    arrays = [np.array(sequence, np.int64) for sequence in sequences]
+    rows = plan_rows([len(array) for array in arrays], row_tokens)
+    found = open_session(model.SerializeToString()).run(["embedding"], pack(arrays, rows))[0]
+    vectors: Vectors = np.empty_like(found)
+    vectors[[index for row in rows for index in row]] = found
+    return vectors
+
+
+def expected(sequences: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float64]:
+    states = [token_states(TENSORS, sequence) for sequence in sequences]
+    return np.stack([state.mean(axis=0) if pooling == "mean" else state[0] for state in states])
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sequences=SEQUENCES,
+    row_tokens=st.integers(1, 64),
+    pooling=st.sampled_from(["mean", "cls"]),
+    normalise=st.booleans(),
+)
+def test_fp32_is_the_forward_pass_however_the_rows_are_packed(
+    sequences: list[list[int]], row_tokens: int, pooling: str, normalise: bool
+) -> None:
+    vectors = run(build(pooling, normalise=normalise), sequences, row_tokens)
+
+    exact = expected(sequences, pooling)
+    np.testing.assert_allclose(vectors, unit(exact) if normalise else exact, atol=2e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(sequences=SEQUENCES, row_tokens=st.integers(1, 64), smooth=st.booleans())
+def test_int8_is_close_to_the_forward_pass(
+    sequences: list[list[int]], row_tokens: int, smooth: bool
+) -> None:
+    samples = [np.arange(40), np.arange(100, 140)]
+    config, weights = ModelConfigJson(CONFIG), Weights(TENSORS)
+    peaks = channel_peaks(config=config, weights=weights, sequences=samples) if smooth else {}
+
+    vectors = run(build(linear=Int8Linear(peaks)), sequences, row_tokens)
+
+    cosines = (vectors * unit(expected(sequences, "mean"))).sum(axis=1)
+    assert cosines.min() >= 0.99
+
+
+def test_int8_survives_an_outlier_channel_with_smoothing() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, HIDDEN)).astype(np.float32)
+    x[:, 3] *= 100
+    weight = rng.normal(size=(HIDDEN, 16)).astype(np.float32)
+    weight[3] /= 100
+    peaks = np.abs(x).max(axis=0)
+
+    def error(linear: Linear) -> float:
+        graph = GraphBuilder()
+        value = graph.input("x", onnx.TensorProto.FLOAT, ["T", HIDDEN])
+        y = linear(graph, value, weight, np.zeros(16, np.float32), smooth_as="block")
+        graph.output("y", y, onnx.TensorProto.FLOAT, ["T", 16])
+        found = open_session(graph.model("linear").SerializeToString()).run(None, {"x": x})[0]
+        return float(np.abs(found - x @ weight).mean())
+
+    assert error(Int8Linear({"block": peaks})) < error(Int8Linear({})) / 3
+
+
+def test_the_prefix_of_a_task_head_is_ignored() -> None:
+    sequences = [[5, 6, 7]]
+
+    np.testing.assert_array_equal(
+        run(build(prefix="bert."), sequences, 8), run(build(), sequences, 8)
+    )
+
+
+def test_fp32_needs_standard_operators_only() -> None:
+    assert {node.domain for node in build().graph.node} == {""}
+
+
+def test_equal_constants_are_stored_once() -> None:
+    graph = GraphBuilder()
+
+    assert graph.const(np.ones(3)) == graph.const(np.ones(3))
+    names = {
+        graph.const(np.ones(3)),
+        graph.const(np.ones(3, np.float32)),
+        graph.const(np.ones((1, 3))),
+        graph.const(np.float64(1)),
+    }
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"architectures": ["MambaModel"]}, r"MambaModel is not supported \(supported: BertModel"),
+        ({"architectures": []}, "architectures"),
+        ({"hidden_act": "swish"}, "'swish' is not supported .*gelu"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"num_attention_heads": 5}, "does not divide into 5 heads"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"num_hidden_layers": 3}, r"tensor encoder\.layer\.2\.\S+ is missing"),
+        ({"vocab_size": 7}, r"word_embeddings\.weight has shape \[300, 32\], expected \[7, 32\]"),
+    ],
+)
+def test_what_cannot_be_built_is_named(change: dict[str, object], problem: str) -> None:
+    config = ModelConfigJson({**CONFIG, **change})  # type: ignore[dict-item]
+
+    with pytest.raises(ModelError, match=problem):
+        encoder_graph(config=config, weights=Weights(TENSORS), pooling="mean", linear=fp32_linear)
+
+
+def test_an_unknown_pooling_is_named() -> None:
+    with pytest.raises(ModelError, match=r"'max' is not supported \(supported: mean, cls\)"):
+        build("max")

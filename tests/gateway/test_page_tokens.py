@@ -1,0 +1,26 @@
+"""Page tokens."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vecserve_server.errors import InvalidArgument
+from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1))
+def test_a_token_leads_back_to_its_position(position: str) -> None:
+    assert read_page_token("scan:a", write_page_token("scan:a", position)) == position
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_foreign_tokens_are_refused(token: str) -> None:
+    with pytest.raises(InvalidArgument, match="page_token"):
+        read_page_token("scan:a", token)
+
+
+def test_a_token_of_another_listing_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="page_token"):
+        read_page_token("scan:a", write_page_token("scan:b", "7"))

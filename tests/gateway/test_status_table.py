@@ -1,0 +1,62 @@
+"""Every kind of failure has a status, in both dialects."""
+
+from __future__ import annotations
+
+import inspect
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from vecserve_server import errors
+from vecserve_server.gateway.status_table import (
+    CODES,
+    STATUS_DETAILS_KEY,
+    Dialect,
+    code_number,
+    code_of,
+    wire_status,
+)
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.VecserveError)
+]
+
+
+def test_the_table_is_total() -> None:
+    assert set(CODES) == set(KINDS)
+
+
+def test_subclasses_that_the_table_does_not_know_take_the_code_of_their_parent() -> None:
+    class Peculiar(errors.NotFound):
+        pass
+
+    assert code_of(Peculiar("x")) is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_client_mistakes_never_look_like_server_faults(kind: type[errors.VecserveError]) -> None:
+    server_faults = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+    if issubclass(kind, errors.RequestError):
+        assert CODES[kind] not in server_faults
+
+
+def test_an_overload_says_when_to_come_back() -> None:
+    status = wire_status(errors.Overloaded("full", retry_after_ms=250), Dialect.VECSERVE)
+    ((key, value),) = status.trailing_metadata
+    rich = Status.FromString(value)
+    hint = RetryInfo()
+    assert key == STATUS_DETAILS_KEY
+    assert rich.code == code_number(status.code)
+    assert rich.details[0].Unpack(hint)
+    assert hint.retry_delay.ToMilliseconds() == 250
+
+
+def test_triton_clients_see_a_full_queue_as_triton_says_it() -> None:
+    status = wire_status(errors.Overloaded("full", retry_after_ms=250), Dialect.TRITON)
+    assert status.code is grpc.StatusCode.UNAVAILABLE
+    assert status.message.startswith("Exceeds maximum queue size")
+    assert status.trailing_metadata == ()

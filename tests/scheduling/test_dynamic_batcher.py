@@ -1,0 +1,208 @@
+"""The batcher's futures, threads and bounds, with an encoder that the test steers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
+from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
+from vecserve_server.scheduling.policy import EncoderPolicy
+
+PATIENCE_S = 10.0
+
+
+class Gate:
+    """An encoder whose vector is the first token id; it runs only while the gate is open."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.opened.set()
+        self.runs: list[list[int]] = []
+        self.entered = threading.Semaphore(0)
+        self.error: BaseException | None = None
+
+    def run(self, sequences: Sequence[TokenIds]) -> Vectors:
+        self.runs.append([int(ids[0]) for ids in sequences])
+        self.entered.release()
+        assert self.opened.wait(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        return np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
+
+    async def wait_for_a_run(self) -> None:
+        assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
+
+
+class Deaths(list[BaseException]):
+    def __call__(self, death: BaseException) -> None:
+        self.append(death)
+        self.heard.set()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = asyncio.Event()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def deaths() -> Deaths:
+    return Deaths()
+
+
+@pytest.fixture
+async def batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
+    policy: EncoderPolicy[Place] = EncoderPolicy(
+        run_tokens=256, min_share_tokens=64, look_ahead_entries=64, abandoned=abandoned
+    )
+    made = DynamicBatcher(
+        name="m",
+        dim=2,
+        run_encoder=gate.run,
+        policy=policy,
+        instance_count=1,
+        max_queued_entries=100,
+        clock_ns=time.perf_counter_ns,
+        metrics=make_metrics(),
+        on_death=deaths,
+    )
+    yield made
+    gate.opened.set()
+    await made.close(PATIENCE_S)
+
+
+def ids(*numbers: int) -> list[TokenIds]:
+    return [np.array([number, 0, 0], np.int64) for number in numbers]
+
+
+async def test_each_caller_gets_its_own_rows(batcher: DynamicBatcher) -> None:
+    rng = np.random.default_rng(0)
+    calls = [rng.integers(1, 10_000, size=rng.integers(1, 5)).tolist() for _ in range(25)]
+    answers = await asyncio.gather(*(batcher.submit(ids(*call)) for call in calls))
+    assert [a.vectors[:, 0].tolist() for a in answers] == calls
+
+
+async def test_a_batch_forms_while_the_instance_is_busy(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.opened.clear()
+    first = asyncio.create_task(batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    others = [asyncio.create_task(batcher.submit(ids(n))) for n in (2, 3, 4)]
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await asyncio.gather(first, *others)
+    assert gate.runs == [[1], [2, 3, 4]]
+
+
+async def test_a_cancelled_caller_costs_no_run_and_hurts_no_neighbour(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.opened.clear()
+    first = asyncio.create_task(batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    cancelled = asyncio.create_task(batcher.submit(ids(2)))
+    neighbour = asyncio.create_task(batcher.submit(ids(3)))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    gate.opened.set()
+    await first
+    assert (await neighbour).vectors[0, 0] == 3
+    assert gate.runs == [[1], [3]]
+
+
+async def test_a_caller_cancelled_during_its_run_hurts_no_neighbour(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.opened.clear()
+    busy = asyncio.create_task(batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    leaving, staying = (asyncio.create_task(batcher.submit(ids(n))) for n in (2, 3))
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await busy
+    leaving.cancel()
+    assert (await staying).vectors[0, 0] == 3
+    assert (await batcher.submit(ids(9))).vectors[0, 0] == 9
+
+
+async def test_work_past_its_deadline_fails_and_is_not_run(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.opened.clear()
+    busy = asyncio.create_task(batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    deadline_ns = time.perf_counter_ns() + 20_000_000
+    with pytest.raises(DeadlineExceeded):
+        await batcher.submit(ids(2), deadline_ns=deadline_ns)
+    gate.opened.set()
+    await busy
+    await batcher.submit(ids(3))
+    assert gate.runs == [[1], [3]]
+
+
+async def test_a_failing_run_fails_its_callers_and_nobody_else(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.error = RuntimeError("the engine is unwell")
+    with pytest.raises(RuntimeError, match="unwell"):
+        await batcher.submit(ids(1))
+    gate.error = None
+    assert (await batcher.submit(ids(2))).vectors[0, 0] == 2
+
+
+async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate) -> None:
+    gate.opened.clear()
+    busy = asyncio.create_task(batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    waiting = asyncio.create_task(batcher.submit(ids(*range(100))))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="limit of 100"):
+        await batcher.submit(ids(2))
+    gate.opened.set()
+    await asyncio.gather(busy, waiting)
+
+
+async def test_drain_finishes_what_was_accepted_and_takes_no_more(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.opened.clear()
+    accepted = asyncio.create_task(batcher.submit(ids(1, 2)))
+    await gate.wait_for_a_run()
+    draining = asyncio.create_task(batcher.drain(PATIENCE_S))
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        await batcher.submit(ids(3))
+    gate.opened.set()
+    await draining
+    assert accepted.done() or (await accepted).vectors.shape == (2, 2)
+
+
+async def test_a_dead_instance_fails_the_waiting_and_is_reported(
+    batcher: DynamicBatcher, gate: Gate, deaths: Deaths
+) -> None:
+    gate.opened.clear()
+    gate.error = SystemExit("killed")
+    running = asyncio.create_task(batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    waiting = asyncio.create_task(batcher.submit(ids(2)))
+    await asyncio.sleep(0)
+    gate.opened.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await deaths.heard.wait()
+        outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
+    assert all(isinstance(outcome, Exception) for outcome in outcomes)
+    with pytest.raises(Draining):
+        await batcher.submit(ids(3))

@@ -1,0 +1,35 @@
+"""The door."""
+
+from __future__ import annotations
+
+import pytest
+
+from vecserve_server.errors import Draining, Overloaded
+from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.services.admission import Admission
+
+
+async def test_items_are_counted_while_their_call_runs() -> None:
+    admission = Admission(max_pending_items=10, metrics=make_metrics())
+    with admission.admit(4), admission.admit(6):
+        assert admission.pending_items == 10
+        with pytest.raises(Overloaded, match=r"max_pending_items = 10"), admission.admit(1):
+            pass
+    assert admission.pending_items == 0
+
+
+async def test_a_failing_call_gives_its_place_back() -> None:
+    admission = Admission(max_pending_items=1, metrics=make_metrics())
+    with pytest.raises(ValueError, match="x"), admission.admit(1):
+        raise ValueError("x")
+    assert admission.pending_items == 0
+
+
+async def test_a_closed_door_refuses_and_waits_for_those_inside() -> None:
+    admission = Admission(max_pending_items=10, metrics=make_metrics())
+    with admission.admit(1):
+        admission.close()
+        with pytest.raises(Draining), admission.admit(1):
+            pass
+        assert not await admission.drained(timeout_s=0.01)
+    assert await admission.drained(timeout_s=1)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vecserve_server.domain import CollectionSpec, ModelRef
+from vecserve_server.errors import ConfigError, CorruptData
+from vecserve_server.storage import manifest
+from vecserve_server.storage.manifest import read_manifest, write_manifest
+
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+_SPECS = st.builds(
+    CollectionSpec,
+    name=_TEXT,
+    model=st.builds(ModelRef, name=_TEXT, version=_TEXT, digest=_TEXT),
+    dim=st.integers(1, 8192),
+    created_unix_ms=st.integers(0, 2**53),
+)
+_SPEC = CollectionSpec(
+    name="docs",
+    model=ModelRef(name="encoder", version="1", digest="0f" * 32),
+    dim=384,
+    created_unix_ms=1_700_000_000_000,
+)
+
+
+@given(_SPECS)
+def test_what_was_written_is_read_back(spec: CollectionSpec) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder), spec)
+        assert read_manifest(Path(folder)) == spec
+
+
+@given(st.data())
+def test_any_flipped_bit_and_any_truncation_is_noticed(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder), _SPEC)
+        (path,) = Path(folder).iterdir()
+        whole = path.read_bytes()
+        place = data.draw(st.integers(0, len(whole) - 1))
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(data.draw(st.sampled_from([bytes(flipped), whole[:place]])))
+        with pytest.raises(CorruptData, match="MANIFEST"):
+            read_manifest(Path(folder))
+
+
+def test_a_missing_manifest_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(CorruptData, match="MANIFEST: the collection's manifest is missing"):
+        read_manifest(tmp_path)
+
+
+def test_a_newer_manifest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_VERSION", 2)
+    write_manifest(tmp_path, _SPEC)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="version 2"):
+        read_manifest(tmp_path)
