@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `tests.client.fake_server`
 
 from tests.client.fake_server import FakeServer, running
 from vecserve_server.cli.program import run

@@ -10,29 +10,21 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not any(REPOSITORY.glob("all-MiniLM-L6-v2/*/model.onnx")),
-        reason="the default model is not built: `make models` builds it",
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
-def demo(*args: str) -> subprocess.Popen[str]:
+def demo(model_repository: Path, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-u", "-m", "vecserve_server.cli.main", "demo"]
     return subprocess.Popen(
-        [*command, "--model-repository", str(REPOSITORY), "--limit", "40", *args],
+        [*command, "--model-repository", str(model_repository), "--limit", "40", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_it_indexes_asks_and_measures() -> None:
-    with demo("--queries", "5", "--json") as process:
+def test_it_indexes_asks_and_measures(model_repository: Path) -> None:
+    with demo(model_repository, "--queries", "5", "--json") as process:
         out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     report = json.loads(out)
@@ -48,8 +40,8 @@ def test_it_indexes_asks_and_measures() -> None:
         assert 0 < latency["p50_ms"] <= latency["p95_ms"] <= latency["p99_ms"]
 
 
-def test_an_interrupted_demo_takes_its_server_along(tmp_path: Path) -> None:
-    with demo("--data-dir", str(tmp_path)) as process:
+def test_an_interrupted_demo_takes_its_server_along(model_repository: Path, tmp_path: Path) -> None:
+    with demo(model_repository, "--data-dir", str(tmp_path)) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Serving"):
@@ -57,13 +49,13 @@ def test_an_interrupted_demo_takes_its_server_along(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "vecserve: interrupted\n")
-    with demo("--data-dir", str(tmp_path), "--queries", "1", "--json") as process:
+    with demo(model_repository, "--data-dir", str(tmp_path), "--queries", "1", "--json") as process:
         process.communicate(timeout=120)
     assert process.returncode == 0  # the data folder is free, and what it holds is no hindrance
 
 
 def test_without_models_it_says_what_to_do(tmp_path: Path) -> None:
-    with demo("--model-repository", str(tmp_path / "nothing")) as process:
+    with demo(tmp_path / "nothing") as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert "make models" in err

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for `tests.client.fake_server`
 
 from tests.client.fake_server import FakeServer, running
 from vecserve_client import Client, RetryPolicy

@@ -57,8 +57,6 @@ class FakeServer:
         self.rows: dict[str, str] = {}
         self.calls: list[str] = []
         self.stream_requests: list[str] = []
-        self.open_streams = 0
-        self.most_unanswered = 0
         self.released = threading.Event()
         """Set when the test is over, so that calls that hang come back."""
 

@@ -102,6 +102,14 @@ def test_no_server_is_unavailable() -> None:
         nobody.list_collections()
 
 
+def test_waiting_for_a_server_that_never_comes_says_what_it_saw() -> None:
+    with (
+        Client(target="127.0.0.1:1") as nobody,
+        pytest.raises(DeadlineExceeded, match=r"not ready after 0\.2 s: Check: "),
+    ):
+        nobody.wait_ready(timeout_s=0.2)
+
+
 @pytest.mark.parametrize("count", [0, 1, 128, 129, 700])
 def test_texts_come_back_in_order_whatever_their_number(
     client: Client, server: FakeServer, count: int

@@ -291,6 +291,7 @@ class AsyncClient:
 
     async def wait_ready(self, *, timeout_s: float) -> None:
         """Wait until the server is SERVING; raise DeadlineExceeded if it does not come to that."""
+        state = "never asked"
         deadline = time.monotonic() + timeout_s
         while (remaining_s := deadline - time.monotonic()) > 0:
             try:
@@ -300,7 +301,7 @@ class AsyncClient:
             if state == "SERVING":
                 return
             await asyncio.sleep(min(HEALTH_POLL_S, remaining_s))
-        raise DeadlineExceeded(f"the server is not ready after {timeout_s:g} s")
+        raise DeadlineExceeded(f"not ready after {timeout_s:g} s: {state}")
 
     async def _invoke(self, call: calls.Call[T], timeout_s: float | None) -> T:
         attempts = self._patience.for_call(timeout_s=timeout_s, idempotent=call.idempotent)

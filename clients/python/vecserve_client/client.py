@@ -286,6 +286,7 @@ class Client:
 
     def wait_ready(self, *, timeout_s: float) -> None:
         """Wait until the server is SERVING; raise DeadlineExceeded if it does not come to that."""
+        state = "never asked"
         deadline = time.monotonic() + timeout_s
         while (remaining_s := deadline - time.monotonic()) > 0:
             try:
@@ -295,7 +296,7 @@ class Client:
             if state == "SERVING":
                 return
             time.sleep(min(HEALTH_POLL_S, remaining_s))
-        raise DeadlineExceeded(f"the server is not ready after {timeout_s:g} s")
+        raise DeadlineExceeded(f"not ready after {timeout_s:g} s: {state}")
 
     def _invoke(self, call: calls.Call[T], timeout_s: float | None) -> T:
         attempts = self._patience.for_call(timeout_s=timeout_s, idempotent=call.idempotent)
