@@ -5,7 +5,6 @@ Needs a collection; `vecserve index` or `search_documents.py` makes one.
     python clients/examples/concurrent_searches.py COLLECTION [HOST:PORT]
 """
 
-# ruff: noqa: T201 - an example prints
 from __future__ import annotations
 
 import asyncio

@@ -3,7 +3,6 @@
 python clients/examples/embed_texts.py [HOST:PORT]
 """
 
-# ruff: noqa: T201 - an example prints
 from __future__ import annotations
 
 import sys

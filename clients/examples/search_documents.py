@@ -3,7 +3,6 @@
 python clients/examples/search_documents.py [HOST:PORT]
 """
 
-# ruff: noqa: T201 - an example prints
 from __future__ import annotations
 
 import sys

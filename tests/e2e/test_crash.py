@@ -101,7 +101,7 @@ def test_the_index_command_fails_cleanly_when_the_server_dies(
     corpus.write_text("".join(f'{{"id": "{n}", "text": "text {n}"}}\n' for n in range(20_000)))
     command = [sys.executable, "-m", "vecserve_server.cli.main", "index", "docs", str(corpus)]
     indexing = subprocess.Popen(
-        [*command, "--create", "--server", server.target],
+        [*command, "--create", "--patience", "3", "--server", server.target],
         env=server.environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

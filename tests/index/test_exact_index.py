@@ -1,3 +1,5 @@
+"""The exact index against brute force, under churn and under concurrent readers."""
+
 from __future__ import annotations
 
 import threading

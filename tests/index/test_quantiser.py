@@ -1,3 +1,5 @@
+"""The int8 quantiser."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Picking and re-ranking candidates."""
+
 from __future__ import annotations
 
 import numpy as np

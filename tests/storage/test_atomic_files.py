@@ -1,3 +1,5 @@
+"""Files and folders that appear and disappear in one step."""
+
 from __future__ import annotations
 
 from pathlib import Path

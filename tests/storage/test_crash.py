@@ -1,3 +1,5 @@
+"""kill -9 in the middle of commits."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The data folder: lock, format, collections."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The manifest of a collection, whole and damaged."""
+
 from __future__ import annotations
 
 import tempfile

@@ -1,3 +1,5 @@
+"""The row log: transactions, reads, damage, full disks."""
+
 from __future__ import annotations
 
 import resource

@@ -1,3 +1,5 @@
+"""The writer thread: grouping, bounds, failures, death."""
+
 from __future__ import annotations
 
 import threading

@@ -19,7 +19,14 @@ import typer
 
 from vecserve_client import Client, NotFound, Record, UpsertBatch
 from vecserve_server.cli.exits import CommandFailed, Exit, UsageProblem
-from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
+from vecserve_server.cli.options import (
+    DEFAULT_PATIENCE_S,
+    DEFAULT_TARGET,
+    Json,
+    Patience,
+    Target,
+    connect,
+)
 from vecserve_server.cli.output import complain, print_json
 from vecserve_server.cli.progress import RowProgress
 from vecserve_server.cli.records import (
@@ -66,6 +73,7 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     create: Annotated[bool, typer.Option("--create", help="Create the collection.")] = False,
     model: Annotated[str, typer.Option("--model", help="Model of a new collection.")] = "",
     server: Target = DEFAULT_TARGET,
+    patience: Patience = DEFAULT_PATIENCE_S,
     json: Json = False,
 ) -> None:
     """Write a file of records into a collection; the same file twice changes nothing."""
@@ -74,7 +82,7 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         text=tuple(text_field or ("text",)),
         payload=tuple(payload_field) if payload_field is not None else None,
     )
-    with _opened(file) as (stream, size_bytes), connect(server) as client:
+    with _opened(file) as (stream, size_bytes), connect(server, deadline_s=patience) as client:
         _ensure_collection(client, collection, create=create, model=model)
         lines = _read(stream, fields, file_format or _format_of(file))
         indexing = _Indexing(lines, on_error)

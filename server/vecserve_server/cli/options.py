@@ -13,6 +13,7 @@ import typer
 from vecserve_client import Client, RetryPolicy
 
 DEFAULT_TARGET: Final = "127.0.0.1:8001"
+DEFAULT_PATIENCE_S: Final = 60.0
 
 Target = Annotated[
     str,
@@ -24,6 +25,13 @@ Target = Annotated[
     ),
 ]
 
+Patience = Annotated[
+    float,
+    typer.Option(
+        "--patience", metavar="SECONDS", min=0.1, help="How long to wait for the next answer."
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 Repository = Annotated[
@@ -31,7 +39,7 @@ Repository = Annotated[
 ]
 
 
-def connect(target: str, *, deadline_s: float = 60.0) -> Client:
+def connect(target: str, *, deadline_s: float = DEFAULT_PATIENCE_S) -> Client:
     """Make a client that gives up soon where nobody answers."""
     return Client(target=target, deadline_s=deadline_s, retry=RetryPolicy(max_attempts=3))
 
