@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.client.fake_server import FakeServer, fail, overloaded, vector_of
 from vecserve_client import (
     AsyncClient,
+    Cancelled,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -127,3 +128,12 @@ def test_both_clients_offer_the_same_methods() -> None:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert names(Client) == names(AsyncClient)
+
+
+async def test_a_closed_client_says_so(client: AsyncClient) -> None:
+    await client.close()
+    with pytest.raises(Cancelled, match="Count: the client is closed"):
+        await client.count("docs")
+    with pytest.raises(Cancelled, match="UpsertStream: the client is closed"):
+        async for _ in client.upsert_many("docs", records(3)):
+            pass

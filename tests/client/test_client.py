@@ -12,6 +12,7 @@ import pytest
 from tests.client.fake_server import DIM, FakeServer, fail, overloaded, vector_of
 from vecserve_client import (
     AlreadyExists,
+    Cancelled,
     Client,
     DeadlineExceeded,
     InvalidArgument,
@@ -244,3 +245,11 @@ def test_collections_are_listed_over_all_pages(client: Client) -> None:
 def test_a_timeout_must_be_positive(client: Client) -> None:
     with pytest.raises(InvalidArgument, match="timeout_s"):
         client.count("docs", timeout_s=0)
+
+
+def test_a_closed_client_says_so(client: Client) -> None:
+    client.close()
+    with pytest.raises(Cancelled, match="Count: the client is closed"):
+        client.count("docs")
+    with pytest.raises(Cancelled, match="UpsertStream: the client is closed"):
+        list(client.upsert_many("docs", records(3)))

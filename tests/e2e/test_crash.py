@@ -26,23 +26,27 @@ def record(number: int) -> Record:
 def index_until_killed(server: ServerProcess, *, kill_after_rows: int) -> set[str]:
     """Index rows, kill the server on the way; return the ids whose batches were acknowledged."""
     acknowledged: set[str] = set()
-    reached = threading.Event()
+    failures: list[VecserveError] = []
+    enough = threading.Event()
+    client = Client(target=server.target, deadline_s=TIMEOUT_S)
 
     def write() -> None:
-        with Client(target=server.target, deadline_s=5.0) as client:
-            try:
-                rows = (record(number) for number in range(ROWS))
-                for batch in client.upsert_many("docs", rows, batch_rows=BATCH_ROWS):
-                    acknowledged.update(batch.ids)
-                    if len(acknowledged) >= kill_after_rows:
-                        reached.set()
-            except VecserveError:
-                pass  # the server is gone
+        rows = (record(number) for number in range(ROWS))
+        try:
+            for batch in client.upsert_many("docs", rows, batch_rows=BATCH_ROWS):
+                acknowledged.update(batch.ids)
+                if len(acknowledged) >= kill_after_rows:
+                    enough.set()
+        except VecserveError as failure:
+            failures.append(failure)
+            enough.set()
 
     writer = threading.Thread(target=write)
     writer.start()
-    assert reached.wait(TIMEOUT_S)
+    assert enough.wait(TIMEOUT_S)
+    assert not failures, "the server was alive"
     server.kill()
+    client.close()  # or it would wait for the server to come back
     writer.join(TIMEOUT_S)
     assert not writer.is_alive()
     return acknowledged

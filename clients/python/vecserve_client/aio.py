@@ -25,6 +25,7 @@ from vecserve_client.channel import (
     HEALTH_POLL_S,
     OPTIONS,
     Patience,
+    closed_as_cancelled,
     serialise,
 )
 from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
@@ -312,7 +313,9 @@ class AsyncClient:
         )
         while True:
             try:
-                return call.read(await invoke(call.request, timeout=attempts.remaining_s()))
+                with closed_as_cancelled(call.method):
+                    reply = await invoke(call.request, timeout=attempts.remaining_s())
+                return call.read(reply)
             except grpc.RpcError as error:
                 failure = from_rpc(error, method=call.method)
             await asyncio.sleep(attempts.delay_after(failure))

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from vecserve_client.channel import serialise
+from vecserve_client.channel import closed_as_cancelled, serialise
 from vecserve_client.errors import VecserveError, from_rpc
 from vecserve_client.exchange import Answered, Exchange, Numbered, Refused
 
@@ -105,7 +105,8 @@ class _Link:
         self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._inbox: asyncio.Queue[Message | VecserveError] = asyncio.Queue()
         self._is_open = True
-        self._replies = self._open_stream(self._requests())
+        with closed_as_cancelled(self._exchange.method.name):
+            self._replies = self._open_stream(self._requests())
         self._reader = asyncio.create_task(self._read(), name="vecserve-stream")
 
     async def _requests(self) -> AsyncIterator[Message]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+import grpc
 from google.protobuf.message import Message
 
-from vecserve_client.errors import InvalidArgument
+from vecserve_client.errors import Cancelled, InvalidArgument
 from vecserve_client.retry import Attempts, RetryPolicy
 
 DEFAULT_TARGET: Final = "127.0.0.1:8001"
@@ -58,6 +61,17 @@ class Patience:
             clock=time.monotonic,
             jitter=random.random,
         )
+
+
+@contextmanager
+def closed_as_cancelled(method: str) -> Iterator[None]:
+    """Turn gRPC's complaint about a channel that was closed into a failure of the call."""
+    try:
+        yield
+    except (ValueError, grpc.aio.UsageError) as complaint:
+        if "closed" not in str(complaint):
+            raise
+        raise Cancelled("the client is closed", method=method) from None
 
 
 def serialise(message: Message) -> bytes:

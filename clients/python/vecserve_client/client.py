@@ -23,6 +23,7 @@ from vecserve_client.channel import (
     HEALTH_POLL_S,
     OPTIONS,
     Patience,
+    closed_as_cancelled,
     serialise,
 )
 from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
@@ -307,7 +308,9 @@ class Client:
         )
         while True:
             try:
-                return call.read(invoke(call.request, timeout=attempts.remaining_s()))
+                with closed_as_cancelled(call.method):
+                    reply = invoke(call.request, timeout=attempts.remaining_s())
+                return call.read(reply)
             except grpc.RpcError as error:
                 failure = from_rpc(error, method=call.method)
             time.sleep(attempts.delay_after(failure))

@@ -10,15 +10,16 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from vecserve_client.channel import serialise
+from vecserve_client.channel import closed_as_cancelled, serialise
 from vecserve_client.errors import VecserveError, from_rpc
 from vecserve_client.exchange import Answered, Exchange, Numbered, Refused
 
+CANCEL_TIMEOUT_S: Final = 10.0
 Q = TypeVar("Q", bound=Numbered)
 R = TypeVar("R")
 
@@ -96,12 +97,13 @@ class _Link:
         """Give the stream up; replies under way are dropped."""
         self._outbox.put(None)
         self._replies.cancel()
-        self._reader.join()
+        self._reader.join(CANCEL_TIMEOUT_S)
 
     def _open(self) -> None:
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Message | VecserveError] = queue.SimpleQueue()
-        self._replies = self._open_stream(iter(self._outbox.get, None))
+        with closed_as_cancelled(self._exchange.method.name):
+            self._replies = self._open_stream(iter(self._outbox.get, None))
         self._reader = threading.Thread(target=self._read, name="vecserve-stream", daemon=True)
         self._reader.start()
 
