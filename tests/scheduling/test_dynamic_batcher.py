@@ -153,6 +153,14 @@ async def test_work_past_its_deadline_fails_and_is_not_run(
     assert gate.runs == [[1], [3]]
 
 
+async def test_work_that_comes_too_late_is_never_queued(
+    batcher: DynamicBatcher, gate: Gate
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await batcher.submit(ids(1), deadline_ns=time.perf_counter_ns())
+    assert gate.runs == []
+
+
 async def test_a_failing_run_fails_its_callers_and_nobody_else(
     batcher: DynamicBatcher, gate: Gate
 ) -> None:

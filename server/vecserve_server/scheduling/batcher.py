@@ -132,8 +132,10 @@ class DynamicBatcher:
         Draining, Overloaded, DeadlineExceeded, or what the encoder raised.
         """
         self._refuse_if_full(len(sequences))
-        ticket = Ticket(sequences, dim=self._dim, done=self._loop.create_future())
         now_ns = self._clock_ns()
+        if deadline_ns is not None and deadline_ns <= now_ns:
+            raise DeadlineExceeded("the deadline passed before the encoder was asked")
+        ticket = Ticket(sequences, dim=self._dim, done=self._loop.create_future())
         for index, sequence in enumerate(sequences):
             self._policy.add(
                 Entry(
