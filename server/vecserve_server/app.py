@@ -21,10 +21,12 @@ from dataclasses import dataclass
 
 from vecserve_server import __version__
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.collection_servicer import CollectionServicer
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
+from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference_servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
@@ -65,7 +67,12 @@ def serve(settings: Settings) -> int:
     """
     configure(level=settings.log.level, as_json=settings.log.format == "json")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return asyncio.run(_Application(settings).run())
+    code = asyncio.run(_Application(settings).run())
+    if code != EXIT_OK:
+        # A thread may hang in a system call, and the interpreter would wait for it.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +95,11 @@ class _Application:
         self._log = get_logger("app")
         self._clock_ns: Callable[[], int] = time.perf_counter_ns
         self._metrics: Metrics = make_metrics()
+        self._failures = Failures(logger=get_logger("gateway"))
         self._stop = asyncio.Event()
         self._closing = asyncio.Event()
+        self._serving = False
+        self._clean = True
         self._death: BaseException | None = None
 
     async def run(self) -> int:
@@ -97,32 +107,43 @@ class _Application:
         started_ns = self._clock_ns()
         self._watch_signals()
         async with AsyncExitStack() as stack:
+            limits = self._settings.limits
             admission = Admission(
-                max_pending_items=self._settings.limits.max_pending_items, metrics=self._metrics
+                max_pending_items=limits.max_pending_items,
+                max_pending_bytes=limits.max_pending_bytes,
+                metrics=self._metrics,
             )
+            self._check_ready_file()
             server = self._bind()
             stack.push_async_callback(server.stop, 0.0)
             await server.start()
             metrics_port = self._open_metrics(stack)
             core = await self._build_core(stack)
             await server.serve(self._servicers(core, admission))
-            self._announce(server.port, metrics_port, started_ns)
+            self._serving = True
+            self._announce(stack, server.port, metrics_port, started_ns)
             await self._stop.wait()
-            clean = await self._drain(server, admission, core.writer)
+            await self._drain(server, admission, core.writer)
         if self._death is not None:
             self._log.error("core_died", exc_info=self._death)
             return EXIT_FAILED
-        log_event(self._log, logging.INFO, "stopped", clean=clean)
-        return EXIT_OK if clean else EXIT_FAILED
+        log_event(self._log, logging.INFO, "stopped", clean=self._clean)
+        return EXIT_OK if self._clean else EXIT_FAILED
+
+    def _check_ready_file(self) -> None:
+        ready_file = self._settings.server.ready_file
+        if ready_file is not None and not os.access(ready_file.parent, os.W_OK):
+            raise ConfigError(f"server.ready_file: {ready_file.parent} is not a writable folder")
 
     def _bind(self) -> GrpcServer:
         interceptor = CallInterceptor(
-            metrics=self._metrics, logger=get_logger("gateway"), clock_ns=self._clock_ns
+            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns
         )
         return GrpcServer(
             host=self._settings.server.host,
             port=self._settings.server.port,
             max_message_bytes=self._settings.server.max_message_bytes,
+            max_concurrent_calls=self._settings.server.max_concurrent_calls,
             interceptor=interceptor,
         )
 
@@ -142,7 +163,7 @@ class _Application:
             clock_ns=self._clock_ns,
             metrics=self._metrics,
         )
-        stack.push_async_callback(collections.close)
+        stack.push_async_callback(self._close_collections, collections)
         rows = await collections.open_all()
         log_event(
             self._log,
@@ -165,6 +186,7 @@ class _Application:
                 collections=collections,
                 embedding=embedding,
                 catalog=catalog,
+                check_pool=tokenise_pool,
                 limits=limits,
                 clock_ns=self._clock_ns,
             ),
@@ -187,6 +209,9 @@ class _Application:
         )
         writer.start()
         self._metrics.queued_rows.set_function(lambda: writer.stats().queued_rows)
+        self._metrics.commits.set_function(lambda: writer.stats().commits)
+        self._metrics.failed_commits.set_function(lambda: writer.stats().failed_commits)
+        self._metrics.commit_seconds.set_function(lambda: writer.stats().commit_seconds)
         stack.push_async_callback(asyncio.to_thread, writer.drain, CLOSE_TIMEOUT_S)
         return writer
 
@@ -231,9 +256,11 @@ class _Application:
         scope = CallScope(
             admission=admission,
             metrics=self._metrics,
+            failures=self._failures,
             clock_ns=self._clock_ns,
             closing=self._closing,
             stream_window=self._settings.limits.max_stream_window,
+            max_items_per_call=self._settings.limits.max_items_per_call,
         )
         return Servicers(
             embedding=EmbeddingServicer(service=core.embedding, scope=scope),
@@ -243,12 +270,7 @@ class _Application:
                 scope=scope,
                 wall_clock_ms=lambda: time.time_ns() // 1_000_000,
             ),
-            index=IndexServicer(
-                service=core.indexing,
-                collections=core.collections,
-                limits=self._settings.limits,
-                scope=scope,
-            ),
+            index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
             search=SearchServicer(service=core.searching, scope=scope),
             admin=AdminServicer(
                 catalog=core.catalog,
@@ -263,21 +285,30 @@ class _Application:
         wanted = self._settings.server
         if wanted.metrics_port < 0:
             return -1
-        port, stop = serve_metrics(self._metrics, host=wanted.host, port=wanted.metrics_port)
+        try:
+            port, stop = serve_metrics(self._metrics, host=wanted.host, port=wanted.metrics_port)
+        except OSError as error:
+            raise ConfigError(
+                f"server.metrics_port: {wanted.host}:{wanted.metrics_port} cannot be bound: "
+                f"{error.strerror}"
+            ) from error
         stack.push_async_callback(asyncio.to_thread, stop)
         return port
 
-    def _announce(self, port: int, metrics_port: int, started_ns: int) -> None:
+    def _announce(
+        self, stack: AsyncExitStack, port: int, metrics_port: int, started_ns: int
+    ) -> None:
         settings = self._settings
         facts = {"host": settings.server.host, "port": port, "metrics_port": metrics_port}
         took_ms = (self._clock_ns() - started_ns) // 1_000_000
         log_event(self._log, logging.INFO, "ready", **facts, version=__version__, took_ms=took_ms)
-        if settings.server.ready_file is not None:
-            body = json.dumps(facts | {"pid": os.getpid()}).encode()
-            write_atomically(settings.server.ready_file, body)
+        ready_file = settings.server.ready_file
+        if ready_file is not None:
+            write_atomically(ready_file, json.dumps(facts | {"pid": os.getpid()}).encode())
+            stack.callback(ready_file.unlink, missing_ok=True)
 
-    async def _drain(self, server: GrpcServer, admission: Admission, writer: RowWriter) -> bool:
-        """Answer what was accepted, refuse the rest; return whether all of it came to its end."""
+    async def _drain(self, server: GrpcServer, admission: Admission, writer: RowWriter) -> None:
+        """Answer what was accepted, refuse the rest."""
         log_event(self._log, logging.INFO, "draining", pending_items=admission.pending_items)
         await server.set_not_serving()
         self._closing.set()
@@ -288,7 +319,11 @@ class _Application:
         await admission.quiet(for_s=QUIET_S, timeout_s=LAME_DUCK_S)
         await server.stop(STOP_GRACE_S)
         written = await asyncio.to_thread(writer.drain, self._settings.server.drain_s)
-        return answered and written
+        self._clean = answered and written
+
+    async def _close_collections(self, collections: Collections) -> None:
+        if not await collections.close(CLOSE_TIMEOUT_S):
+            self._clean = False
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -299,6 +334,10 @@ class _Application:
         if self._stop.is_set():
             log_event(self._log, logging.WARNING, "forced_exit")
             os._exit(EXIT_FORCED)
+        if not self._serving:
+            # Nothing was accepted yet, and a long rebuild of the index cannot be interrupted.
+            log_event(self._log, logging.INFO, "stopped_before_ready")
+            os._exit(EXIT_OK)
         self._stop.set()
 
     def _die(self, death: BaseException) -> None:

@@ -5,12 +5,16 @@ Owns plain, frozen data. Must not know protocols, threads, files or any library 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of collections, aliases and models; fit for a folder."""
 
 Vectors: TypeAlias = NDArray[np.float32]
 """Row vectors, float32 [N, D]."""
@@ -73,15 +77,3 @@ class Hit:
     seq: int
     score: float
     payload_json: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
-    """Where the time of one request went, in microseconds."""
-
-    queue_us: int = 0
-    tokenise_us: int = 0
-    encode_us: int = 0
-    search_us: int = 0
-    write_us: int = 0
-    total_us: int = 0

@@ -14,7 +14,6 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   ├── Starting
     │   └── Draining
     ├── DeadlineExceeded
-    ├── Cancelled
     ├── ConfigError           the operator can mend it; the server refuses to start
     │   └── ModelError
     └── StorageError          the disk or a file failed
@@ -79,10 +78,6 @@ class Draining(CapacityError):
 
 class DeadlineExceeded(VecserveError):
     """The request's deadline passed before its work was done."""
-
-
-class Cancelled(VecserveError):
-    """The caller gave up."""
 
 
 class ConfigError(VecserveError):

@@ -38,6 +38,8 @@ class ServerSettings:
     """How long accepted calls may take to finish after SIGTERM."""
     max_message_bytes: int = 256 * MIB
     """Largest gRPC message, either way."""
+    max_concurrent_calls: int = 4096
+    """Calls and open streams; more are refused by gRPC itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,10 @@ class LimitSettings:
     max_k: int = 1000
     max_pending_items: int = 16384
     """Items of accepted calls that are not answered yet, all calls together."""
+    max_pending_bytes: int = 1024 * MIB
+    """Size of the messages of accepted calls that are not answered yet."""
+    max_hits_per_call: int = 32768
+    """Queries of a call times the hits that each asks for."""
     max_queued_rows: int = 65536
     """Rows that wait for the store writer."""
     max_collections: int = 1000
@@ -236,13 +242,11 @@ def _names(raw: object) -> tuple[str, ...]:
 
 def _check(settings: Settings) -> None:
     for key, low, high in _RANGES:
-        section, _, name = key.partition(".")
-        value = getattr(getattr(settings, section), name)
+        value = _value(settings, key)
         if not low <= value <= high:
             raise ConfigError(f"{key} = {value}: must lie between {low} and {high}")
     for key, allowed in _CHOICES:
-        section, _, name = key.partition(".")
-        value = getattr(getattr(settings, section), name)
+        value = _value(settings, key)
         if value not in allowed:
             raise ConfigError(f"{key} = {value!r}: must be one of {', '.join(allowed)}")
     _cross_check(settings)
@@ -253,12 +257,15 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("server.metrics_port", -1, 65535),
     ("server.drain_s", 0, 3600),
     ("server.max_message_bytes", 64 * 1024, 2**31 - 1),
+    ("server.max_concurrent_calls", 1, 1 << 20),
     ("limits.max_items_per_call", 1, 65536),
     ("limits.max_text_bytes", 1, 2**31 - 1),
     ("limits.max_payload_bytes", 2, 16 * MIB),
     ("limits.max_id_bytes", 1, 4096),
     ("limits.max_k", 1, 10000),
     ("limits.max_pending_items", 1, 1 << 20),
+    ("limits.max_pending_bytes", 64 * 1024, 1 << 40),
+    ("limits.max_hits_per_call", 1, 1 << 24),
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),
     ("limits.max_stream_window", 1, 1024),
@@ -268,28 +275,32 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
-    ("models.precision", ("", "int8", "fp32", "fp16")),
+    ("models.precision", ("", "int8", "fp32")),
 )
 
 
+# What never could be accepted must not be allowed.
+_NOT_ABOVE = (
+    ("limits.max_items_per_call", "limits.max_pending_items"),
+    ("limits.max_items_per_call", "limits.max_queued_rows"),
+    ("limits.max_text_bytes", "server.max_message_bytes"),
+    ("server.max_message_bytes", "limits.max_pending_bytes"),
+    ("limits.max_k", "limits.max_hits_per_call"),
+)
+
+
+def _value(settings: Settings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
+
+
 def _cross_check(settings: Settings) -> None:
-    server, limits, models = settings.server, settings.limits, settings.models
+    server, models = settings.server, settings.models
     if server.port == server.metrics_port and server.port > 0:
         raise ConfigError(f"server.metrics_port = {server.port}: is server.port already")
-    if limits.max_items_per_call > limits.max_pending_items:
-        raise ConfigError(
-            f"limits.max_items_per_call = {limits.max_items_per_call}: "
-            f"exceeds limits.max_pending_items = {limits.max_pending_items}"
-        )
-    if limits.max_items_per_call > limits.max_queued_rows:
-        raise ConfigError(
-            f"limits.max_items_per_call = {limits.max_items_per_call}: "
-            f"exceeds limits.max_queued_rows = {limits.max_queued_rows}"
-        )
-    if limits.max_text_bytes > server.max_message_bytes:
-        raise ConfigError(
-            f"limits.max_text_bytes = {limits.max_text_bytes}: "
-            f"exceeds server.max_message_bytes = {server.max_message_bytes}"
-        )
+    for smaller, larger in _NOT_ABOVE:
+        low, high = _value(settings, smaller), _value(settings, larger)
+        if low > high:
+            raise ConfigError(f"{smaller} = {low}: exceeds {larger} = {high}")
     if models.load and models.default not in models.load:
         raise ConfigError(f"models.default = {models.default!r}: is not in models.load")

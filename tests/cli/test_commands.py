@@ -164,11 +164,33 @@ def test_bad_lines_are_skipped_and_reported_by_number(
     assert len(server.rows) == 31
 
 
-def test_a_bad_line_stops_the_run(online: Vecserve, rows: Path) -> None:
-    rows.write_text("garbage\n" + rows.read_text())
-    outcome = online("index", "docs", str(rows), "--create")
+@pytest.mark.parametrize("count", [0, 9, 1000])
+def test_a_bad_line_stops_the_run_after_the_lines_before_it_are_written(
+    online: Vecserve, server: FakeServer, tmp_path: Path, count: int
+) -> None:
+    good = [f'{{"id": "r{i}", "text": "text"}}' for i in range(count)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*good, "garbage", '{"id": "after", "text": "text"}']))
+    outcome = online("index", "docs", str(path), "--create")
     assert outcome.code == 1
-    assert outcome.err.startswith("vecserve: line 1: not JSON")
+    assert outcome.err.startswith(f"vecserve: line {count + 1}: not JSON")
+    assert outcome.err.endswith(f"({count} rows are written)\n")
+    assert outcome.out == ""
+    assert list(server.rows) == [f"r{i}" for i in range(count)]
+
+
+def test_a_refused_row_stops_the_run_and_what_was_sent_is_counted(
+    online: Vecserve, server: FakeServer, tmp_path: Path
+) -> None:
+    texts = ["good"] * 5000
+    texts[7] = "bad"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(f'{{"id": "r{i}", "text": "{t}"}}' for i, t in enumerate(texts)))
+    outcome = online("index", "docs", str(path), "--create")
+    assert outcome.code == 1
+    assert outcome.err.startswith("vecserve: line 8: ")
+    assert outcome.err.endswith(f"({len(server.rows)} rows are written)\n")
+    assert len(server.rows) < 4999
 
 
 def test_a_csv_without_the_field_is_a_wrong_command_line(online: Vecserve, tmp_path: Path) -> None:

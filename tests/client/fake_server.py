@@ -57,6 +57,8 @@ class FakeServer:
         self.rows: dict[str, str] = {}
         self.calls: list[str] = []
         self.stream_requests: list[str] = []
+        self.asked_ids: list[int] = []
+        """How many ids each Get and Delete named."""
         self.released = threading.Event()
         """Set when the test is over, so that calls that hang come back."""
 
@@ -95,6 +97,9 @@ def embed_reply(request: embedding_pb2.EmbedRequest) -> embedding_pb2.EmbedRespo
 def upsert_reply(server: FakeServer, request: index_pb2.UpsertRequest) -> index_pb2.UpsertResponse:
     reply = index_pb2.UpsertResponse(request_id=request.request_id)
     for row in request.rows:
+        if row.text == "bad":
+            reply.results.add(error=common_pb2.ItemError(code=3, message="text: bad"))
+            continue
         server.rows[row.id] = row.text
         reply.results.add(seq=len(server.rows))
     return reply
@@ -164,6 +169,7 @@ class Index(index_pb2_grpc.IndexServiceServicer):
         self, request: index_pb2.GetRequest, context: grpc.ServicerContext
     ) -> index_pb2.GetResponse:
         self._server.begin("Get", context)
+        self._server.asked_ids.append(len(request.ids))
         found = [id_ for id_ in request.ids if id_ in self._server.rows]
         return index_pb2.GetResponse(
             rows=[index_pb2.Row(id=id_, seq=1, payload_json='{"a": 1}') for id_ in found],
@@ -192,6 +198,7 @@ class Index(index_pb2_grpc.IndexServiceServicer):
         self, request: index_pb2.DeleteRequest, context: grpc.ServicerContext
     ) -> index_pb2.DeleteResponse:
         self._server.begin("Delete", context)
+        self._server.asked_ids.append(len(request.ids))
         deleted = [self._server.rows.pop(id_, None) for id_ in request.ids]
         return index_pb2.DeleteResponse(deleted_count=sum(row is not None for row in deleted))
 
@@ -269,7 +276,9 @@ class Collections(collection_pb2_grpc.CollectionServiceServicer):
 @contextmanager
 def running(server: FakeServer) -> Iterator[str]:
     """Serve on a free port; yields the target."""
-    grpc_server = grpc.server(ThreadPoolExecutor(max_workers=8))
+    grpc_server = grpc.server(
+        ThreadPoolExecutor(max_workers=8), options=[("grpc.max_receive_message_length", -1)]
+    )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(Embedding(server), grpc_server)
     index_pb2_grpc.add_IndexServiceServicer_to_server(Index(server), grpc_server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(Searching(server), grpc_server)

@@ -15,12 +15,14 @@ from vecserve_client import (
     AsyncClient,
     Cancelled,
     DeadlineExceeded,
+    InvalidArgument,
     NotFound,
     Overloaded,
     Record,
     RetryPolicy,
     Unavailable,
 )
+from vecserve_client.batching import MESSAGE_BYTES
 
 
 @pytest_asyncio.fixture
@@ -119,6 +121,37 @@ async def test_rows_are_scanned_read_and_deleted(client: AsyncClient) -> None:
     assert len([row async for row in client.scan("docs", page_size=10)]) == 25
     assert (await client.get("docs", ["r1", "nope"])).missing_ids == ("nope",)
     assert await client.delete("docs", ["r1"]) == 1
+
+
+async def test_many_ids_go_in_several_requests(client: AsyncClient, server: FakeServer) -> None:
+    await client.upsert("docs", records(1100))
+    ids = [f"r{i}" for i in range(1200)]
+    found = await client.get("docs", ids)
+    assert [row.id for row in found.rows] == ids[:1100]
+    assert found.missing_ids == tuple(ids[1100:])
+    assert await client.delete("docs", ids) == 1100
+    assert server.asked_ids == [1024, 176] * 2
+
+
+async def test_what_is_too_large_for_any_message_is_refused_before_it_is_sent(
+    client: AsyncClient, server: FakeServer
+) -> None:
+    huge = "x" * (MESSAGE_BYTES + 1)
+    with pytest.raises(InvalidArgument, match=r"^texts\[0\]: has "):
+        await client.embed([huge])
+    assert server.calls == []
+
+
+@pytest.mark.slow
+async def test_a_request_that_is_too_large_as_a_whole_is_refused_before_it_is_sent(
+    client: AsyncClient, server: FakeServer
+) -> None:
+    huge = "x" * (MESSAGE_BYTES + 1)
+    with pytest.raises(InvalidArgument, match=r"^request: has "):
+        await client.count(huge)
+    with pytest.raises(InvalidArgument, match=r"^request: has "):
+        await anext(client.upsert_many(huge, records(1)))
+    assert server.stream_requests == []
 
 
 def test_both_clients_offer_the_same_methods() -> None:

@@ -23,6 +23,8 @@ from vecserve_client import (
     Unavailable,
     Unimplemented,
 )
+from vecserve_client.batching import MESSAGE_BYTES
+from vecserve_client.filters import exists
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -227,6 +229,64 @@ def test_rows_are_read_counted_and_deleted(client: Client) -> None:
     assert found.rows[0].payload == {"a": 1}
     assert client.delete("docs", ["r0", "nope"]) == 1
     assert client.count("docs") == 2
+
+
+def test_many_ids_go_in_several_requests(client: Client, server: FakeServer) -> None:
+    client.upsert("docs", records(2000))
+    ids = [f"r{i}" for i in range(2500)]
+    found = client.get("docs", ids)
+    assert [row.id for row in found.rows] == ids[:2000]
+    assert found.missing_ids == tuple(ids[2000:])
+    assert client.delete("docs", ids) == 2000
+    assert server.asked_ids == [1024, 1024, 452] * 2
+
+
+def test_no_ids_are_a_request_that_the_server_judges(client: Client, server: FakeServer) -> None:
+    client.get("docs", [])
+    client.delete("docs", where=exists("colour"))
+    assert server.asked_ids == [0, 0]
+
+
+def test_long_texts_are_spread_over_requests(client: Client, server: FakeServer) -> None:
+    rows = [Record(id=str(i), text="é" * 400_000) for i in range(5)]  # two fill a request
+    client.upsert("docs", rows)
+    assert server.stream_requests == ["0", "2", "4"]
+
+
+def test_what_is_too_large_for_any_message_is_refused_before_it_is_sent(
+    client: Client, server: FakeServer
+) -> None:
+    huge = "x" * (MESSAGE_BYTES + 1)
+    refusal = rf"has {MESSAGE_BYTES + 1} bytes; the limit of one message is {MESSAGE_BYTES}$"
+    with pytest.raises(InvalidArgument, match=rf"^texts\[1\]: {refusal}"):
+        client.embed(["fine", huge])
+    with pytest.raises(InvalidArgument, match=rf"^ids\[1\]: {refusal}"):
+        client.delete("docs", ["fine", huge])
+    assert server.calls == []
+
+
+@pytest.mark.slow
+def test_a_request_that_is_too_large_as_a_whole_is_refused_before_it_is_sent(
+    client: Client, server: FakeServer
+) -> None:
+    huge = "x" * (MESSAGE_BYTES + 1)
+    with pytest.raises(InvalidArgument, match=r"^rows\[1\]: has \d+ bytes"):
+        client.upsert("docs", [Record(id="a", text="fine"), Record(id="b", text=huge)])
+    with pytest.raises(InvalidArgument, match=r"^query: has \d+ bytes"):
+        client.search("docs", huge)
+    with pytest.raises(InvalidArgument, match=r"^request: has \d+ bytes"):
+        client.count(huge)
+    with pytest.raises(InvalidArgument, match=r"^request: has \d+ bytes"):
+        list(client.upsert_many(huge, records(1)))
+    assert server.stream_requests == []
+
+
+def test_whether_a_text_that_a_message_holds_is_too_long_the_server_says(
+    client: Client, server: FakeServer
+) -> None:
+    server.script.append(fail(grpc.StatusCode.INVALID_ARGUMENT, "inputs[0].text: too long"))
+    with pytest.raises(InvalidArgument, match="inputs"):
+        client.embed(["x" * 70_000_000])
 
 
 def test_many_queries_are_answered_in_order(client: Client, server: FakeServer) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from vecserve.v1 import common_pb2, embedding_pb2, index_pb2
-from vecserve_client import batching, calls, filters, vectors, wire
+from vecserve_client import batching, calls, channel, filters, vectors, wire
 from vecserve_client.errors import InvalidArgument, ServerError
 from vecserve_client.types import EmbedOptions, Encoding, Record
 
@@ -119,7 +119,7 @@ def test_a_text_that_utf8_cannot_carry_is_refused_before_it_is_sent() -> None:
             wire.record_to_proto(record)
     with pytest.raises(InvalidArgument, match="query: lone surrogate at character 6"):
         wire.query_to_proto(broken)
-    with pytest.raises(InvalidArgument, match="text 1: lone surrogate"):
+    with pytest.raises(InvalidArgument, match=r"texts\[1\]: lone surrogate"):
         list(calls.embed_requests(["fine", broken], model="", options=None))
 
 
@@ -161,11 +161,35 @@ def test_filters_read_as_they_are_written() -> None:
     max_items=st.integers(1, 10),
 )
 def test_a_cut_keeps_all_items_in_order_within_the_limits(sizes: list[int], max_items: int) -> None:
-    cut = list(batching.batches(sizes, max_items=max_items, size_bytes=lambda size: size))
+    cut = list(
+        batching.batches(sizes, name="sizes", max_items=max_items, size_bytes=lambda size: size)
+    )
     assert [size for batch in cut for size in batch] == sizes
     for batch in cut:
         assert 1 <= len(batch) <= max_items
         assert len(batch) == 1 or sum(batch) <= batching.REQUEST_BYTES
+
+
+@given(before=st.lists(st.integers(0, 10), max_size=5), start=st.integers(0, 100))
+def test_an_item_that_no_message_holds_is_named(before: list[int], start: int) -> None:
+    sizes = [*before, batching.MESSAGE_BYTES, batching.MESSAGE_BYTES + 1]
+    cut = batching.batches(
+        sizes, name="rows", max_items=9, size_bytes=lambda size: size, start=start
+    )
+    with pytest.raises(InvalidArgument, match=rf"rows\[{start + len(before) + 1}\]: has "):
+        list(cut)
+
+
+@given(st.text(), st.integers(-2, 2))
+def test_a_request_is_serialised_up_to_its_limit(collection: str, spare: int) -> None:
+    message = index_pb2.CountRequest(collection=collection)
+    limit_bytes = message.ByteSize() + spare
+    if spare >= 0:
+        data = channel.serialise(message, limit_bytes=limit_bytes)
+        assert index_pb2.CountRequest.FromString(data) == message
+    else:
+        with pytest.raises(InvalidArgument, match=f"the limit of one message is {limit_bytes}"):
+            channel.serialise(message, limit_bytes=limit_bytes)
 
 
 @given(st.integers(0, 50), st.integers(1, 20), st.integers(0, 1000))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.e2e.server_process import ServerProcess, start_server
+from tests.e2e.stubs import Stubs
 from vecserve_client import Client
 
 
@@ -27,3 +29,10 @@ def server(
 def client(server: ServerProcess) -> Iterator[Client]:
     with Client(target=server.target, deadline_s=30.0) as made:
         yield made
+
+
+@pytest.fixture
+def stubs(server: ServerProcess) -> Iterator[Stubs]:
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.target, options=options) as channel:
+        yield Stubs(channel)

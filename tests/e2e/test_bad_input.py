@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from tests.e2e.server_process import ServerProcess
-from vecserve.v1 import (
-    collection_pb2,
-    collection_pb2_grpc,
-    common_pb2,
-    embedding_pb2,
-    embedding_pb2_grpc,
-    index_pb2,
-    index_pb2_grpc,
-    search_pb2,
-    search_pb2_grpc,
+from tests.e2e.stubs import (
+    NAN,
+    TIMEOUT_S,
+    Stubs,
+    embed_request,
+    nested_filter,
+    search_request,
+    texts,
+    upsert_request,
+    vector_of,
 )
+from vecserve.v1 import collection_pb2, index_pb2, search_pb2
 from vecserve_client import Client
+from vecserve_server.gateway.page_tokens import write_page_token
 
 Code = grpc.StatusCode
-DIM = 384
-TIMEOUT_S = 60.0
-
-
-class Stubs:
-    """One stub for each service, and a door for bytes that are no message."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.channel = channel
-        self.embedding = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        self.collection = collection_pb2_grpc.CollectionServiceStub(channel)
-        self.index = index_pb2_grpc.IndexServiceStub(channel)
-        self.search = search_pb2_grpc.SearchServiceStub(channel)
-        self.inference = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-    def raw(self, method: str, data: bytes) -> bytes:
-        call: Callable[..., bytes] = self.channel.unary_unary(method)
-        return call(data, timeout=TIMEOUT_S)
-
-
-@pytest.fixture
-def stubs(server: ServerProcess) -> Iterator[Stubs]:
-    options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(server.target, options=options) as channel:
-        yield Stubs(channel)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,27 +34,6 @@ def collection(server: ServerProcess) -> None:
         client.create_collection("docs")
 
 
-def embed_request(**fields: Any) -> embedding_pb2.EmbedRequest:
-    return embedding_pb2.EmbedRequest(**fields)
-
-
-def texts(*values: str) -> list[embedding_pb2.EmbedInput]:
-    return [embedding_pb2.EmbedInput(text=value) for value in values]
-
-
-def upsert_request(*rows: index_pb2.UpsertRow, collection: str = "docs") -> index_pb2.UpsertRequest:
-    return index_pb2.UpsertRequest(collection=collection, rows=rows)
-
-
-def vector_of(values: list[float]) -> common_pb2.Vector:
-    return common_pb2.Vector(data=np.array(values, "<f4").tobytes())
-
-
-def search_request(**fields: Any) -> search_pb2.SearchRequest:
-    return search_pb2.SearchRequest(**{"collection": "docs"} | fields)
-
-
-NAN = vector_of([float("nan")] * DIM)
 Call = Callable[[Stubs], Any]
 CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
     "unknown collection, search": (
@@ -106,17 +61,65 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
     "wrong dimension, query": (
         lambda s: s.search.Search(search_request(query={"vector": vector_of([1.0] * 7)})),
         Code.INVALID_ARGUMENT,
-        "queries[0].vector: has 7 components; the collection has 384",
+        "query.vector: has 7 components; the collection has 384",
     ),
     "NaN vector, query": (
         lambda s: s.search.Search(search_request(query={"vector": NAN})),
         Code.INVALID_ARGUMENT,
-        "queries[0].vector: holds NaN or infinity",
+        "query.vector: holds NaN or infinity",
     ),
     "no query": (
         lambda s: s.search.Search(search_request()),
         Code.INVALID_ARGUMENT,
-        "queries[0]: has no content",
+        "query: has no content",
+    ),
+    "more hits than one call may have": (
+        lambda s: s.search.SearchBatch(
+            search_pb2.SearchBatchRequest(
+                collection="docs",
+                queries=[search_pb2.Query(text="x")] * 100,
+                options=search_pb2.SearchOptions(k=1000),
+            )
+        ),
+        Code.INVALID_ARGUMENT,
+        "options.k: times 100 queries is 100000; the limit is 32768",
+    ),
+    "other dimensions than the collection's": (
+        lambda s: s.search.Search(
+            search_request(query={"text": "x"}, embed_options={"dimensions": 64})
+        ),
+        Code.INVALID_ARGUMENT,
+        "options.dimensions: is 64; collection 'docs' has 384",
+    ),
+    "a name too long to quote": (
+        lambda s: s.search.Search(search_request(collection="x" * 50_000, query={"text": "x"})),
+        Code.NOT_FOUND,
+        "collection: 'xxx",
+    ),
+    "nested deeper than protobuf reads": (
+        lambda s: s.raw("/vecserve.v1.IndexService/Delete", nested_filter(5000)),
+        Code.INVALID_ARGUMENT,
+        "request: is not a valid vecserve.v1.DeleteRequest message",
+    ),
+    "a shape that claims a billion texts": (
+        lambda s: s.inference.ModelInfer(
+            service_pb2.ModelInferRequest(
+                model_name="all-MiniLM-L6-v2",
+                inputs=[{"name": "text", "datatype": "BYTES", "shape": [1, 10**9]}],
+                raw_input_contents=[b"\x00" * 4],
+            )
+        ),
+        Code.INVALID_ARGUMENT,
+        "input 'text': has 1 elements; its shape [1, 1000000000] takes 1000000000",
+    ),
+    "forged position in a page token": (
+        lambda s: s.index.Scan(
+            index_pb2.ScanRequest(
+                collection="docs", page_token=write_page_token("scan:docs", "9" * 30)
+            )
+        ),
+        Code.INVALID_ARGUMENT,
+        "page_token: is not one that this listing gave out",
     ),
     "too many hits": (
         lambda s: s.search.Search(search_request(query={"text": "x"}, options={"k": 1001})),
@@ -287,51 +290,3 @@ def test_whole_calls_fail_clearly_and_the_server_stays_up(stubs: Stubs, case: st
     )
     healthy = stubs.embedding.Embed(embed_request(inputs=texts("fine")), timeout=TIMEOUT_S)
     assert healthy.items[0].tokens == 3
-
-
-def test_a_text_of_100_mb_fails_alone(stubs: Stubs) -> None:
-    request = embed_request(inputs=texts("short", "x" * 10**8))
-    good, bad = stubs.embedding.Embed(request, timeout=TIMEOUT_S).items
-    assert good.vector.dim == DIM
-    assert bad.error.code == Code.INVALID_ARGUMENT.value[0]
-    assert bad.error.message == "inputs[1].text: has 100000000 bytes; the limit is 1048576"
-
-
-def test_bad_rows_fail_alone(stubs: Stubs) -> None:
-    row = index_pb2.UpsertRow
-    cases = [
-        (row(id="", text="x"), "rows[0].id: has 0 bytes; 1 to 512"),
-        (row(id="a\n", text="x"), "rows[1].id: holds a control character"),
-        (row(id="b"), "rows[2]: has no content"),
-        (row(id="c", vector=vector_of([1.0] * 3)), "rows[3].vector: has 3 components"),
-        (row(id="d", vector=NAN), "rows[4].vector: holds NaN or infinity"),
-        (row(id="e", vector=vector_of([0.0] * DIM)), "rows[5].vector: has length 0"),
-        (row(id="f", text="x", payload_json="[]"), "rows[6].payload_json: must be a JSON object"),
-        (row(id="g", text="x", payload_json="{"), "rows[7].payload_json: is not valid JSON"),
-        (row(id="h", text="x" * 2_000_000), "rows[8].text: has 2000000 bytes"),
-        (row(id="good", text="x", payload_json='{"a": 1}'), None),
-    ]
-    request = upsert_request(*[case[0] for case in cases])
-    results = stubs.index.Upsert(request, timeout=TIMEOUT_S).results
-    for result, (_, problem) in zip(results, cases, strict=True):
-        if problem is None:
-            assert result.seq > 0
-        else:
-            assert problem in result.error.message
-    count = stubs.index.Count(index_pb2.CountRequest(collection="docs"), timeout=TIMEOUT_S)
-    assert count.row_count == 1
-
-
-def test_a_bad_message_on_a_stream_does_not_end_it(stubs: Stubs) -> None:
-    def stream() -> Iterator[embedding_pb2.EmbedStreamRequest]:
-        for number, model in enumerate(["", "none", ""]):
-            request = embed_request(request_id=str(number), model=model, inputs=texts("x"))
-            yield embedding_pb2.EmbedStreamRequest(request=request)
-        yield embedding_pb2.EmbedStreamRequest(request=embed_request(inputs=texts("x")))
-
-    replies = list(stubs.embedding.EmbedStream(stream(), timeout=TIMEOUT_S))
-    good = {r.response.request_id for r in replies if r.HasField("response")}
-    bad = {r.error.request_id: r.error.message for r in replies if r.HasField("error")}
-    assert good == {"0", "2"}
-    assert "'none' is not loaded" in bad["1"]
-    assert "request.request_id: is empty" in bad[""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -26,8 +27,7 @@ class Load:
 
     def __init__(self, server: ServerProcess) -> None:
         self.acknowledged: set[str] = set()
-        self.refusals: list[grpc.StatusCode] = []
-        self.others: list[str] = []
+        self.refusals: list[tuple[grpc.StatusCode, str]] = []
         self.first_refusal_s: list[float] = []
         self.started = threading.Barrier(LOAD_THREADS + 1)
         self._target = server.target
@@ -51,7 +51,7 @@ class Load:
                     )
                 except grpc.RpcError as failure:
                     self.first_refusal_s.append(time.monotonic())
-                    self.refusals.append(failure.code())
+                    self.refusals.append((failure.code(), failure.details() or ""))
                     return
                 assert all(result.seq for result in reply.results)
                 self.acknowledged.update(ids)
@@ -92,7 +92,9 @@ def test_sigterm_under_load(tmp_path: Path, model_repository: Path) -> None:
     watcher.join(PATIENCE_S)
 
     assert server.exit_code() == 0, server.log
-    assert load.refusals == [grpc.StatusCode.UNAVAILABLE] * LOAD_THREADS, server.log
+    # An accepted call that was lost would end with other words.
+    refusal = (grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+    assert load.refusals == [refusal] * LOAD_THREADS, server.log
     assert not_serving_s, "health must flip"
     # A reply and a health update travel on different connections, so allow for their scheduling.
     assert not_serving_s[0] <= min(load.first_refusal_s) + 0.2
@@ -137,3 +139,25 @@ def test_a_second_server_on_the_same_folder_refuses_to_start(
     with pytest.raises(AssertionError, match=r"exit 2:\n.*in use"):
         start_server(tmp_path, repository=model_repository, name="second")
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("setting", ["server_port", "server_metrics_port"])
+def test_an_occupied_port_refuses_to_start(
+    tmp_path: Path, model_repository: Path, setting: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        name = setting.replace("server_", "server.", 1)
+        with pytest.raises(
+            AssertionError, match=rf"(?s)exit 2:\n.*{name}: 127.0.0.1:{port} cannot be"
+        ):
+            start_server(tmp_path, repository=model_repository, **{setting: port})
+
+
+def test_the_ready_file_lives_as_long_as_the_server(tmp_path: Path, model_repository: Path) -> None:
+    server = start_server(tmp_path, repository=model_repository)
+    assert (tmp_path / "server.ready").exists()
+    assert server.stop() == 0
+    assert not (tmp_path / "server.ready").exists()

@@ -55,6 +55,31 @@ def test_garbage_is_named_after_the_message_it_should_have_been() -> None:
     assert str(decoded.error) == "request: is not a valid vecserve.v1.EmbedRequest message"
 
 
+@pytest.mark.parametrize("depth", [50, 150, 5000])
+def test_deep_nesting_is_refused_without_harm(depth: int) -> None:
+    body = b"\x22\x04\x0a\x02\xff\xfe"  # Filter.field.field, which is not UTF-8
+    for _ in range(depth):
+        body = b"\x1a" + _varint(len(body)) + body  # Filter.not
+    message = b"\x22" + _varint(len(body)) + body  # DeleteRequest.filter
+    decoded = tolerant(index_pb2.DeleteRequest.FromString)(message)
+    assert isinstance(decoded, index_pb2.DeleteRequest | Undecodable)
+
+
+def test_long_messages_are_not_searched_for_the_culprit() -> None:
+    request = index_pb2.DeleteRequest(ids=[""] * 600_000 + [MARK])
+    decoded = tolerant(index_pb2.DeleteRequest.FromString)(broken(request.SerializeToString()))
+    assert isinstance(decoded, Undecodable)
+    assert str(decoded.error) == "request: is not a valid vecserve.v1.DeleteRequest message"
+
+
+def _varint(number: int) -> bytes:
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_make_decoding_raise(data: bytes) -> None:
     decoded = tolerant(index_pb2.UpsertRequest.FromString)(data)

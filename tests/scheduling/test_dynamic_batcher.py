@@ -183,19 +183,22 @@ async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate)
     await asyncio.gather(busy, waiting)
 
 
-async def test_drain_finishes_what_was_accepted_and_takes_no_more(
+async def test_a_closed_batcher_fails_what_waits_and_takes_no_more(
     batcher: DynamicBatcher, gate: Gate
 ) -> None:
     gate.opened.clear()
-    accepted = asyncio.create_task(batcher.submit(ids(1, 2)))
+    running = asyncio.create_task(batcher.submit(ids(1)))
     await gate.wait_for_a_run()
-    draining = asyncio.create_task(batcher.drain(PATIENCE_S))
+    waiting = asyncio.create_task(batcher.submit(ids(2)))
     await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close(PATIENCE_S))
+    with pytest.raises(Draining):
+        await waiting
     with pytest.raises(Draining):
         await batcher.submit(ids(3))
     gate.opened.set()
-    await draining
-    assert accepted.done() or (await accepted).vectors.shape == (2, 2)
+    assert await closing
+    assert (await running).vectors[0, 0] == 1
 
 
 async def test_a_dead_instance_fails_the_waiting_and_is_reported(

@@ -10,7 +10,7 @@ from vecserve_server.services.admission import Admission
 
 
 async def test_items_are_counted_while_their_call_runs() -> None:
-    admission = Admission(max_pending_items=10, metrics=make_metrics())
+    admission = Admission(max_pending_items=10, max_pending_bytes=100, metrics=make_metrics())
     with admission.admit(4), admission.admit(6):
         assert admission.pending_items == 10
         with pytest.raises(Overloaded, match=r"max_pending_items = 10"), admission.admit(1):
@@ -19,17 +19,28 @@ async def test_items_are_counted_while_their_call_runs() -> None:
 
 
 async def test_a_failing_call_gives_its_place_back() -> None:
-    admission = Admission(max_pending_items=1, metrics=make_metrics())
+    admission = Admission(max_pending_items=1, max_pending_bytes=100, metrics=make_metrics())
     with pytest.raises(ValueError, match="x"), admission.admit(1):
         raise ValueError("x")
     assert admission.pending_items == 0
 
 
 async def test_a_closed_door_refuses_and_waits_for_those_inside() -> None:
-    admission = Admission(max_pending_items=10, metrics=make_metrics())
+    admission = Admission(max_pending_items=10, max_pending_bytes=100, metrics=make_metrics())
     with admission.admit(1):
         admission.close()
         with pytest.raises(Draining), admission.admit(1):
             pass
         assert not await admission.drained(timeout_s=0.01)
     assert await admission.drained(timeout_s=1)
+
+
+async def test_bytes_are_bounded_too() -> None:
+    admission = Admission(max_pending_items=10, max_pending_bytes=100, metrics=make_metrics())
+    with admission.admit(1, size_bytes=90):
+        with pytest.raises(Overloaded, match="max_pending_bytes = 100"):
+            admission.admit(1, size_bytes=11).__enter__()
+        with admission.admit(1, size_bytes=10):
+            pass
+    with admission.admit(1, size_bytes=100):
+        pass

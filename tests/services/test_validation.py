@@ -46,6 +46,8 @@ def test_every_json_object_comes_back_with_the_same_value(payload: dict[str, obj
         ("[1]", "must be a JSON object"),
         ("{", "is not valid JSON"),
         ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": 1e999}', "a number that is too large"),
+        ('{"a": "\\ud800"}', "a lone surrogate"),
         ('{"a": "' + "x" * 100 + '"}', "has 109 bytes; the limit is 64"),
         ('{"a":' * 40 + "1" + "}" * 40, "has 241 bytes; the limit is 64"),
     ],

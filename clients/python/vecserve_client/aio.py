@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -154,8 +154,13 @@ class AsyncClient:
         where: Filter | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Delete rows by id, or all that match a filter; returns how many there were."""
-        return await self._invoke(calls.delete(collection, ids=ids, where=where), timeout_s)
+        """Delete rows by id, or all that match a filter; returns how many there were.
+
+        Many ids go in several requests: `timeout_s` bounds each, and where one fails, the rows of
+        those before it are gone.
+        """
+        deletes = calls.delete(collection, ids=ids, where=where)
+        return sum([await self._invoke(call, timeout_s) for call in deletes])
 
     async def get(
         self,
@@ -166,11 +171,11 @@ class AsyncClient:
         include_payload: bool = True,
         timeout_s: float | None = None,
     ) -> GetResult:
-        """Read rows by id."""
-        call = calls.get(
+        """Read rows by id; `timeout_s` bounds each request that many ids are cut into."""
+        gets = calls.get(
             collection, ids, include_vector=include_vector, include_payload=include_payload
         )
-        return await self._invoke(call, timeout_s)
+        return wire.join_gets([await self._invoke(call, timeout_s) for call in gets])
 
     async def scan(
         self,
@@ -306,15 +311,14 @@ class AsyncClient:
 
     async def _invoke(self, call: calls.Call[T], timeout_s: float | None) -> T:
         attempts = self._patience.for_call(timeout_s=timeout_s, idempotent=call.idempotent)
-        invoke = self._channel.unary_unary(
-            call.path,
-            request_serializer=serialise,
-            response_deserializer=call.reply_type.FromString,
+        request = serialise(call.request)
+        invoke: grpc.aio.UnaryUnaryMultiCallable[bytes, Any] = self._channel.unary_unary(
+            call.path, response_deserializer=call.reply_type.FromString
         )
         while True:
             try:
                 with closed_as_cancelled(call.method):
-                    reply = await invoke(call.request, timeout=attempts.remaining_s())
+                    reply = await invoke(request, timeout=attempts.remaining_s())
                 return call.read(reply)
             except grpc.RpcError as error:
                 failure = from_rpc(error, method=call.method)

@@ -65,16 +65,14 @@ class _Link:
 
     def __init__(self, channel: grpc.aio.Channel, exchange: Exchange[Any, Any]) -> None:
         self._exchange = exchange
-        self._open_stream = channel.stream_stream(
-            exchange.method.path,
-            request_serializer=serialise,
-            response_deserializer=exchange.method.reply_type.FromString,
+        self._open_stream: grpc.aio.StreamStreamMultiCallable[bytes, Any] = channel.stream_stream(
+            exchange.method.path, response_deserializer=exchange.method.reply_type.FromString
         )
         self._open()
 
     def send(self, message: Message) -> None:
-        """Hand a message to gRPC; never waits."""
-        self._outbox.put_nowait(message)
+        """Hand a message to gRPC; never waits. Raises InvalidArgument if it is too large."""
+        self._outbox.put_nowait(serialise(message))
 
     async def receive(self, *, timeout_s: float) -> Message:
         """Wait for a reply; raise the stream's failure, or DeadlineExceeded."""
@@ -102,14 +100,14 @@ class _Link:
         await asyncio.wait([self._reader])
 
     def _open(self) -> None:
-        self._outbox: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._inbox: asyncio.Queue[Message | VecserveError] = asyncio.Queue()
         self._is_open = True
         with closed_as_cancelled(self._exchange.method.name):
             self._replies = self._open_stream(self._requests())
         self._reader = asyncio.create_task(self._read(), name="vecserve-stream")
 
-    async def _requests(self) -> AsyncIterator[Message]:
+    async def _requests(self) -> AsyncIterator[bytes]:
         while (message := await self._outbox.get()) is not None:
             yield message
 

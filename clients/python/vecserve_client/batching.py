@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
+from vecserve_client.errors import InvalidArgument
+
 T = TypeVar("T")
+
+MESSAGE_BYTES: Final = 256 * 1024 * 1024
+"""Largest message to send: what the server takes by default."""
 
 REQUEST_BYTES: Final = 2 * 1024 * 1024
 """Bytes of items in one request; half of what gRPC servers take by default."""
@@ -27,16 +32,24 @@ WINDOW_REQUESTS: Final = 4
 
 
 def batches(
-    items: Iterable[T], *, max_items: int, size_bytes: Callable[[T], int]
+    items: Iterable[T],
+    *,
+    name: str,
+    max_items: int,
+    size_bytes: Callable[[T], int],
+    start: int = 0,
 ) -> Iterator[list[T]]:
     """Cut items into lists of at most `max_items` and `REQUEST_BYTES`, in order.
 
-    An item that is larger than the limit travels alone: whether it is too large, the server says.
+    An item that is larger than `REQUEST_BYTES` travels alone: whether it is too large, the server
+    says. Raises InvalidArgument for an item that no message holds; `name` and the item's position,
+    counted from `start`, tell which.
     """
     batch: list[T] = []
     filled_bytes = 0
-    for item in items:
+    for position, item in enumerate(items, start):
         item_bytes = size_bytes(item)
+        check_size(f"{name}[{position}]", item_bytes)
         if batch and (len(batch) == max_items or filled_bytes + item_bytes > REQUEST_BYTES):
             yield batch
             batch, filled_bytes = [], 0
@@ -44,3 +57,11 @@ def batches(
         filled_bytes += item_bytes
     if batch:
         yield batch
+
+
+def check_size(name: str, size_bytes: int, *, limit_bytes: int = MESSAGE_BYTES) -> None:
+    """Raise InvalidArgument for what is too large for one message."""
+    if size_bytes > limit_bytes:
+        raise InvalidArgument(
+            f"{name}: has {size_bytes} bytes; the limit of one message is {limit_bytes}"
+        )

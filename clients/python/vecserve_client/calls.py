@@ -81,9 +81,11 @@ def embed_requests(
     texts: Sequence[str], *, model: str, options: EmbedOptions | None
 ) -> Iterator[embedding_pb2.EmbedRequest]:
     """Cut a list of texts into requests, numbered from 0."""
-    cut = batching.batches(texts, max_items=batching.EMBED_ITEMS, size_bytes=_text_bytes)
     for position, text in enumerate(texts):
-        wire.check_text(f"text {position}", text)
+        wire.check_text(f"texts[{position}]", text)
+    cut = batching.batches(
+        texts, name="texts", max_items=batching.EMBED_ITEMS, size_bytes=_text_bytes
+    )
     for number, batch in enumerate(cut):
         yield embedding_pb2.EmbedRequest(
             request_id=str(number),
@@ -119,7 +121,10 @@ def upsert_requests(
         raise InvalidArgument(f"batch_rows: {batch_rows}, must be 1 to {batching.REQUEST_ITEMS}")
     rows = map(wire.record_to_proto, records)
     position = start
-    for batch in batching.batches(rows, max_items=batch_rows, size_bytes=_message_bytes):
+    cut = batching.batches(
+        rows, name="rows", max_items=batch_rows, size_bytes=_message_bytes, start=start
+    )
+    for batch in cut:
         yield index_pb2.UpsertRequest(
             request_id=str(position),
             collection=collection,
@@ -136,33 +141,39 @@ def may_resend(request: object) -> bool:
     return not any(row.HasField("expected_seq") for row in request.rows)
 
 
-def delete(collection: str, *, ids: Sequence[str] = (), where: Filter | None = None) -> Call[int]:
-    """Delete rows by id, or all rows that match."""
-    return _call(
-        "IndexService/Delete",
-        index_pb2.DeleteRequest(collection=collection, ids=ids, filter=where),
-        index_pb2.DeleteResponse,
-        lambda reply: int(reply.deleted_count),
-    )
+def delete(
+    collection: str, *, ids: Sequence[str] = (), where: Filter | None = None
+) -> list[Call[int]]:
+    """Delete rows by id, in as many calls as the limits of one ask for, or all rows that match."""
+    return [
+        _call(
+            "IndexService/Delete",
+            index_pb2.DeleteRequest(collection=collection, ids=batch, filter=where),
+            index_pb2.DeleteResponse,
+            lambda reply: int(reply.deleted_count),
+        )
+        for batch in _id_batches(ids)
+    ]
 
 
 def get(
     collection: str, ids: Sequence[str], *, include_vector: bool, include_payload: bool
-) -> Call[GetResult]:
-    """Read rows by id."""
-    return _call(
-        "IndexService/Get",
-        index_pb2.GetRequest(
-            collection=collection,
-            ids=ids,
-            include_vector=include_vector,
-            exclude_payload=not include_payload,
-        ),
-        index_pb2.GetResponse,
-        lambda reply: GetResult(
-            rows=tuple(map(wire.row_from_proto, reply.rows)), missing_ids=tuple(reply.missing_ids)
-        ),
-    )
+) -> list[Call[GetResult]]:
+    """Read rows by id, in as many calls as the limits of one ask for."""
+    return [
+        _call(
+            "IndexService/Get",
+            index_pb2.GetRequest(
+                collection=collection,
+                ids=batch,
+                include_vector=include_vector,
+                exclude_payload=not include_payload,
+            ),
+            index_pb2.GetResponse,
+            wire.get_result_from_proto,
+        )
+        for batch in _id_batches(ids)
+    ]
 
 
 def scan_page(
@@ -208,11 +219,13 @@ def search(
     embed_options: EmbedOptions | None,
 ) -> Call[SearchResult]:
     """Answer one query."""
+    message = wire.query_to_proto(query)
+    batching.check_size("query", message.ByteSize())
     return _call(
         "SearchService/Search",
         search_pb2.SearchRequest(
             collection=collection,
-            query=wire.query_to_proto(query),
+            query=message,
             options=_search_options(options),
             embed_options=wire.options_to_proto(embed_options),
         ),
@@ -227,13 +240,16 @@ def search_batch(
     *,
     options: SearchOptions,
     embed_options: EmbedOptions | None,
-) -> Iterator[Call[list[SearchResult]]]:
+) -> list[Call[list[SearchResult]]]:
     """Answer many queries, in as many calls as the limits of one ask for."""
-    messages = map(wire.query_to_proto, queries)
-    for batch in batching.batches(
-        messages, max_items=batching.REQUEST_ITEMS, size_bytes=_message_bytes
-    ):
-        yield _call(
+    cut = batching.batches(
+        map(wire.query_to_proto, queries),
+        name="queries",
+        max_items=batching.REQUEST_ITEMS,
+        size_bytes=_message_bytes,
+    )
+    return [
+        _call(
             "SearchService/SearchBatch",
             search_pb2.SearchBatchRequest(
                 collection=collection,
@@ -244,6 +260,8 @@ def search_batch(
             search_pb2.SearchBatchResponse,
             _read_search_batch,
         )
+        for batch in cut
+    ]
 
 
 def create_collection(name: str, *, model: str, dim: int) -> Call[Collection]:
@@ -367,4 +385,14 @@ def _message_bytes(message: Message) -> int:
 
 
 def _text_bytes(text: str) -> int:
-    return len(text) * 4  # UTF-8 takes at most 4 bytes a character
+    return len(text.encode())
+
+
+def _id_batches(ids: Sequence[str]) -> list[list[str]]:
+    for position, id_ in enumerate(ids):
+        wire.check_text(f"ids[{position}]", id_)
+    cut = batching.batches(
+        ids, name="ids", max_items=batching.REQUEST_ITEMS, size_bytes=_text_bytes
+    )
+    # No ids are one request too: with a filter they mean something, without the server objects.
+    return list(cut) or [[]]

@@ -15,6 +15,7 @@ from typing import Final
 import grpc
 from google.protobuf.message import Message
 
+from vecserve_client.batching import MESSAGE_BYTES, check_size
 from vecserve_client.errors import Cancelled, InvalidArgument
 from vecserve_client.retry import Attempts, RetryPolicy
 
@@ -22,11 +23,11 @@ DEFAULT_TARGET: Final = "127.0.0.1:8001"
 DEFAULT_DEADLINE_S: Final = 30.0
 HEALTH_POLL_S: Final = 0.05
 
-MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""Largest message to send or receive: 1024 vectors of 8192 components, and some."""
+REPLY_BYTES: Final = 2**31 - 1
+"""Largest message to receive: as large as they get; how large a reply is, the server decides."""
 
 OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", REPLY_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
     # A restarted server is found again within a couple of seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -74,6 +75,11 @@ def closed_as_cancelled(method: str) -> Iterator[None]:
         raise Cancelled("the client is closed", method=method) from None
 
 
-def serialise(message: Message) -> bytes:
-    """Turn a message of any type into bytes, for gRPC."""
-    return message.SerializeToString()
+def serialise(message: Message, *, limit_bytes: int = MESSAGE_BYTES) -> bytes:
+    """Turn a request into bytes, for gRPC; raise InvalidArgument where they are too many.
+
+    gRPC itself would report its limit as if the server were overloaded.
+    """
+    request = message.SerializeToString()
+    check_size("request", len(request), limit_bytes=limit_bytes)
+    return request

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -154,8 +154,13 @@ class Client:
         where: Filter | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Delete rows by id, or all that match a filter; returns how many there were."""
-        return self._invoke(calls.delete(collection, ids=ids, where=where), timeout_s)
+        """Delete rows by id, or all that match a filter; returns how many there were.
+
+        Many ids go in several requests: `timeout_s` bounds each, and where one fails, the rows of
+        those before it are gone.
+        """
+        deletes = calls.delete(collection, ids=ids, where=where)
+        return sum([self._invoke(call, timeout_s) for call in deletes])
 
     def get(
         self,
@@ -166,11 +171,11 @@ class Client:
         include_payload: bool = True,
         timeout_s: float | None = None,
     ) -> GetResult:
-        """Read rows by id."""
-        call = calls.get(
+        """Read rows by id; `timeout_s` bounds each request that many ids are cut into."""
+        gets = calls.get(
             collection, ids, include_vector=include_vector, include_payload=include_payload
         )
-        return self._invoke(call, timeout_s)
+        return wire.join_gets([self._invoke(call, timeout_s) for call in gets])
 
     def scan(
         self,
@@ -301,15 +306,14 @@ class Client:
 
     def _invoke(self, call: calls.Call[T], timeout_s: float | None) -> T:
         attempts = self._patience.for_call(timeout_s=timeout_s, idempotent=call.idempotent)
-        invoke = self._channel.unary_unary(
-            call.path,
-            request_serializer=serialise,
-            response_deserializer=call.reply_type.FromString,
+        request = serialise(call.request)
+        invoke: grpc.UnaryUnaryMultiCallable[bytes, Any] = self._channel.unary_unary(
+            call.path, response_deserializer=call.reply_type.FromString
         )
         while True:
             try:
                 with closed_as_cancelled(call.method):
-                    reply = invoke(call.request, timeout=attempts.remaining_s())
+                    reply = invoke(request, timeout=attempts.remaining_s())
                 return call.read(reply)
             except grpc.RpcError as error:
                 failure = from_rpc(error, method=call.method)

@@ -65,16 +65,14 @@ class _Link:
 
     def __init__(self, channel: grpc.Channel, exchange: Exchange[Any, Any]) -> None:
         self._exchange = exchange
-        self._open_stream = channel.stream_stream(
-            exchange.method.path,
-            request_serializer=serialise,
-            response_deserializer=exchange.method.reply_type.FromString,
+        self._open_stream: grpc.StreamStreamMultiCallable[bytes, Any] = channel.stream_stream(
+            exchange.method.path, response_deserializer=exchange.method.reply_type.FromString
         )
         self._open()
 
     def send(self, message: Message) -> None:
-        """Hand a message to gRPC; never waits."""
-        self._outbox.put(message)
+        """Hand a message to gRPC; never waits. Raises InvalidArgument if it is too large."""
+        self._outbox.put(serialise(message))
 
     def receive(self, *, timeout_s: float) -> Message:
         """Wait for a reply; raise the stream's failure, or DeadlineExceeded."""
@@ -100,7 +98,7 @@ class _Link:
         self._reader.join(CANCEL_TIMEOUT_S)
 
     def _open(self) -> None:
-        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Message | VecserveError] = queue.SimpleQueue()
         with closed_as_cancelled(self._exchange.method.name):
             self._replies = self._open_stream(iter(self._outbox.get, None))

@@ -25,6 +25,7 @@ from vecserve_client.types import (
     Collection,
     EmbedOptions,
     EmbedResult,
+    GetResult,
     Hit,
     Model,
     ModelRef,
@@ -179,6 +180,21 @@ def join_upserts(batches: Iterable[UpsertBatch]) -> UpsertResult:
             for position, error in batch.result.errors.items()
         },
         timings=tuple(timing for batch in ordered for timing in batch.result.timings),
+    )
+
+
+def get_result_from_proto(message: index_pb2.GetResponse) -> GetResult:
+    """Convert rows that were read by id."""
+    return GetResult(
+        rows=tuple(map(row_from_proto, message.rows)), missing_ids=tuple(message.missing_ids)
+    )
+
+
+def join_gets(results: Sequence[GetResult]) -> GetResult:
+    """Join what was read in several requests, in the order of the ids."""
+    return GetResult(
+        rows=tuple(row for result in results for row in result.rows),
+        missing_ids=tuple(id_ for result in results for id_ in result.missing_ids),
     )
 
 

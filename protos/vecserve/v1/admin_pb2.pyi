@@ -27,6 +27,7 @@ class _ReindexState:
 class _ReindexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReindexState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REINDEX_STATE_UNSPECIFIED: _ReindexState.ValueType  # 0
+    """Never."""
     REINDEX_STATE_RUNNING: _ReindexState.ValueType  # 1
     """Rows are being embedded."""
     REINDEX_STATE_EVALUATING: _ReindexState.ValueType  # 2
@@ -38,9 +39,11 @@ class _ReindexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReindexS
     REINDEX_STATE_CANCELLED: _ReindexState.ValueType  # 5
     """Stopped on request; the old generation serves on."""
 
-class ReindexState(_ReindexState, metaclass=_ReindexStateEnumTypeWrapper): ...
+class ReindexState(_ReindexState, metaclass=_ReindexStateEnumTypeWrapper):
+    """How far a re-index is."""
 
 REINDEX_STATE_UNSPECIFIED: ReindexState.ValueType  # 0
+"""Never."""
 REINDEX_STATE_RUNNING: ReindexState.ValueType  # 1
 """Rows are being embedded."""
 REINDEX_STATE_EVALUATING: ReindexState.ValueType  # 2
@@ -55,14 +58,21 @@ Global___ReindexState: _TypeAlias = ReindexState  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
+    """Asks for the loaded models."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     def __init__(
         self,
+        *,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -70,6 +80,8 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
+    """A loaded model."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INFO_FIELD_NUMBER: _builtins.int
@@ -81,19 +93,21 @@ class Model(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     PROMPT_NAMES_FIELD_NUMBER: _builtins.int
     dim: _builtins.int
-    """Components of a vector."""
+    """Components of a vector, 1 to 8192."""
     max_tokens: _builtins.int
-    """Longest input in tokens, special tokens included."""
+    """Longest input in tokens, special tokens included, > 0."""
     precision: _builtins.str
     """"int8", "fp32" or "fp16"."""
     engine: _builtins.str
     """"onnxruntime"."""
     instance_count: _builtins.int
-    """Instances that run at the same time."""
+    """Instances that run at the same time, 1 or more."""
     is_default: _builtins.bool
     """True for the model that is used where a request names none."""
     @_builtins.property
-    def info(self) -> _common_pb2.ModelInfo: ...
+    def info(self) -> _common_pb2.ModelInfo:
+        """Name, version and digest."""
+
     @_builtins.property
     def prompt_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the prompts that requests may use."""
@@ -120,19 +134,33 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
+    """The loaded models."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]: ...
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """In the order of their names."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,13 +168,18 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class StartReindexRequest(_message.Message):
+    """Asks for a new generation of a collection's vectors."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     model: _builtins.str
-    """Model of the new generation. Empty: the newest version of the collection's model."""
+    """Name of the model of the new generation, at most 128 characters. Empty: the newest version of
+    the collection's model.
+    """
     def __init__(
         self,
         *,
@@ -163,10 +196,13 @@ Global___StartReindexRequest: _TypeAlias = StartReindexRequest  # noqa: Y015
 
 @_typing.final
 class StartReindexResponse(_message.Message):
+    """The re-index has begun."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REINDEX_ID_FIELD_NUMBER: _builtins.int
     reindex_id: _builtins.str
+    """Names the re-index in GetReindex and CancelReindex, 1 to 128 bytes."""
     def __init__(
         self,
         *,
@@ -182,10 +218,13 @@ Global___StartReindexResponse: _TypeAlias = StartReindexResponse  # noqa: Y015
 
 @_typing.final
 class GetReindexRequest(_message.Message):
+    """Asks for one re-index."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REINDEX_ID_FIELD_NUMBER: _builtins.int
     reindex_id: _builtins.str
+    """Id that StartReindex answered with."""
     def __init__(
         self,
         *,
@@ -201,6 +240,8 @@ Global___GetReindexRequest: _TypeAlias = GetReindexRequest  # noqa: Y015
 
 @_typing.final
 class GetReindexResponse(_message.Message):
+    """How far a re-index is."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
@@ -208,8 +249,9 @@ class GetReindexResponse(_message.Message):
     TOTAL_ROWS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     state: Global___ReindexState.ValueType
+    """What it is doing now."""
     done_rows: _builtins.int
-    """Rows of the new generation so far."""
+    """Rows of the new generation so far, at most `total_rows`."""
     total_rows: _builtins.int
     """Rows to embed."""
     message: _builtins.str
@@ -232,10 +274,13 @@ Global___GetReindexResponse: _TypeAlias = GetReindexResponse  # noqa: Y015
 
 @_typing.final
 class CancelReindexRequest(_message.Message):
+    """Asks to stop one re-index."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REINDEX_ID_FIELD_NUMBER: _builtins.int
     reindex_id: _builtins.str
+    """Id that StartReindex answered with."""
     def __init__(
         self,
         *,
@@ -251,6 +296,8 @@ Global___CancelReindexRequest: _TypeAlias = CancelReindexRequest  # noqa: Y015
 
 @_typing.final
 class CancelReindexResponse(_message.Message):
+    """The re-index is stopped; the old generation serves."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -266,13 +313,16 @@ Global___CancelReindexResponse: _TypeAlias = CancelReindexResponse  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotRequest(_message.Message):
+    """Asks for a snapshot."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     name: _builtins.str
-    """Folder under the server's snapshot folder; must not exist."""
+    """Folder under the server's snapshot folder, 1 to 128 characters; must not exist."""
     def __init__(
         self,
         *,
@@ -289,12 +339,16 @@ Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotResponse(_message.Message):
+    """The snapshot is on disk."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
+    """Bytes that the snapshot takes."""
     last_seq: _builtins.int
+    """Highest sequence number in the snapshot."""
     def __init__(
         self,
         *,
@@ -311,13 +365,16 @@ Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y0
 
 @_typing.final
 class RestoreSnapshotRequest(_message.Message):
+    """Asks for a collection out of a snapshot."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Folder under the server's snapshot folder; must exist."""
     collection: _builtins.str
-    """Name of the collection to make; must not exist."""
+    """Name of the collection to make, 1 to 128 characters; must not exist."""
     def __init__(
         self,
         *,
@@ -334,10 +391,13 @@ Global___RestoreSnapshotRequest: _TypeAlias = RestoreSnapshotRequest  # noqa: Y0
 
 @_typing.final
 class RestoreSnapshotResponse(_message.Message):
+    """The collection serves."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
+    """Rows that are live in the new collection."""
     def __init__(
         self,
         *,
@@ -353,10 +413,13 @@ Global___RestoreSnapshotResponse: _TypeAlias = RestoreSnapshotResponse  # noqa: 
 
 @_typing.final
 class CompactCollectionRequest(_message.Message):
+    """Asks to compact one collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     def __init__(
         self,
         *,
@@ -372,10 +435,13 @@ Global___CompactCollectionRequest: _TypeAlias = CompactCollectionRequest  # noqa
 
 @_typing.final
 class CompactCollectionResponse(_message.Message):
+    """The files are rewritten."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FREED_BYTES_FIELD_NUMBER: _builtins.int
     freed_bytes: _builtins.int
+    """Bytes on disk that were given back."""
     def __init__(
         self,
         *,
@@ -391,10 +457,13 @@ Global___CompactCollectionResponse: _TypeAlias = CompactCollectionResponse  # no
 
 @_typing.final
 class VerifyCollectionRequest(_message.Message):
+    """Asks to check one collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     def __init__(
         self,
         *,
@@ -410,11 +479,14 @@ Global___VerifyCollectionRequest: _TypeAlias = VerifyCollectionRequest  # noqa: 
 
 @_typing.final
 class VerifyCollectionResponse(_message.Message):
+    """What the check found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
+    """Rows that were checked."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """One sentence each; empty if all is well. At most 1000."""
@@ -435,14 +507,21 @@ Global___VerifyCollectionResponse: _TypeAlias = VerifyCollectionResponse  # noqa
 
 @_typing.final
 class GetStatsRequest(_message.Message):
+    """Asks for the server's numbers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     def __init__(
         self,
+        *,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -450,6 +529,8 @@ Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
 
 @_typing.final
 class GetStatsResponse(_message.Message):
+    """Numbers about the running server."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
@@ -458,17 +539,26 @@ class GetStatsResponse(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     COLLECTION_COUNT_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     uptime_seconds: _builtins.float
     """Seconds since the server became ready."""
     pending_items: _builtins.int
-    """Items that wait for or are in an encoder."""
+    """Items of accepted calls that are not answered yet, 0 to 16384 by default."""
     queued_rows: _builtins.int
-    """Rows that wait for the writer."""
+    """Rows that wait for the writer, 0 to 65536 by default."""
     resident_bytes: _builtins.int
-    """Resident memory of the process."""
+    """Resident memory of the process, in bytes."""
     collection_count: _builtins.int
+    """Collections that are open, 0 to 1000 by default."""
     row_count: _builtins.int
-    """Rows of all collections."""
+    """Live rows of all collections."""
+    request_id: _builtins.str
+    """As in the request."""
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
@@ -478,10 +568,12 @@ class GetStatsResponse(_message.Message):
         resident_bytes: _builtins.int = ...,
         collection_count: _builtins.int = ...,
         row_count: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_count", b"collection_count", "pending_items", b"pending_items", "queued_rows", b"queued_rows", "resident_bytes", b"resident_bytes", "row_count", b"row_count", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_count", b"collection_count", "pending_items", b"pending_items", "queued_rows", b"queued_rows", "request_id", b"request_id", "resident_bytes", b"resident_bytes", "row_count", b"row_count", "timings", b"timings", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,7 @@ class FieldSchema(_message.Message):
     name: _builtins.str
     """Key in the payload, 1 to 128 bytes; dots reach into nested objects."""
     type: Global___FieldType.ValueType
+    """What the field's values are; must be set."""
     def __init__(
         self,
         *,
@@ -87,6 +88,8 @@ Global___FieldSchema: _TypeAlias = FieldSchema  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):
+    """Asks for a new collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -95,11 +98,13 @@ class CreateCollectionRequest(_message.Message):
     DIM_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Echoed in the server's log; at most 128 bytes. Optional."""
+    """Echoed in the reply; at most 128 bytes. Optional."""
     name: _builtins.str
     """1 to 128 characters of [A-Za-z0-9._-], beginning with a letter or digit."""
     model: _builtins.str
-    """Model that embeds its texts. Empty: the server's default model."""
+    """Name of the model that embeds its texts, at most 128 characters. Empty: the server's default
+    model.
+    """
     dim: _builtins.int
     """Components of a vector. 0: the model's. Otherwise 1 to the model's dim (Matryoshka)."""
     @_builtins.property
@@ -125,19 +130,33 @@ Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: 
 
 @_typing.final
 class CreateCollectionResponse(_message.Message):
+    """The collection is on disk and serves."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
-    def collection(self) -> Global___Collection: ...
+    def collection(self) -> Global___Collection:
+        """The new collection."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         collection: Global___Collection | None = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -145,6 +164,8 @@ Global___CreateCollectionResponse: _TypeAlias = CreateCollectionResponse  # noqa
 
 @_typing.final
 class Collection(_message.Message):
+    """A collection as it is now."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -157,12 +178,13 @@ class Collection(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """1 to 128 characters of [A-Za-z0-9._-], beginning with a letter or digit."""
     dim: _builtins.int
-    """Components of a vector."""
+    """Components of a vector, 1 to 8192."""
     row_count: _builtins.int
     """Rows that are live now."""
     last_seq: _builtins.int
-    """Highest sequence number given out; grows with every write."""
+    """Highest sequence number given out; grows with every write. 0: nothing was written yet."""
     created_unix_ms: _builtins.int
     """Milliseconds since 1970-01-01T00:00:00Z."""
     disk_bytes: _builtins.int
@@ -170,9 +192,13 @@ class Collection(_message.Message):
     memory_bytes: _builtins.int
     """Bytes of memory that the vectors take."""
     @_builtins.property
-    def model(self) -> _common_pb2.ModelInfo: ...
+    def model(self) -> _common_pb2.ModelInfo:
+        """Weights that made the vectors."""
+
     @_builtins.property
-    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]: ...
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]:
+        """Declared payload fields, at most 64."""
+
     def __init__(
         self,
         *,
@@ -196,18 +222,25 @@ Global___Collection: _TypeAlias = Collection  # noqa: Y015
 
 @_typing.final
 class GetCollectionRequest(_message.Message):
+    """Asks for one collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,19 +248,33 @@ Global___GetCollectionRequest: _TypeAlias = GetCollectionRequest  # noqa: Y015
 
 @_typing.final
 class GetCollectionResponse(_message.Message):
+    """The collection that was asked for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
-    def collection(self) -> Global___Collection: ...
+    def collection(self) -> Global___Collection:
+        """The collection as it is now."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         collection: Global___Collection | None = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,23 +282,29 @@ Global___GetCollectionResponse: _TypeAlias = GetCollectionResponse  # noqa: Y015
 
 @_typing.final
 class ListCollectionsRequest(_message.Message):
+    """Asks for one page of collections."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Most collections to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,25 +312,37 @@ Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y0
 
 @_typing.final
 class ListCollectionsResponse(_message.Message):
+    """One page of collections."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
         """In the order of their names."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
 
     def __init__(
         self,
         *,
         collections: _abc.Iterable[Global___Collection] | None = ...,
         next_page_token: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "next_page_token", b"next_page_token", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,12 +350,16 @@ Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: 
 
 @_typing.final
 class DropCollectionRequest(_message.Message):
+    """Asks to delete a collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     name: _builtins.str
+    """Name of the collection, 1 to 128 characters; not an alias."""
     def __init__(
         self,
         *,
@@ -307,19 +376,31 @@ Global___DropCollectionRequest: _TypeAlias = DropCollectionRequest  # noqa: Y015
 
 @_typing.final
 class DropCollectionResponse(_message.Message):
+    """The collection is gone."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
     """Rows that were dropped."""
+    request_id: _builtins.str
+    """As in the request."""
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         row_count: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "row_count", b"row_count", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,13 +408,18 @@ Global___DropCollectionResponse: _TypeAlias = DropCollectionResponse  # noqa: Y0
 
 @_typing.final
 class Alias(_message.Message):
+    """A second name of a collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Same form as a collection's name; must not be the name of a collection."""
+    """1 to 128 characters, in the same form as a collection's name; must not be the name of a
+    collection.
+    """
     collection: _builtins.str
+    """Name of the collection that it stands for, 1 to 128 characters."""
     def __init__(
         self,
         *,
@@ -350,11 +436,15 @@ Global___Alias: _TypeAlias = Alias  # noqa: Y015
 
 @_typing.final
 class SetAliasRequest(_message.Message):
+    """Asks to make or move an alias."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIAS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def alias(self) -> Global___Alias: ...
+    def alias(self) -> Global___Alias:
+        """The alias as it shall be; must be set."""
+
     def __init__(
         self,
         *,
@@ -370,6 +460,8 @@ Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015
 
 @_typing.final
 class SetAliasResponse(_message.Message):
+    """The alias points at the collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PREVIOUS_COLLECTION_FIELD_NUMBER: _builtins.int
@@ -390,6 +482,8 @@ Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
 
 @_typing.final
 class ListAliasesRequest(_message.Message):
+    """Asks for one page of aliases."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -397,6 +491,7 @@ class ListAliasesRequest(_message.Message):
     page_size: _builtins.int
     """Most aliases to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -413,13 +508,18 @@ Global___ListAliasesRequest: _TypeAlias = ListAliasesRequest  # noqa: Y015
 
 @_typing.final
 class ListAliasesResponse(_message.Message):
+    """One page of aliases."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIASES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
-    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]: ...
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]:
+        """In the order of their names."""
+
     def __init__(
         self,
         *,
@@ -436,10 +536,13 @@ Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
 
 @_typing.final
 class DeleteAliasRequest(_message.Message):
+    """Asks to remove an alias."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """The alias, 1 to 128 characters; must exist."""
     def __init__(
         self,
         *,
@@ -455,6 +558,8 @@ Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
 
 @_typing.final
 class DeleteAliasResponse(_message.Message):
+    """The alias is gone."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(

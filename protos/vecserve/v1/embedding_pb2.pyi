@@ -102,9 +102,9 @@ class EmbedOptions(_message.Message):
     skip_normalise: _builtins.bool
     """Leave the vector as pooled instead of scaling it to length 1."""
     truncation: Global___Truncation.ValueType
-    """What to do with texts that are too long."""
+    """What to do with texts that are longer than the model takes."""
     encoding: _common_pb2.VectorEncoding.ValueType
-    """Layout of the vectors in the reply."""
+    """Layout of the vectors in the reply. UNSPECIFIED: F32."""
     float_list: _builtins.bool
     """Reply with `Vector.values` instead of `Vector.data`. Only with F32."""
     def __init__(
@@ -130,6 +130,8 @@ Global___EmbedOptions: _TypeAlias = EmbedOptions  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):
+    """A batch to embed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -137,15 +139,17 @@ class EmbedRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Echoed in the reply and in the server's log; at most 128 bytes. Optional."""
+    """Echoed in the reply; at most 128 bytes. Optional."""
     model: _builtins.str
-    """Model to use. Empty: the server's default model."""
+    """Name of the model to use, at most 128 characters. Empty: the server's default model."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
         """1 to 1024 items by default."""
 
     @_builtins.property
-    def options(self) -> Global___EmbedOptions: ...
+    def options(self) -> Global___EmbedOptions:
+        """How to embed all of them."""
+
     def __init__(
         self,
         *,
@@ -164,6 +168,8 @@ Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
 class EmbedItem(_message.Message):
+    """What became of one input."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VECTOR_FIELD_NUMBER: _builtins.int
@@ -171,13 +177,17 @@ class EmbedItem(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
-    """Tokens that were encoded, special tokens included."""
+    """Tokens that were encoded, special tokens included, at most the model's `max_tokens`."""
     total_tokens: _builtins.int
     """Tokens that the whole text has, special tokens included; more than `tokens` if it was cut."""
     @_builtins.property
-    def vector(self) -> _common_pb2.Vector: ...
+    def vector(self) -> _common_pb2.Vector:
+        """The embedding."""
+
     @_builtins.property
-    def error(self) -> _common_pb2.ItemError: ...
+    def error(self) -> _common_pb2.ItemError:
+        """Why this input failed."""
+
     def __init__(
         self,
         *,
@@ -198,6 +208,8 @@ Global___EmbedItem: _TypeAlias = EmbedItem  # noqa: Y015
 
 @_typing.final
 class EmbedResponse(_message.Message):
+    """A batch of embeddings."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -207,13 +219,17 @@ class EmbedResponse(_message.Message):
     request_id: _builtins.str
     """As in the request."""
     @_builtins.property
-    def model(self) -> _common_pb2.ModelInfo: ...
+    def model(self) -> _common_pb2.ModelInfo:
+        """Weights that made the vectors."""
+
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedItem]:
         """One item for each input, in the order of the inputs."""
 
     @_builtins.property
-    def timings(self) -> _common_pb2.Timings: ...
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
@@ -232,6 +248,8 @@ Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class EmbedStreamRequest(_message.Message):
+    """One batch of a stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
@@ -254,15 +272,19 @@ Global___EmbedStreamRequest: _TypeAlias = EmbedStreamRequest  # noqa: Y015
 
 @_typing.final
 class EmbedStreamResponse(_message.Message):
+    """The reply to one batch of a stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def response(self) -> Global___EmbedResponse: ...
+    def response(self) -> Global___EmbedResponse:
+        """The embeddings, as from Embed."""
+
     @_builtins.property
     def error(self) -> Global___StreamError:
-        """The whole request failed."""
+        """The whole batch failed."""
 
     def __init__(
         self,

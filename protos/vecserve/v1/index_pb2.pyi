@@ -78,6 +78,8 @@ Global___UpsertRow: _TypeAlias = UpsertRow  # noqa: Y015
 
 @_typing.final
 class UpsertRequest(_message.Message):
+    """A batch of rows to write."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -87,6 +89,7 @@ class UpsertRequest(_message.Message):
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpsertRow]:
         """1 to 1024 rows by default. The last one wins where an id comes twice."""
@@ -113,6 +116,8 @@ Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
 
 @_typing.final
 class UpsertResult(_message.Message):
+    """What became of one row."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQ_FIELD_NUMBER: _builtins.int
@@ -120,7 +125,9 @@ class UpsertResult(_message.Message):
     seq: _builtins.int
     """Sequence number of the row, > 0, growing with every write to the collection."""
     @_builtins.property
-    def error(self) -> _common_pb2.ItemError: ...
+    def error(self) -> _common_pb2.ItemError:
+        """Why this row was not written."""
+
     def __init__(
         self,
         *,
@@ -139,18 +146,23 @@ Global___UpsertResult: _TypeAlias = UpsertResult  # noqa: Y015
 
 @_typing.final
 class UpsertResponse(_message.Message):
+    """The rows are on disk and visible to searches."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpsertResult]:
         """One for each row, in the order of the rows."""
 
     @_builtins.property
-    def timings(self) -> _common_pb2.Timings: ...
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
@@ -168,6 +180,8 @@ Global___UpsertResponse: _TypeAlias = UpsertResponse  # noqa: Y015
 
 @_typing.final
 class UpsertStreamRequest(_message.Message):
+    """One batch of a stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
@@ -190,12 +204,16 @@ Global___UpsertStreamRequest: _TypeAlias = UpsertStreamRequest  # noqa: Y015
 
 @_typing.final
 class UpsertStreamResponse(_message.Message):
+    """The reply to one batch of a stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def response(self) -> Global___UpsertResponse: ...
+    def response(self) -> Global___UpsertResponse:
+        """What became of the rows, as from Upsert."""
+
     @_builtins.property
     def error(self) -> _embedding_pb2.StreamError:
         """The whole request failed; none of its rows is written."""
@@ -218,6 +236,8 @@ Global___UpsertStreamResponse: _TypeAlias = UpsertStreamResponse  # noqa: Y015
 
 @_typing.final
 class DeleteRequest(_message.Message):
+    """Asks to delete rows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -225,7 +245,9 @@ class DeleteRequest(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1024 ids by default."""
@@ -252,16 +274,21 @@ Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
 
 @_typing.final
 class DeleteResponse(_message.Message):
+    """The rows are gone, on disk and from searches."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """As in the request."""
     deleted_count: _builtins.int
     """Rows that existed and are deleted now."""
     @_builtins.property
-    def timings(self) -> _common_pb2.Timings: ...
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
@@ -288,7 +315,9 @@ class Row(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """The caller's key, 1 to 512 bytes of UTF-8, without control characters."""
     seq: _builtins.int
+    """Sequence number of the row, > 0."""
     payload_json: _builtins.str
     """A JSON object. Filled unless left out on request."""
     @_builtins.property
@@ -313,17 +342,23 @@ Global___Row: _TypeAlias = Row  # noqa: Y015
 
 @_typing.final
 class GetRequest(_message.Message):
+    """Asks for rows by id."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     INCLUDE_VECTOR_FIELD_NUMBER: _builtins.int
     EXCLUDE_PAYLOAD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     include_vector: _builtins.bool
     """Fill `Row.vector`."""
     exclude_payload: _builtins.bool
     """Leave `Row.payload_json` empty."""
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1024 ids by default."""
@@ -335,10 +370,11 @@ class GetRequest(_message.Message):
         ids: _abc.Iterable[_builtins.str] | None = ...,
         include_vector: _builtins.bool = ...,
         exclude_payload: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "ids", b"ids", "include_vector", b"include_vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "ids", b"ids", "include_vector", b"include_vector", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,10 +382,16 @@ Global___GetRequest: _TypeAlias = GetRequest  # noqa: Y015
 
 @_typing.final
 class GetResponse(_message.Message):
+    """Rows by id."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     MISSING_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Row]:
         """The rows that exist, in the order of the ids."""
@@ -358,15 +400,21 @@ class GetResponse(_message.Message):
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids that do not exist."""
 
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         rows: _abc.Iterable[Global___Row] | None = ...,
         missing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_ids", b"missing_ids", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_ids", b"missing_ids", "request_id", b"request_id", "rows", b"rows", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,6 +422,8 @@ Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
 
 @_typing.final
 class ScanRequest(_message.Message):
+    """Asks for one page of all rows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
@@ -382,7 +432,9 @@ class ScanRequest(_message.Message):
     INCLUDE_VECTOR_FIELD_NUMBER: _builtins.int
     EXCLUDE_PAYLOAD_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     page_size: _builtins.int
     """Most rows to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
@@ -390,7 +442,11 @@ class ScanRequest(_message.Message):
     is under way may or may not be in it; rows that stay untouched are in it once.
     """
     include_vector: _builtins.bool
+    """Fill `Row.vector`."""
     exclude_payload: _builtins.bool
+    """Leave `Row.payload_json` empty."""
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
         """Only rows that match."""
@@ -404,10 +460,11 @@ class ScanRequest(_message.Message):
         include_vector: _builtins.bool = ...,
         exclude_payload: _builtins.bool = ...,
         filter: _search_pb2.Filter | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "filter", b"filter", "include_vector", b"include_vector", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "filter", b"filter", "include_vector", b"include_vector", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,23 +472,37 @@ Global___ScanRequest: _TypeAlias = ScanRequest  # noqa: Y015
 
 @_typing.final
 class ScanResponse(_message.Message):
+    """One page of rows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
-    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Row]: ...
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Row]:
+        """In the order they were written; at most `page_size`."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         rows: _abc.Iterable[Global___Row] | None = ...,
         next_page_token: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "request_id", b"request_id", "rows", b"rows", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,11 +510,17 @@ Global___ScanResponse: _TypeAlias = ScanResponse  # noqa: Y015
 
 @_typing.final
 class CountRequest(_message.Message):
+    """Asks for the number of rows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
+    request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
         """Only rows that match."""
@@ -453,10 +530,11 @@ class CountRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         filter: _search_pb2.Filter | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,18 +542,31 @@ Global___CountRequest: _TypeAlias = CountRequest  # noqa: Y015
 
 @_typing.final
 class CountResponse(_message.Message):
+    """The number of rows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
+    """Rows that are live now and match."""
+    request_id: _builtins.str
+    """As in the request."""
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
         row_count: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        timings: _common_pb2.Timings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "row_count", b"row_count", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,7 +67,7 @@ class Query(_message.Message):
     audio: _builtins.bytes
     """Encoded audio to embed."""
     row_id: _builtins.str
-    """Rows like this one, which is not among the hits."""
+    """Id of a row, 1 to 512 bytes: rows like this one, which is not among the hits."""
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
         """A ready vector of the collection's dim. Finite and not zero; its length is ignored."""
@@ -132,11 +132,15 @@ Global___Filter: _TypeAlias = Filter  # noqa: Y015
 
 @_typing.final
 class FilterList(_message.Message):
+    """Conditions that are joined."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]: ...
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
+        """1 to 64 conditions."""
+
     def __init__(
         self,
         *,
@@ -152,6 +156,8 @@ Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
 
 @_typing.final
 class FieldCondition(_message.Message):
+    """A condition on the values of one payload field."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FIELD_FIELD_NUMBER: _builtins.int
@@ -198,11 +204,15 @@ Global___FieldCondition: _TypeAlias = FieldCondition  # noqa: Y015
 
 @_typing.final
 class JsonList(_message.Message):
+    """A list of JSON scalars."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_JSON_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def values_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1024 scalars, each written as JSON: "red", 3, true."""
+
     def __init__(
         self,
         *,
@@ -227,13 +237,13 @@ class Range(_message.Message):
     LT_FIELD_NUMBER: _builtins.int
     LTE_FIELD_NUMBER: _builtins.int
     gt: _builtins.str
-    """>"""
+    """Lower bound, itself left out (>)."""
     gte: _builtins.str
-    """>="""
+    """Lower bound, itself let in (>=)."""
     lt: _builtins.str
-    """<"""
+    """Upper bound, itself left out (<)."""
     lte: _builtins.str
-    """<="""
+    """Upper bound, itself let in (<=)."""
     def __init__(
         self,
         *,
@@ -282,14 +292,15 @@ class SearchOptions(_message.Message):
     k: _builtins.int
     """Hits to return, 1 to 1000. 0: 10."""
     min_score: _builtins.float
-    """Leave out hits below this score, -1 to 1."""
+    """Leave out hits below this score, -1 to 1. Unset: none."""
     exclude_payload: _builtins.bool
     """Leave `Hit.payload_json` empty."""
     exact: _builtins.bool
     """Compare with every row instead of asking the graph."""
     mode: Global___SearchMode.ValueType
+    """How rows are found."""
     group_by: _builtins.str
-    """Return only the best hit for each value of this payload field."""
+    """Return only the best hit for each value of this payload field, at most 128 bytes. Empty: all."""
     explain: _builtins.bool
     """Fill `SearchResponse.explain_json`."""
     @_builtins.property
@@ -320,6 +331,8 @@ Global___SearchOptions: _TypeAlias = SearchOptions  # noqa: Y015
 
 @_typing.final
 class SearchRequest(_message.Message):
+    """One query."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -330,10 +343,15 @@ class SearchRequest(_message.Message):
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     @_builtins.property
-    def query(self) -> Global___Query: ...
+    def query(self) -> Global___Query:
+        """What to look for; must be set."""
+
     @_builtins.property
-    def options(self) -> Global___SearchOptions: ...
+    def options(self) -> Global___SearchOptions:
+        """How many hits, and which."""
+
     @_builtins.property
     def embed_options(self) -> _embedding_pb2.EmbedOptions:
         """How to embed the query. Encoding and dimensions are not used."""
@@ -357,6 +375,8 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
+    """A row that answers a query."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -364,10 +384,11 @@ class Hit(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """The caller's key, 1 to 512 bytes of UTF-8, without control characters."""
     score: _builtins.float
     """Cosine of query and row, -1 to 1, from the stored 16-bit vector."""
     seq: _builtins.int
-    """Sequence number of the row."""
+    """Sequence number of the row, > 0."""
     payload_json: _builtins.str
     """A JSON object. Filled unless left out on request."""
     def __init__(
@@ -388,6 +409,8 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
+    """The answer to one query."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -395,6 +418,7 @@ class SearchResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     EXPLAIN_JSON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """As in the request."""
     explain_json: _builtins.str
     """How the answer came about, as a JSON object. Filled when asked for."""
     @_builtins.property
@@ -402,7 +426,9 @@ class SearchResponse(_message.Message):
         """Best first; at most k."""
 
     @_builtins.property
-    def timings(self) -> _common_pb2.Timings: ...
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
@@ -421,6 +447,8 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class SearchBatchRequest(_message.Message):
+    """Many queries of one collection."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -429,15 +457,21 @@ class SearchBatchRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     EMBED_OPTIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
         """1 to 1024 queries by default."""
 
     @_builtins.property
-    def options(self) -> Global___SearchOptions: ...
+    def options(self) -> Global___SearchOptions:
+        """How many hits, and which, for every query."""
+
     @_builtins.property
-    def embed_options(self) -> _embedding_pb2.EmbedOptions: ...
+    def embed_options(self) -> _embedding_pb2.EmbedOptions:
+        """How to embed the queries. Encoding and dimensions are not used."""
+
     def __init__(
         self,
         *,
@@ -457,18 +491,23 @@ Global___SearchBatchRequest: _TypeAlias = SearchBatchRequest  # noqa: Y015
 
 @_typing.final
 class SearchBatchResponse(_message.Message):
+    """The answers to many queries."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """As in the request."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchBatchResult]:
         """One for each query, in the order of the queries."""
 
     @_builtins.property
-    def timings(self) -> _common_pb2.Timings: ...
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,
@@ -486,6 +525,8 @@ Global___SearchBatchResponse: _TypeAlias = SearchBatchResponse  # noqa: Y015
 
 @_typing.final
 class SearchBatchResult(_message.Message):
+    """The answer to one query of a batch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
@@ -514,6 +555,8 @@ Global___SearchBatchResult: _TypeAlias = SearchBatchResult  # noqa: Y015
 
 @_typing.final
 class ClassifyRequest(_message.Message):
+    """A query to label."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -524,17 +567,23 @@ class ClassifyRequest(_message.Message):
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     EMBED_OPTIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
+    """Name or alias of the collection, 1 to 128 characters."""
     label_field: _builtins.str
-    """Payload field that holds the label."""
+    """Payload field that holds the label, 1 to 128 bytes."""
     k: _builtins.int
     """Neighbours that vote, 1 to 1000. 0: 10."""
     min_confidence: _builtins.float
     """Confidence below which the answer is out of scope, 0 to 1."""
     @_builtins.property
-    def query(self) -> Global___Query: ...
+    def query(self) -> Global___Query:
+        """What to label; must be set."""
+
     @_builtins.property
-    def embed_options(self) -> _embedding_pb2.EmbedOptions: ...
+    def embed_options(self) -> _embedding_pb2.EmbedOptions:
+        """How to embed the query. Encoding and dimensions are not used."""
+
     def __init__(
         self,
         *,
@@ -556,11 +605,14 @@ Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
 
 @_typing.final
 class LabelScore(_message.Message):
+    """How well one label fits."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LABEL_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
+    """A value of the label field."""
     confidence: _builtins.float
     """Calibrated, 0 to 1."""
     def __init__(
@@ -579,6 +631,8 @@ Global___LabelScore: _TypeAlias = LabelScore  # noqa: Y015
 
 @_typing.final
 class ClassifyResponse(_message.Message):
+    """The label of a query."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -588,20 +642,23 @@ class ClassifyResponse(_message.Message):
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """As in the request."""
     label: _builtins.str
-    """Empty if out of scope."""
+    """The label that fits best. Empty if out of scope."""
     out_of_scope: _builtins.bool
     """True if no label reaches `min_confidence`."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]:
-        """Best first."""
+        """Labels of the neighbours, best first; at most k."""
 
     @_builtins.property
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """The neighbours that decided."""
+        """The neighbours that decided, best first; at most k."""
 
     @_builtins.property
-    def timings(self) -> _common_pb2.Timings: ...
+    def timings(self) -> _common_pb2.Timings:
+        """Where the time of the request went, in microseconds."""
+
     def __init__(
         self,
         *,

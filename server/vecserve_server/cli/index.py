@@ -33,6 +33,7 @@ from vecserve_server.cli.records import (
     BadHeader,
     BadLine,
     Fields,
+    GoodLine,
     ReadLine,
     read_csv,
     read_jsonl,
@@ -103,14 +104,20 @@ class _Indexing:
         self._started = time.monotonic()
         self.indexed = 0
         self._bad = 0
+        self._stopped_by: str | None = None
 
     def records(self) -> Iterator[Record]:
-        """Read the records of all good lines."""
+        """Read the records of good lines: of all, or until the run is to stop.
+
+        They end rather than fail, so that those before a bad line are still written.
+        """
         try:
             for line in self._lines:
                 if isinstance(line, BadLine):
                     self._refuse(line.number, line.reason)
-                else:
+                if self._stopped_by is not None:
+                    return
+                if isinstance(line, GoodLine):
                     self._numbers.append(line.number)
                     yield line.record
         except BadHeader as problem:
@@ -123,7 +130,9 @@ class _Indexing:
             self._refuse(self._numbers[batch.start + position], str(error))
 
     def report(self, collection: str, *, as_json: bool) -> None:
-        """Print the summary; exit 4 if lines were left out."""
+        """Print the summary; exit 4 if lines were left out. Fails with the line that stopped it."""
+        if self._stopped_by is not None:
+            raise CommandFailed(f"{self._stopped_by} ({self.indexed} rows are written)")
         seconds = time.monotonic() - self._started
         rate = self.indexed / max(seconds, 1e-9)
         if as_json:
@@ -146,9 +155,10 @@ class _Indexing:
 
     def _refuse(self, number: int, reason: str) -> None:
         self._bad += 1
-        if self._on_error is OnError.STOP:
-            raise CommandFailed(f"line {number}: {reason} ({self.indexed} rows are written)")
-        complain(f"line {number}: {reason}")
+        if self._on_error is OnError.SKIP:
+            complain(f"line {number}: {reason}")
+        elif self._stopped_by is None:
+            self._stopped_by = f"line {number}: {reason}"
 
 
 @contextmanager

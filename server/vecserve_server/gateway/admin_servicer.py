@@ -38,18 +38,19 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.ListModelsRequest, context: Context
     ) -> admin_pb2.ListModelsResponse:
         """List the loaded models by name."""
-        with self._scope.admit(1):
-            return admin_pb2.ListModelsResponse(
+        with self._scope.admit(request) as arrived_ns:
+            reply = admin_pb2.ListModelsResponse(
                 models=[self._describe(served) for served in self._catalog.all()]
             )
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def GetStats(
         self, request: admin_pb2.GetStatsRequest, context: Context
     ) -> admin_pb2.GetStatsResponse:
         """Report the server's numbers."""
-        with self._scope.admit(1):
+        with self._scope.admit(request) as arrived_ns:
             collections = self._collections.all()
-            return admin_pb2.GetStatsResponse(
+            reply = admin_pb2.GetStatsResponse(
                 uptime_seconds=(self._scope.clock_ns() - self._started_ns) / 1e9,
                 # This call itself is not worth reporting.
                 pending_items=self._scope.admission.pending_items - 1,
@@ -58,6 +59,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 collection_count=len(collections),
                 row_count=sum(collection.live_rows for collection in collections),
             )
+            return self._scope.complete(reply, request, arrived_ns)
 
     def _describe(self, served: ServedModel) -> admin_pb2.Model:
         config = served.text.config

@@ -1,4 +1,4 @@
-"""What every servicer of our API shares: the door, the clock and the deadline.
+"""What every servicer of our API shares: the door, the clock, the deadline and failures in streams.
 
 Owns the start and the end of a call. Must not know any single method.
 """
@@ -9,13 +9,32 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from google.protobuf.message import Message
 from grpc import aio
 
-from vecserve_server.domain import Timings
+from vecserve.v1 import common_pb2, embedding_pb2
+from vecserve_server.errors import InvalidArgument
+from vecserve_server.gateway.failures import Failures
+from vecserve_server.gateway.status_table import Dialect, code_number
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.admission import Admission
+from vecserve_server.services.validation import check_count, check_request_id
+
+
+class TimedReply(Protocol):
+    """Any reply of our API."""
+
+    request_id: str
+
+    @property
+    def timings(self) -> common_pb2.Timings:
+        """Where the time went."""
+        ...
+
+
+Reply = TypeVar("Reply", bound=TimedReply)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +43,24 @@ class CallScope:
 
     admission: Admission
     metrics: Metrics
+    failures: Failures
     clock_ns: Callable[[], int]
     closing: asyncio.Event
     """Set when the server begins to drain: streams end."""
     stream_window: int
+    max_items_per_call: int
 
     @contextmanager
-    def admit(self, items: int) -> Iterator[int]:
-        """Come in with so many items; yields the monotonic time of arrival."""
-        with self.admission.admit(max(1, items)):
+    def admit(self, request: Message, *, items: int = 1, field: str | None = None) -> Iterator[int]:
+        """Come in with a request; yields the monotonic time of arrival.
+
+        `items` is the length of its batch field, which must be 1 to `max_items_per_call`: a batch
+        that could never come in is refused for good.
+        """
+        if field is not None:
+            check_count(field, items, limit=self.max_items_per_call)
+        check_request_id(getattr(request, "request_id", ""))
+        with self.admission.admit(items, size_bytes=request.ByteSize()):
             yield self.clock_ns()
 
     def deadline_ns(self, context: aio.ServicerContext[Any, Any]) -> int | None:
@@ -43,10 +71,28 @@ class CallScope:
             return None
         return self.clock_ns() + int(remaining_s * 1e9)
 
-    def timings(self, arrived_ns: int, **stages_us: int) -> Timings:
-        """Close the account of a call and record its stages."""
+    def complete(self, reply: Reply, request: Any, arrived_ns: int, **stages_us: int) -> Reply:
+        """Put the request's id and where its time went into the reply; record the stages."""
         for stage, duration_us in stages_us.items():
             if duration_us:
                 name = stage.removesuffix("_us")
                 self.metrics.stage_seconds.labels(stage=name).observe(duration_us / 1e6)
-        return Timings(**stages_us, total_us=(self.clock_ns() - arrived_ns) // 1000)
+        total_us = (self.clock_ns() - arrived_ns) // 1000
+        reply.request_id = request.request_id
+        reply.timings.CopyFrom(common_pb2.Timings(**stages_us, total_us=total_us))
+        return reply
+
+    def stream_error(
+        self, method: str, request_id: str, error: Exception
+    ) -> embedding_pb2.StreamError:
+        """Write why one message of a stream failed."""
+        status = self.failures.wire_status(method, error, Dialect.VECSERVE)
+        return embedding_pb2.StreamError(
+            request_id=request_id, code=code_number(status.code), message=status.message
+        )
+
+
+def require_request_id(request_id: str) -> None:
+    """Refuse a message of a stream that cannot be told from the others."""
+    if not request_id:
+        raise InvalidArgument("request.request_id", "is empty; a stream needs one for each message")

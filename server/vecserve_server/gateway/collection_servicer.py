@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from vecserve_server.gateway.page_tokens import read_page_token, write_page_toke
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
-from vecserve_server.services.validation import check_name, check_page_size, check_request_id
+from vecserve_server.services.validation import check_name, check_page_size
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -42,48 +41,51 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         self, request: collection_pb2.CreateCollectionRequest, context: Context
     ) -> collection_pb2.CreateCollectionResponse:
         """Create an empty collection."""
-        with self._scope.admit(1):
-            check_request_id(request.request_id)
+        with self._scope.admit(request) as arrived_ns:
             check_name("name", request.name)
             if request.fields:
                 raise Unsupported("fields: declared payload fields are not offered by this server")
             collection = await self._collections.create(self._spec(request))
-            return collection_pb2.CreateCollectionResponse(
+            reply = collection_pb2.CreateCollectionResponse(
                 collection=await self._describe(collection)
             )
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def GetCollection(
         self, request: collection_pb2.GetCollectionRequest, context: Context
     ) -> collection_pb2.GetCollectionResponse:
         """Describe one collection."""
-        with self._scope.admit(1):
+        with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.name, field="name")
-            return collection_pb2.GetCollectionResponse(collection=await self._describe(collection))
+            reply = collection_pb2.GetCollectionResponse(
+                collection=await self._describe(collection)
+            )
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def ListCollections(
         self, request: collection_pb2.ListCollectionsRequest, context: Context
     ) -> collection_pb2.ListCollectionsResponse:
         """List collections, a page at a time."""
-        with self._scope.admit(1):
+        with self._scope.admit(request) as arrived_ns:
             size = check_page_size("page_size", request.page_size)
             after = read_page_token("collections", request.page_token)
             rest = [c for c in self._collections.all() if c.spec.name > after]
-            page, more = rest[:size], len(rest) > size
-            token = write_page_token("collections", page[-1].spec.name) if more else ""
-            return collection_pb2.ListCollectionsResponse(
-                collections=[await self._describe(collection) for collection in page],
-                next_page_token=token,
+            page = rest[:size]
+            last = page[-1].spec.name if len(rest) > size else ""
+            reply = collection_pb2.ListCollectionsResponse(
+                collections=[await self._describe(c) for c in page if not c.is_closed],
+                next_page_token=write_page_token("collections", last),
             )
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def DropCollection(
         self, request: collection_pb2.DropCollectionRequest, context: Context
     ) -> collection_pb2.DropCollectionResponse:
         """Delete a collection and its rows."""
-        with self._scope.admit(1):
-            check_request_id(request.request_id)
-            return collection_pb2.DropCollectionResponse(
-                row_count=await self._collections.drop(request.name)
-            )
+        with self._scope.admit(request) as arrived_ns:
+            rows = await self._collections.drop(request.name)
+            reply = collection_pb2.DropCollectionResponse(row_count=rows)
+            return self._scope.complete(reply, request, arrived_ns)
 
     def _spec(self, request: collection_pb2.CreateCollectionRequest) -> CollectionSpec:
         text_model = self._catalog.get(request.model).text
@@ -106,6 +108,6 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             row_count=collection.live_rows,
             last_seq=collection.last_seq(),
             created_unix_ms=spec.created_unix_ms,
-            disk_bytes=await asyncio.to_thread(self._collections.disk_bytes, spec.name),
+            disk_bytes=await collection.disk_bytes(),
             memory_bytes=collection.memory_bytes,
         )

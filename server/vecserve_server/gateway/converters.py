@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve.v1 import common_pb2, embedding_pb2, index_pb2, search_pb2
-from vecserve_server.domain import Hit, ModelRef, Row, Timings, Vectors
+from vecserve_server.domain import Hit, ModelRef, Row, Vectors
 from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
-from vecserve_server.gateway.status_table import code_number, code_of
+from vecserve_server.gateway.status_table import code_number, code_of, wire_message
 from vecserve_server.services.embedding import EmbedOptions, Truncate
 from vecserve_server.services.searching import QueryInput
 
@@ -105,35 +105,26 @@ def read_embed_options(message: embedding_pb2.EmbedOptions) -> EmbedOptions:
     )
 
 
-def read_query(index: int, message: search_pb2.Query) -> QueryInput:
-    """Read one query."""
+def read_query(name: str, message: search_pb2.Query) -> QueryInput:
+    """Read one query; `name` is its field. What is wrong with it is told in its place."""
     kind = message.WhichOneof("content")
     if kind == "text":
-        return QueryInput(text=message.text)
-    if kind == "vector":
-        return QueryInput(vector=read_vector(f"queries[{index}].vector", message.vector))
+        return QueryInput(name=name, text=message.text)
     if kind == "row_id":
-        return QueryInput(row_id=message.row_id)
+        return QueryInput(name=name, row_id=message.row_id)
+    if kind == "vector":
+        try:
+            return QueryInput(name=name, vector=read_vector(f"{name}.vector", message.vector))
+        except RequestError as error:
+            return QueryInput(name=name, problem=error)
     if kind is None:
-        return QueryInput()
-    raise Unsupported(f"queries[{index}].{kind}: no loaded model takes it")
-
-
-def write_timings(timings: Timings) -> common_pb2.Timings:
-    """Write where the time went."""
-    return common_pb2.Timings(
-        queue_us=timings.queue_us,
-        tokenise_us=timings.tokenise_us,
-        encode_us=timings.encode_us,
-        search_us=timings.search_us,
-        write_us=timings.write_us,
-        total_us=timings.total_us,
-    )
+        return QueryInput(name=name, problem=InvalidArgument(name, "has no content"))
+    return QueryInput(name=name, problem=Unsupported(f"{name}.{kind}: no loaded model takes it"))
 
 
 def write_item_error(error: RequestError) -> common_pb2.ItemError:
     """Write what is wrong with one item."""
-    return common_pb2.ItemError(code=code_number(code_of(error)), message=str(error))
+    return common_pb2.ItemError(code=code_number(code_of(error)), message=wire_message(error))
 
 
 def write_model_info(ref: ModelRef) -> common_pb2.ModelInfo:

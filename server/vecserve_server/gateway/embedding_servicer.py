@@ -8,20 +8,17 @@ from typing import Any
 from grpc import aio
 
 from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
-from vecserve_server.errors import InvalidArgument, RequestError, Unsupported, VecserveError
-from vecserve_server.gateway.call import CallScope
+from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.gateway.call import CallScope, require_request_id
 from vecserve_server.gateway.converters import (
     WriteVector,
     read_embed_options,
     vector_writer,
     write_item_error,
     write_model_info,
-    write_timings,
 )
-from vecserve_server.gateway.status_table import code_number, code_of
 from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.services.embedding import Embedded, EmbeddingService
-from vecserve_server.services.validation import check_request_id
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -54,9 +51,9 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 return embedding_pb2.EmbedStreamResponse(
                     response=await self._embed(request, deadline_ns)
                 )
-            except VecserveError as error:
+            except Exception as error:  # noqa: BLE001 - one message fails, the stream goes on
                 return embedding_pb2.EmbedStreamResponse(
-                    error=stream_error(request.request_id, error)
+                    error=self._scope.stream_error("EmbedStream", request.request_id, error)
                 )
 
         window, closing = self._scope.stream_window, self._scope.closing
@@ -66,39 +63,24 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     async def _embed(
         self, request: embedding_pb2.EmbedRequest, deadline_ns: int | None
     ) -> embedding_pb2.EmbedResponse:
-        with self._scope.admit(len(request.inputs)) as arrived_ns:
-            check_request_id(request.request_id)
+        with self._scope.admit(request, items=len(request.inputs), field="inputs") as arrived_ns:
             options = read_embed_options(request.options)
             write = vector_writer(request.options.encoding, float_list=request.options.float_list)
             texts = [_text_of(index, item) for index, item in enumerate(request.inputs)]
             embedded = await self._service.embed(
                 request.model, texts, options, deadline_ns=deadline_ns
             )
-            timings = self._scope.timings(
+            reply = embedding_pb2.EmbedResponse(
+                model=write_model_info(embedded.model.text.ref), items=_items(embedded, write)
+            )
+            return self._scope.complete(
+                reply,
+                request,
                 arrived_ns,
                 queue_us=embedded.queue_us,
                 tokenise_us=embedded.tokenise_us,
                 encode_us=embedded.encode_us,
             )
-            return embedding_pb2.EmbedResponse(
-                request_id=request.request_id,
-                model=write_model_info(embedded.model.text.ref),
-                items=_items(embedded, write),
-                timings=write_timings(timings),
-            )
-
-
-def require_request_id(request_id: str) -> None:
-    """Refuse a message of a stream that cannot be told from the others."""
-    if not request_id:
-        raise InvalidArgument("request.request_id", "is empty; a stream needs one for each message")
-
-
-def stream_error(request_id: str, error: VecserveError) -> embedding_pb2.StreamError:
-    """Write why one message of a stream failed."""
-    return embedding_pb2.StreamError(
-        request_id=request_id, code=code_number(code_of(error)), message=str(error)
-    )
 
 
 def _text_of(index: int, item: embedding_pb2.EmbedInput) -> str | RequestError:

@@ -8,22 +8,19 @@ from typing import Any
 from grpc import aio
 
 from vecserve.v1 import index_pb2, index_pb2_grpc
-from vecserve_server.errors import InvalidArgument, Unsupported, VecserveError
-from vecserve_server.gateway.call import CallScope
+from vecserve_server.errors import RequestError, Unsupported
+from vecserve_server.gateway.call import CallScope, require_request_id
 from vecserve_server.gateway.converters import (
     read_embed_options,
     read_vector,
     write_item_error,
     write_row,
-    write_timings,
 )
-from vecserve_server.gateway.embedding_servicer import require_request_id, stream_error
-from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
+from vecserve_server.gateway.page_tokens import read_page_token, read_seq, write_page_token
 from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
-from vecserve_server.services.validation import check_count, check_page_size, check_request_id
-from vecserve_server.settings import LimitSettings
+from vecserve_server.services.validation import check_page_size
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -36,12 +33,10 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         *,
         service: IndexingService,
         collections: Collections,
-        limits: LimitSettings,
         scope: CallScope,
     ) -> None:
         self._service = service
         self._collections = collections
-        self._limits = limits
         self._scope = scope
 
     async def Upsert(
@@ -63,8 +58,10 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                 return index_pb2.UpsertStreamResponse(
                     response=await self._upsert(request, deadline_ns)
                 )
-            except VecserveError as error:
-                return index_pb2.UpsertStreamResponse(error=stream_error(request.request_id, error))
+            except Exception as error:  # noqa: BLE001 - one message fails, the stream goes on
+                return index_pb2.UpsertStreamResponse(
+                    error=self._scope.stream_error("UpsertStream", request.request_id, error)
+                )
 
         window, closing = self._scope.stream_window, self._scope.closing
         async for reply in answer_stream(request_iterator, answer, window=window, closing=closing):
@@ -74,25 +71,19 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         self, request: index_pb2.DeleteRequest, context: Context
     ) -> index_pb2.DeleteResponse:
         """Delete rows by id."""
-        with self._scope.admit(len(request.ids)) as arrived_ns:
-            check_request_id(request.request_id)
+        with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
             if request.HasField("filter"):
                 raise Unsupported("filter: is not offered by this server")
             deleted = await self._service.delete(request.collection, request.ids)
-            timings = self._scope.timings(arrived_ns)
-            return index_pb2.DeleteResponse(
-                request_id=request.request_id,
-                deleted_count=deleted,
-                timings=write_timings(timings),
-            )
+            reply = index_pb2.DeleteResponse(deleted_count=deleted)
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def Get(self, request: index_pb2.GetRequest, context: Context) -> index_pb2.GetResponse:
         """Read rows by id."""
-        with self._scope.admit(len(request.ids)):
+        with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
             collection = self._collections.get(request.collection)
-            check_count("ids", len(request.ids), limit=self._limits.max_items_per_call)
             found = await collection.get(request.ids, with_vectors=request.include_vector)
-            return index_pb2.GetResponse(
+            reply = index_pb2.GetResponse(
                 rows=[
                     write_row(found[row_id], exclude_payload=request.exclude_payload)
                     for row_id in request.ids
@@ -100,12 +91,13 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                 ],
                 missing_ids=[row_id for row_id in request.ids if row_id not in found],
             )
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def Scan(
         self, request: index_pb2.ScanRequest, context: Context
     ) -> index_pb2.ScanResponse:
         """Read all rows, a page at a time."""
-        with self._scope.admit(1):
+        with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
             if request.HasField("filter"):
                 raise Unsupported("filter: is not offered by this server")
@@ -113,60 +105,62 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
             listing = f"scan:{collection.spec.name}"
             after = read_page_token(listing, request.page_token)
             rows = await collection.scan(
-                int(after or 0), size + 1, with_vectors=request.include_vector
+                read_seq(after), size + 1, with_vectors=request.include_vector
             )
-            page, more = rows[:size], len(rows) > size
-            return index_pb2.ScanResponse(
+            page = rows[:size]
+            last = str(page[-1].seq) if len(rows) > size else ""
+            reply = index_pb2.ScanResponse(
                 rows=[write_row(row, exclude_payload=request.exclude_payload) for row in page],
-                next_page_token=write_page_token(listing, str(page[-1].seq)) if more else "",
+                next_page_token=write_page_token(listing, last),
             )
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def Count(
         self, request: index_pb2.CountRequest, context: Context
     ) -> index_pb2.CountResponse:
         """Count live rows."""
-        with self._scope.admit(1):
+        with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
             if request.HasField("filter"):
                 raise Unsupported("filter: is not offered by this server")
-            return index_pb2.CountResponse(row_count=collection.live_rows)
+            reply = index_pb2.CountResponse(row_count=collection.live_rows)
+            return self._scope.complete(reply, request, arrived_ns)
 
     async def _upsert(
         self, request: index_pb2.UpsertRequest, deadline_ns: int | None
     ) -> index_pb2.UpsertResponse:
-        with self._scope.admit(len(request.rows)) as arrived_ns:
-            check_request_id(request.request_id)
+        with self._scope.admit(request, items=len(request.rows), field="rows") as arrived_ns:
             rows = [_read_row(index, row) for index, row in enumerate(request.rows)]
             options = read_embed_options(request.options)
             upserted = await self._service.upsert(
                 request.collection, rows, options, deadline_ns=deadline_ns
             )
-            timings = self._scope.timings(
+            reply = index_pb2.UpsertResponse(
+                results=[_result(upserted, index) for index in range(len(rows))]
+            )
+            return self._scope.complete(
+                reply,
+                request,
                 arrived_ns,
                 queue_us=upserted.queue_us,
                 tokenise_us=upserted.tokenise_us,
                 encode_us=upserted.encode_us,
                 write_us=upserted.write_us,
             )
-            return index_pb2.UpsertResponse(
-                request_id=request.request_id,
-                results=[_result(upserted, index) for index in range(len(rows))],
-                timings=write_timings(timings),
-            )
 
 
 def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
     kind = row.WhichOneof("content")
-    if kind in ("image", "audio"):
-        raise Unsupported(f"rows[{index}].{kind}: the collection's model takes text only")
-    if row.HasField("expected_seq"):
-        raise Unsupported(f"rows[{index}].expected_seq: is not offered by this server")
     vector = None
-    problem = None
-    if kind == "vector":
+    problem: RequestError | None = None
+    if kind in ("image", "audio"):
+        problem = Unsupported(f"rows[{index}].{kind}: the collection's model takes text only")
+    elif row.HasField("expected_seq"):
+        problem = Unsupported(f"rows[{index}].expected_seq: is not offered by this server")
+    elif kind == "vector":
         try:
             vector = read_vector(f"rows[{index}].vector", row.vector)
-        except InvalidArgument as error:
+        except RequestError as error:
             problem = error
     return RowInput(
         id=row.id,

@@ -95,10 +95,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         served = self._named(request.model_name, request.model_version)
         _check_parameters(request)
         _check_outputs(request)
-        inputs = read_inputs(request)
         deadline_ns = self._deadline_ns(request, context)
-        with self._scope.admit(_rows(inputs)):
-            vectors = await self._embed(served, inputs, deadline_ns)
+        with self._scope.admit(request, items=_claimed_rows(request, served)):
+            vectors = await self._embed(served, read_inputs(request), deadline_ns)
         return service_pb2.ModelInferResponse(
             model_name=served.text.ref.name,
             model_version=served.text.ref.version,
@@ -120,11 +119,6 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, served: ServedModel, inputs: Mapping[str, NDArray[Any]], deadline_ns: int | None
     ) -> Vectors:
         name = served.text.ref.name
-        limit = served.text.proto.max_batch_size
-        if _rows(inputs) > limit:
-            raise InvalidArgument(
-                "inputs", f"have {_rows(inputs)} rows; max_batch_size of {name!r} is {limit}"
-            )
         if set(inputs) == {TEXT}:
             texts = _texts(inputs[TEXT])
             embedded = await self._service.embed(
@@ -194,8 +188,14 @@ def _whole_number(request: service_pb2.ModelInferRequest, name: str) -> int:
     return int(getattr(value, kind))
 
 
-def _rows(inputs: Mapping[str, NDArray[Any]]) -> int:
-    return max((len(tensor) for tensor in inputs.values() if tensor.ndim), default=0)
+def _claimed_rows(request: service_pb2.ModelInferRequest, served: ServedModel) -> int:
+    """Return the batch size that the shapes claim, within the model's limit."""
+    rows = max((tensor.shape[0] for tensor in request.inputs if tensor.shape), default=0)
+    limit = served.text.proto.max_batch_size
+    if rows > limit:
+        name = served.text.ref.name
+        raise InvalidArgument("inputs", f"have {rows} rows; max_batch_size of {name!r} is {limit}")
+    return max(rows, 1)
 
 
 def _texts(tensor: NDArray[Any]) -> list[str]:

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
-from vecserve_server.errors import ConfigError, Starting, StorageError, Unsupported, VecserveError
+from vecserve_server.errors import Starting, Unsupported
 from vecserve_server.gateway.decoding import Undecodable, tolerant
-from vecserve_server.gateway.status_table import Dialect, WireStatus, code_of, wire_status
+from vecserve_server.gateway.failures import Failures
+from vecserve_server.gateway.status_table import Dialect
 from vecserve_server.observability.metrics import Metrics
 
 TRITON_SERVICE = "/inference."
 HEALTH_SERVICE = "/grpc.health.v1.Health/"
-# Their messages name files of the server.
-HIDDEN = (ConfigError, StorageError)
 Handler = Any  # grpc's RpcMethodHandler: a named tuple without useful types
 
 
@@ -34,10 +31,10 @@ class CallInterceptor(aio.ServerInterceptor):
     """
 
     def __init__(
-        self, *, metrics: Metrics, logger: logging.Logger, clock_ns: Callable[[], int]
+        self, *, metrics: Metrics, failures: Failures, clock_ns: Callable[[], int]
     ) -> None:
         self._metrics = metrics
-        self._logger = logger
+        self._failures = failures
         self._clock_ns = clock_ns
         # One entry for each method of the services; unknown methods are not kept.
         self._wrapped: dict[str, Handler] = {}
@@ -54,8 +51,9 @@ class CallInterceptor(aio.ServerInterceptor):
     ) -> Handler:
         """Return the wrapped handler of the method."""
         method = handler_call_details.method
+        # The label is not the method's name: before the services are known it could be anything.
         if not self._is_open and not method.startswith(HEALTH_SERVICE):
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, _starting))
+            return grpc.stream_stream_rpc_method_handler(self._stream("any", _starting))
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
@@ -104,11 +102,7 @@ class CallInterceptor(aio.ServerInterceptor):
     ) -> NoReturn:
         """End the call with the status of an error."""
         dialect = Dialect.TRITON if method.startswith(TRITON_SERVICE) else Dialect.VECSERVE
-        status = (
-            wire_status(error, dialect)
-            if isinstance(error, VecserveError) and not isinstance(error, HIDDEN)
-            else self._hidden(method, error)
-        )
+        status = self._failures.wire_status(method, error, dialect)
         await context.abort(status.code, status.message, status.trailing_metadata)
 
     def observe(self, method: str, code: str, seconds: float) -> None:
@@ -120,17 +114,6 @@ class CallInterceptor(aio.ServerInterceptor):
     def clock_ns(self) -> Callable[[], int]:
         """Monotonic nanoseconds."""
         return self._clock_ns
-
-    def _hidden(self, method: str, error: Exception) -> WireStatus:
-        error_id = secrets.token_hex(6)
-        self._logger.error(
-            "call_failed",
-            exc_info=error,
-            extra={"fields": {"method": method, "error_id": error_id}},
-        )
-        kind = "storage error" if isinstance(error, StorageError) else "internal error"
-        code = code_of(error) if isinstance(error, VecserveError) else grpc.StatusCode.INTERNAL
-        return WireStatus(code=code, message=f"{kind} {error_id}; the server's log has the details")
 
 
 class _Observed:

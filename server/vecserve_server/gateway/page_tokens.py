@@ -10,9 +10,20 @@ import binascii
 
 from vecserve_server.errors import InvalidArgument
 
+MAX_SEQ = 2**63 - 1
+
+
+def read_seq(position: str) -> int:
+    """Read the position of a scan: the seq after which it goes on, 0 for an empty position."""
+    if position and not (position.isdecimal() and int(position) <= MAX_SEQ):
+        raise InvalidArgument("page_token", "is not one that this listing gave out")
+    return int(position or 0)
+
 
 def write_page_token(listing: str, position: str) -> str:
-    """Make the token with which `listing` goes on after `position`."""
+    """Make the token with which `listing` goes on after `position`; empty for an empty one."""
+    if not position:
+        return ""
     return base64.urlsafe_b64encode(f"{listing}\n{position}".encode()).decode()
 
 

@@ -8,18 +8,15 @@ from typing import Any
 from grpc import aio
 
 from vecserve.v1 import search_pb2, search_pb2_grpc
-from vecserve_server.domain import Timings
 from vecserve_server.errors import Unsupported
-from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.call import CallScope, Reply
 from vecserve_server.gateway.converters import (
     read_embed_options,
     read_query,
     write_hit,
     write_item_error,
-    write_timings,
 )
-from vecserve_server.services.searching import Searched, SearchingService, SearchOptions
-from vecserve_server.services.validation import check_request_id
+from vecserve_server.services.searching import QueryInput, Searched, SearchingService, SearchOptions
 
 Context = aio.ServicerContext[Any, Any]
 DENSE_MODES = (search_pb2.SEARCH_MODE_UNSPECIFIED, search_pb2.SEARCH_MODE_DENSE)
@@ -36,45 +33,46 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.SearchRequest, context: Context
     ) -> search_pb2.SearchResponse:
         """Answer one query."""
-        with self._scope.admit(1) as arrived_ns:
-            searched = await self._search(request, [request.query], context)
+        with self._scope.admit(request) as arrived_ns:
+            query = read_query("query", request.query)
+            searched = await self._search(request, [query], context)
             if searched.errors:
                 raise searched.errors[0]
-            return search_pb2.SearchResponse(
-                request_id=request.request_id,
-                hits=[write_hit(hit) for hit in searched.hits[0]],
-                timings=write_timings(self._timings(arrived_ns, searched)),
-            )
+            reply = search_pb2.SearchResponse(hits=[write_hit(hit) for hit in searched.hits[0]])
+            return self._complete(reply, request, arrived_ns, searched)
 
     async def SearchBatch(
         self, request: search_pb2.SearchBatchRequest, context: Context
     ) -> search_pb2.SearchBatchResponse:
         """Answer many queries."""
-        with self._scope.admit(len(request.queries)) as arrived_ns:
-            searched = await self._search(request, request.queries, context)
-            return search_pb2.SearchBatchResponse(
-                request_id=request.request_id,
-                results=[_result(searched, index) for index in range(len(request.queries))],
-                timings=write_timings(self._timings(arrived_ns, searched)),
+        with self._scope.admit(request, items=len(request.queries), field="queries") as arrived_ns:
+            queries = [read_query(f"queries[{i}]", q) for i, q in enumerate(request.queries)]
+            searched = await self._search(request, queries, context)
+            reply = search_pb2.SearchBatchResponse(
+                results=[_result(searched, index) for index in range(len(request.queries))]
             )
+            return self._complete(reply, request, arrived_ns, searched)
 
     async def _search(
         self,
         request: search_pb2.SearchRequest | search_pb2.SearchBatchRequest,
-        queries: Sequence[search_pb2.Query],
+        queries: Sequence[QueryInput],
         context: Context,
     ) -> Searched:
-        check_request_id(request.request_id)
         return await self._service.search(
             request.collection,
-            [read_query(index, query) for index, query in enumerate(queries)],
+            queries,
             _read_options(request.options),
             read_embed_options(request.embed_options),
             deadline_ns=self._scope.deadline_ns(context),
         )
 
-    def _timings(self, arrived_ns: int, searched: Searched) -> Timings:
-        return self._scope.timings(
+    def _complete(
+        self, reply: Reply, request: object, arrived_ns: int, searched: Searched
+    ) -> Reply:
+        return self._scope.complete(
+            reply,
+            request,
             arrived_ns,
             queue_us=searched.queue_us,
             tokenise_us=searched.tokenise_us,

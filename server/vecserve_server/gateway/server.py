@@ -70,11 +70,13 @@ class GrpcServer:
         host: str,
         port: int,
         max_message_bytes: int,
+        max_concurrent_calls: int,
         interceptor: CallInterceptor,
     ) -> None:
         self._interceptor = interceptor
         self._server: Any = aio.server(
             interceptors=[interceptor],
+            maximum_concurrent_rpcs=max_concurrent_calls,
             options=[
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -89,7 +91,10 @@ class GrpcServer:
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
-            raise ConfigError(f"server.port: {host}:{port} cannot be bound: {error}") from error
+            raise ConfigError(
+                f"server.port: {host}:{port} cannot be bound: "
+                "it is in use, or not an address of this machine"
+            ) from error
 
     async def start(self) -> None:
         """Listen; only health answers, NOT_SERVING."""

@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from vecserve_server import errors
 
+MAX_MESSAGE_CHARACTERS = 500
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 Code = grpc.StatusCode
 
@@ -33,7 +34,6 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     errors.Draining: Code.UNAVAILABLE,
     errors.CapacityError: Code.UNAVAILABLE,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
-    errors.Cancelled: Code.CANCELLED,
     errors.ModelError: Code.FAILED_PRECONDITION,
     errors.ConfigError: Code.FAILED_PRECONDITION,
     errors.CorruptData: Code.DATA_LOSS,
@@ -64,15 +64,24 @@ def code_of(error: errors.VecserveError) -> grpc.StatusCode:
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 
+def wire_message(error: errors.VecserveError) -> str:
+    """Say what is wrong, cut to what fits into HTTP/2 headers: messages may quote the input."""
+    message = str(error)
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        return f"{message[:MAX_MESSAGE_CHARACTERS]} …"
+    return message
+
+
 def wire_status(error: errors.VecserveError, dialect: Dialect) -> WireStatus:
     """Render a failure for the wire."""
+    message = wire_message(error)
     if not isinstance(error, errors.Overloaded):
-        return WireStatus(code=code_of(error), message=str(error))
+        return WireStatus(code=code_of(error), message=message)
     if dialect is Dialect.TRITON:
-        return WireStatus(code=Code.UNAVAILABLE, message=f"Exceeds maximum queue size: {error}")
+        return WireStatus(code=Code.UNAVAILABLE, message=f"Exceeds maximum queue size: {message}")
     return WireStatus(
         code=code_of(error),
-        message=str(error),
+        message=message,
         trailing_metadata=((STATUS_DETAILS_KEY, _with_retry_info(error)),),
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ TYPED_CONTENTS = {
     BYTES: "bytes_contents",
 }
 LENGTH = struct.Struct("<I")
+MAX_RANK = 8
 
 
 def read_inputs(request: service_pb2.ModelInferRequest) -> dict[str, NDArray[Any]]:
@@ -73,9 +74,7 @@ def _read(
     tensor: service_pb2.ModelInferRequest.InferInputTensor, raw: bytes | None
 ) -> NDArray[Any]:
     name = f"input {tensor.name!r}"
-    if any(size < 0 for size in tensor.shape):
-        raise InvalidArgument(name, f"has the shape {list(tensor.shape)}; sizes must be >= 0")
-    count = math.prod(tensor.shape)
+    count = _element_count(name, tensor.shape)
     if raw is not None and tensor.HasField("contents"):
         raise InvalidArgument(name, "has contents beside raw_input_contents; one must be empty")
     flat = (
@@ -88,16 +87,19 @@ def _read(
     return flat.reshape(tuple(tensor.shape))
 
 
+def _element_count(name: str, shape: Sequence[int]) -> int:
+    if len(shape) > MAX_RANK:
+        raise InvalidArgument(name, f"has {len(shape)} dimensions; the limit is {MAX_RANK}")
+    # Each size by itself, too: beside a zero, the others could be anything.
+    if any(not 0 <= size < 2**31 for size in shape):
+        raise InvalidArgument(name, f"has the shape {list(shape)}; sizes must be >= 0 and < 2^31")
+    return math.prod(shape)
+
+
 def _flat_raw(name: str, datatype: str, raw: bytes, count: int) -> NDArray[Any]:
     if datatype == BYTES:
-        elements = np.empty(count, object)
-        seen = 0
-        for element in _split_bytes(name, raw):
-            if seen == count:
-                raise InvalidArgument(name, f"has more than the {count} elements of its shape")
-            elements[seen] = element
-            seen += 1
-        return elements[:seen]
+        # What came decides how much is allocated, not the shape that the client claims.
+        return _object_array(list(_split_bytes(name, raw)))
     if datatype not in NUMPY_TYPES:
         raise InvalidArgument(name, f"has the datatype {datatype!r}, which is unknown")
     numpy_type = np.dtype(NUMPY_TYPES[datatype])
@@ -114,10 +116,17 @@ def _flat_typed(name: str, tensor: service_pb2.ModelInferRequest.InferInputTenso
         raise InvalidArgument(name, f"has no typed contents for the datatype {tensor.datatype!r}")
     values = list(getattr(tensor.contents, field))
     if tensor.datatype == BYTES:
-        elements = np.empty(len(values), object)
-        elements[:] = values
-        return elements
-    return np.array(values, NUMPY_TYPES[tensor.datatype])
+        return _object_array(values)
+    try:
+        return np.array(values, NUMPY_TYPES[tensor.datatype])
+    except OverflowError:
+        raise InvalidArgument(name, f"holds values that {tensor.datatype} cannot hold") from None
+
+
+def _object_array(values: list[bytes]) -> NDArray[Any]:
+    elements = np.empty(len(values), object)
+    elements[:] = values
+    return elements
 
 
 def _split_bytes(name: str, raw: bytes) -> Iterator[bytes]:

@@ -36,6 +36,9 @@ class Metrics:
     pending_items: Gauge
     queued_entries: Gauge
     queued_rows: Gauge
+    commits: Gauge
+    failed_commits: Gauge
+    commit_seconds: Gauge
     rows: Gauge
     rejected: Counter
 
@@ -75,6 +78,11 @@ def make_metrics() -> Metrics:
             "vecserve_queued_entries", "Sequences that wait for a model instance", ("model",)
         ),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
+        commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),
+        failed_commits=gauge("vecserve_failed_commits", "Transactions that failed"),
+        commit_seconds=gauge(
+            "vecserve_commit_seconds", "Time spent in transactions, fsync included"
+        ),
         rows=gauge("vecserve_rows", "Live rows", ("collection",)),
         rejected=Counter(
             "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry

@@ -102,8 +102,6 @@ class DynamicBatcher:
         self._on_death = on_death
         self._closed = False
         self._running: dict[ModelInstance, Sequence[Entry[Place]]] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._loop = asyncio.get_running_loop()
         self._instances = [
             ModelInstance(
@@ -153,12 +151,6 @@ class DynamicBatcher:
             encode_us=ticket.encode_ns // 1000,
         )
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more work; return when all is done, or raise TimeoutError."""
-        self._closed = True
-        async with asyncio.timeout(timeout_s):
-            await self._idle.wait()
-
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
@@ -196,10 +188,6 @@ class DynamicBatcher:
                 entry.work.ticket.fail(DeadlineExceeded("the deadline passed in the queue"))
             if batch.entries:
                 self._start(batch.entries)
-        if not self._running and not len(self._policy):
-            self._idle.set()
-        else:
-            self._idle.clear()
 
     def _start(self, entries: Sequence[Entry[Place]]) -> None:
         instance = self._free.pop()

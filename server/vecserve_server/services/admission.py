@@ -1,7 +1,7 @@
 """Who may come in.
 
-Owns the bound on accepted, unanswered items, and the closing of the doors when the server
-drains. First in every call and never waits. Loop only.
+Owns the bounds on accepted, unanswered items and their bytes, and the closing of the doors when
+the server drains. First in every call and never waits. Loop only.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ RETRY_AFTER_MS = 200
 
 
 class Admission:
-    """A counter of pending items with a bound and a door."""
+    """Counters of pending items and bytes with bounds, and a door."""
 
-    def __init__(self, *, max_pending_items: int, metrics: Metrics) -> None:
+    def __init__(self, *, max_pending_items: int, max_pending_bytes: int, metrics: Metrics) -> None:
         self._max_pending_items = max_pending_items
+        self._max_pending_bytes = max_pending_bytes
+        self._pending_bytes = 0
         self._metrics = metrics
         self._pending_items = 0
         self._refused_while_draining = 0
@@ -35,15 +37,17 @@ class Admission:
         return self._pending_items
 
     @contextmanager
-    def admit(self, items: int) -> Iterator[None]:
+    def admit(self, items: int, *, size_bytes: int = 0) -> Iterator[None]:
         """Count the items in while the call runs. Raises Draining or Overloaded at once."""
-        self._refuse(items)
+        self._refuse(items, size_bytes)
         self._pending_items += items
+        self._pending_bytes += size_bytes
         self._empty.clear()
         try:
             yield
         finally:
             self._pending_items -= items
+            self._pending_bytes -= size_bytes
             if not self._pending_items:
                 self._empty.set()
 
@@ -68,15 +72,19 @@ class Admission:
             if self._refused_while_draining == before:
                 return
 
-    def _refuse(self, items: int) -> None:
+    def _refuse(self, items: int, size_bytes: int) -> None:
         if not self._open:
             self._refused_while_draining += 1
             self._metrics.rejected.labels(reason="draining").inc()
             raise Draining("the server is shutting down")
-        if self._pending_items + items > self._max_pending_items:
-            self._metrics.rejected.labels(reason="overloaded").inc()
-            raise Overloaded(
-                f"{self._pending_items} items are pending and {items} more exceed "
-                f"limits.max_pending_items = {self._max_pending_items}",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
+        for pending, more, limit, unit in (
+            (self._pending_items, items, self._max_pending_items, "items"),
+            (self._pending_bytes, size_bytes, self._max_pending_bytes, "bytes"),
+        ):
+            if pending + more > limit:
+                self._metrics.rejected.labels(reason="overloaded").inc()
+                raise Overloaded(
+                    f"{pending} {unit} are pending and {more} more exceed "
+                    f"limits.max_pending_{unit} = {limit}",
+                    retry_after_ms=RETRY_AFTER_MS,
+                )

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from vecserve_server.domain import CollectionSpec, Hit, Row, Vectors
+from vecserve_server.errors import NotFound
 from vecserve_server.index.vector_index import VectorIndex
 from vecserve_server.storage.operations import Committed, Delete, Operation
 from vecserve_server.storage.row_log import RowLog
@@ -40,6 +42,7 @@ class Collection:
         self,
         *,
         spec: CollectionSpec,
+        folder: Path,
         log: RowLog,
         index: VectorIndex,
         writer: RowWriter,
@@ -48,12 +51,14 @@ class Collection:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.spec = spec
+        self._folder = folder
         self._log = log
         self._index = index
         self._writer = writer
         self._search_pool = search_pool
         self._clock_ns = clock_ns
         self._loop = loop
+        self._closed = False
         self._jobs_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -80,6 +85,7 @@ class Collection:
 
         A delete of an id that does not exist has None. Raises Overloaded, Draining, StorageError.
         """
+        self._refuse_if_closed()
         return await self._finish(self._writer.submit(self._log, operations, self._publish))
 
     async def delete(self, ids: Sequence[str]) -> int:
@@ -111,7 +117,7 @@ class Collection:
             ]
             return Found(hits=trimmed, search_us=(self._clock_ns() - started_ns) // 1000)
 
-        return await self._finish(self._search_pool.submit(work))
+        return await self._read(work)
 
     async def get(self, ids: Sequence[str], *, with_vectors: bool) -> Mapping[str, Row]:
         """Read rows by id; ids that do not exist are left out."""
@@ -137,10 +143,32 @@ class Collection:
         """Highest seq given out."""
         return self._log.last_seq()
 
-    async def close(self) -> None:
-        """Close the row log once the jobs in flight are done. No new call may begin."""
-        await self._idle.wait()
-        self._log.close()
+    async def disk_bytes(self) -> int:
+        """Add up the collection's files."""
+        return await self._read(lambda: sum(_size(path) for path in self._folder.iterdir()))
+
+    @property
+    def is_closed(self) -> bool:
+        """True once the collection is being dropped or the server stops."""
+        return self._closed
+
+    async def close(self, timeout_s: float) -> bool:
+        """Refuse new calls and close the row log once the jobs in flight are done.
+
+        Returns False, with the log left open, if that takes longer: a disk may hang.
+        """
+        self._closed = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        await asyncio.to_thread(self._log.close)
+        return True
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise NotFound(f"collection: {self.spec.name!r} does not exist")
 
     def _publish(self, committed: Committed) -> None:  # on the writer thread
         self._index.apply(
@@ -181,6 +209,7 @@ class Collection:
         return answers, complete
 
     async def _read(self, work: Callable[[], T]) -> T:
+        self._refuse_if_closed()
         return await self._finish(self._search_pool.submit(work))
 
     async def _finish(self, job: Future[T]) -> T:
@@ -194,3 +223,10 @@ class Collection:
         self._jobs_in_flight -= 1
         if not self._jobs_in_flight:
             self._idle.set()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # SQLite removes its log when the last connection closes
+        return 0

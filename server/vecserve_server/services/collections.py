@@ -6,11 +6,12 @@ Owns the set and its folders. Must not know protocols or models.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from typing import Any, TypeVar
 
 from vecserve_server.domain import CollectionSpec
-from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound
+from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
 from vecserve_server.index.exact_index import ExactIndex
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.collection import Collection
@@ -20,6 +21,9 @@ from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
 
 ROWS_FILE = "rows.sqlite"
+DROP_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
 
 
 class Collections:
@@ -47,6 +51,7 @@ class Collections:
         self._metrics = metrics
         self._open: dict[str, Collection] = {}
         self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
 
     async def open_all(self) -> int:
         """Open every collection of the data folder; return how many rows there are."""
@@ -70,6 +75,33 @@ class Collections:
 
     async def create(self, spec: CollectionSpec) -> Collection:
         """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
+        return await self._held(self._create(spec))
+
+    async def drop(self, name: str) -> int:
+        """Delete a collection and its files; return how many rows it had."""
+        return await self._held(self._drop(name))
+
+    async def close(self, timeout_s: float) -> bool:
+        """Close every collection; return whether all came to rest in time."""
+        if self._changes:
+            await asyncio.wait(self._changes, timeout=timeout_s)
+        closings = [collection.close(timeout_s) for collection in self._open.values()]
+        self._open.clear()
+        return all(await asyncio.gather(*closings)) and not self._changes
+
+    async def _held(self, change: Coroutine[Any, Any, T]) -> T:
+        # A caller that goes away must not leave a change half done.
+        task = asyncio.create_task(change, name="change-collections")
+        self._changes.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody waits any more
+
+    async def _create(self, spec: CollectionSpec) -> Collection:
         async with self._changing:
             if spec.name in self._open:
                 raise AlreadyExists(f"name: collection {spec.name!r} exists already")
@@ -82,31 +114,24 @@ class Collections:
             self._publish(collection)
             return collection
 
-    async def drop(self, name: str) -> int:
-        """Delete a collection and its files; return how many rows it had."""
+    async def _drop(self, name: str) -> int:
         async with self._changing:
             collection = self.get(name, field="name")
             rows = collection.live_rows
             del self._open[name]
             self._metrics.rows.remove(name)
-            await collection.close()
+            if not await collection.close(DROP_TIMEOUT_S):
+                raise StorageError(f"collection {name!r}: its last write does not end")
             await asyncio.to_thread(self._folder.remove_collection, name)
             return rows
 
-    def disk_bytes(self, name: str) -> int:
-        """Add up the files of a collection."""
-        folder = self._folder.collection_folder(name)
-        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-
-    async def close(self) -> None:
-        """Close every collection. No new call may begin."""
-        for collection in self._open.values():
-            await collection.close()
-        self._open.clear()
-
     def _create_one(self, spec: CollectionSpec) -> Collection:
         self._folder.create_collection(spec)
-        return self._open_one(spec.name)[0]
+        try:
+            return self._open_one(spec.name)[0]
+        except BaseException:
+            self._folder.remove_collection(spec.name)
+            raise
 
     def _open_one(self, name: str) -> tuple[Collection, int]:
         folder = self._folder.collection_folder(name)
@@ -116,6 +141,7 @@ class Collections:
         )
         collection = Collection(
             spec=spec,
+            folder=folder,
             log=log,
             index=ExactIndex(dim=spec.dim),
             writer=self._writer,

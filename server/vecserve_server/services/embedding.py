@@ -67,7 +67,7 @@ class _Call:
     prompt: str
     truncate: Truncate
     deadline_ns: int | None
-    field_name: str
+    names: Sequence[str]
     vectors: Vectors
     tokens: list[int]
     total_tokens: list[int]
@@ -99,23 +99,25 @@ class EmbeddingService:
         texts: Sequence[str | RequestError],
         options: EmbedOptions,
         *,
+        names: Sequence[str] | None = None,
         deadline_ns: int | None = None,
-        field_name: str = "inputs",
     ) -> Embedded:
         """Embed a batch; a bad text fails alone, as does an item that is an error already.
+
+        `names` are the fields that the texts stand in, for messages.
 
         Raises NotFound for the model, InvalidArgument for an option or the batch's size, and what
         the batcher raises.
         """
         served = self._catalog.get(model)
-        check_count(field_name, len(texts), limit=self._limits.max_items_per_call)
+        check_count("inputs", len(texts), limit=self._limits.max_items_per_call)
         call = _Call(
             served=served,
             texts=texts,
             prompt=resolve_prompt(options, served.text.config),
             truncate=options.truncate,
             deadline_ns=deadline_ns,
-            field_name=field_name,
+            names=names or [f"inputs[{index}].text" for index in range(len(texts))],
             vectors=np.zeros(
                 (len(texts), resolve_dimensions(options, served.text.config.dim)), np.float32
             ),
@@ -146,11 +148,10 @@ class EmbeddingService:
     def _good_texts(self, call: _Call) -> list[int]:
         good = []
         for index, text in enumerate(call.texts):
-            name = f"{call.field_name}[{index}].text"
             try:
                 if isinstance(text, RequestError):
                     raise text
-                check_text(name, text, limit_bytes=self._limits.max_text_bytes)
+                check_text(call.names[index], text, limit_bytes=self._limits.max_text_bytes)
             except RequestError as error:
                 call.errors[index] = error
             else:
@@ -191,7 +192,7 @@ class EmbeddingService:
             call.total_tokens[index] = item.total_tokens
             if call.truncate == "error" and item.truncated:
                 call.errors[index] = InvalidArgument(
-                    f"{call.field_name}[{index}].text",
+                    call.names[index],
                     f"has {item.total_tokens} tokens; "
                     f"the limit is {call.served.text.config.max_tokens}",
                 )

@@ -5,13 +5,15 @@ Owns the upsert use case and which rows fail alone. Must not know protocols.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, NewRow, Vectors
+from vecserve_server.domain import CollectionSpec, NewRow
 from vecserve_server.errors import FailedPrecondition, InvalidArgument, RequestError
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collections import Collections
@@ -59,12 +61,14 @@ class IndexingService:
         collections: Collections,
         embedding: EmbeddingService,
         catalog: Catalog,
+        check_pool: Executor,
         limits: LimitSettings,
         clock_ns: Callable[[], int],
     ) -> None:
         self._collections = collections
         self._embedding = embedding
         self._catalog = catalog
+        self._check_pool = check_pool
         self._limits = limits
         self._clock_ns = clock_ns
 
@@ -114,21 +118,28 @@ class IndexingService:
         options: EmbedOptions,
         deadline_ns: int | None,
     ) -> _Prepared:
-        prepared = _Prepared(rows={}, errors={})
-        texts: dict[int, str] = {}
-        payloads: dict[int, str] = {}
+        # Parsing a thousand payloads takes long enough to be felt by every other call.
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._check_pool, self._check_all, spec, rows)
+        if prepared.texts:
+            check_same_model(spec, self._catalog)
+            check_dimensions(options, spec)
+            await self._embed(spec, rows, options, deadline_ns, prepared)
+        return prepared
+
+    def _check_all(self, spec: CollectionSpec, rows: Sequence[RowInput]) -> _Prepared:
+        prepared = _Prepared(rows={}, errors={}, texts={}, payloads={})
         for index, row in enumerate(rows):
             try:
-                payloads[index] = self._check(index, row)
-                if row.vector is not None:
-                    unit = check_vector(f"rows[{index}].vector", row.vector, dim=spec.dim)
-                    prepared.rows[index] = _new_row(row, unit, payloads[index])
+                payload = self._check(index, row)
+                if row.vector is None:
+                    prepared.texts[index] = row.text or ""
+                    prepared.payloads[index] = payload
                 else:
-                    texts[index] = row.text or ""
+                    unit = check_vector(f"rows[{index}].vector", row.vector, dim=spec.dim)
+                    prepared.rows[index] = NewRow(id=row.id, vector=unit, payload_json=payload)
             except RequestError as error:
                 prepared.errors[index] = error
-        if texts:
-            await self._embed(spec, rows, texts, payloads, options, deadline_ns, prepared)
         return prepared
 
     def _check(self, index: int, row: RowInput) -> str:
@@ -147,26 +158,27 @@ class IndexingService:
         self,
         spec: CollectionSpec,
         rows: Sequence[RowInput],
-        texts: Mapping[int, str],
-        payloads: Mapping[int, str],
         options: EmbedOptions,
         deadline_ns: int | None,
         prepared: _Prepared,
     ) -> None:
-        check_same_model(spec, self._catalog)
         embedded = await self._embedding.embed(
             spec.model.name,
-            list(texts.values()),
+            list(prepared.texts.values()),
             options,
+            names=[f"rows[{index}].text" for index in prepared.texts],
             deadline_ns=deadline_ns,
-            field_name="rows",
         )
         vectors = shorten(embedded.vectors, spec.dim)
-        for position, index in enumerate(texts):
+        for position, index in enumerate(prepared.texts):
             if position in embedded.errors:
-                prepared.errors[index] = _renumber(embedded.errors[position], index)
+                prepared.errors[index] = embedded.errors[position]
             else:
-                prepared.rows[index] = _new_row(rows[index], vectors[position], payloads[index])
+                prepared.rows[index] = NewRow(
+                    id=rows[index].id,
+                    vector=vectors[position],
+                    payload_json=prepared.payloads[index],
+                )
         prepared.queue_us = embedded.queue_us
         prepared.tokenise_us = embedded.tokenise_us
         prepared.encode_us = embedded.encode_us
@@ -176,6 +188,9 @@ class IndexingService:
 class _Prepared:
     rows: dict[int, NewRow]
     errors: dict[int, RequestError]
+    texts: dict[int, str]
+    payloads: dict[int, str]
+    """Of the rows in `texts`."""
     queue_us: int = 0
     tokenise_us: int = 0
     encode_us: int = 0
@@ -192,12 +207,10 @@ def check_same_model(spec: CollectionSpec, catalog: Catalog) -> None:
         )
 
 
-def _new_row(row: RowInput, unit: Vectors, payload_json: str) -> NewRow:
-    return NewRow(id=row.id, vector=unit, payload_json=payload_json)
-
-
-def _renumber(error: RequestError, index: int) -> RequestError:
-    # The embedding service counts only the rows that are texts.
-    if isinstance(error, InvalidArgument):
-        return InvalidArgument(f"rows[{index}].text", error.problem)
-    return error
+def check_dimensions(options: EmbedOptions, spec: CollectionSpec) -> None:
+    """Refuse another dim than the collection's, which is what its texts are embedded to."""
+    if options.dimensions not in (0, spec.dim):
+        raise InvalidArgument(
+            "options.dimensions",
+            f"is {options.dimensions}; collection {spec.name!r} has {spec.dim}",
+        )

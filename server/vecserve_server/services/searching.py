@@ -18,18 +18,21 @@ from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
-from vecserve_server.services.indexing import check_same_model
+from vecserve_server.services.indexing import check_dimensions, check_same_model
 from vecserve_server.services.validation import check_count, check_k, check_vector
 from vecserve_server.settings import LimitSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryInput:
-    """What to look for: a text, a ready vector, or a row to find the like of; exactly one."""
+    """What to look for: a text, a ready vector, or a row to find the like of; or a problem."""
 
+    name: str
+    """The field that it stands in, for messages."""
     text: str | None = None
     vector: NDArray[np.generic] | None = None
     row_id: str | None = None
+    problem: RequestError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,12 @@ class SearchingService:
         collection = self._collections.get(collection_name)
         check_count("queries", len(queries), limit=self._limits.max_items_per_call)
         k = check_k("options.k", options.k, limit=self._limits.max_k)
+        if len(queries) * k > self._limits.max_hits_per_call:
+            raise InvalidArgument(
+                "options.k",
+                f"times {len(queries)} queries is {len(queries) * k}; "
+                f"the limit is {self._limits.max_hits_per_call}",
+            )
         _check_min_score(options.min_score)
         resolved = await self._resolve(collection, queries, embed_options, deadline_ns)
         hits: dict[int, Sequence[Hit]] = {}
@@ -131,17 +140,18 @@ class SearchingService:
         resolved = _Resolved(vectors={}, errors={})
         texts = {i: query.text for i, query in enumerate(queries) if query.text is not None}
         if texts:
-            await self._embed(collection, texts, options, deadline_ns, resolved)
+            names = [f"{queries[index].name}.text" for index in texts]
+            await self._embed(collection, texts, names, options, deadline_ns, resolved)
         dim = collection.spec.dim
         for index, query in enumerate(queries):
             try:
+                if query.problem is not None:
+                    raise query.problem
                 if query.vector is not None:
-                    name = f"queries[{index}].vector"
+                    name = f"{query.name}.vector"
                     resolved.vectors[index] = check_vector(name, query.vector, dim=dim)
                 elif query.row_id is not None:
-                    resolved.vectors[index] = await _row_vector(collection, index, query.row_id)
-                elif query.text is None:
-                    raise InvalidArgument(f"queries[{index}]", "has no content")
+                    resolved.vectors[index] = await _row_vector(collection, query)
             except RequestError as error:
                 resolved.errors[index] = error
         return resolved
@@ -150,17 +160,19 @@ class SearchingService:
         self,
         collection: Collection,
         texts: Mapping[int, str],
+        names: Sequence[str],
         options: EmbedOptions,
         deadline_ns: int | None,
         resolved: _Resolved,
     ) -> None:
         check_same_model(collection.spec, self._catalog)
+        check_dimensions(options, collection.spec)
         embedded = await self._embedding.embed(
             collection.spec.model.name,
             list(texts.values()),
             options,
+            names=names,
             deadline_ns=deadline_ns,
-            field_name="queries",
         )
         vectors = shorten(embedded.vectors, collection.spec.dim)
         for position, index in enumerate(texts):
@@ -173,12 +185,12 @@ class SearchingService:
         resolved.encode_us = embedded.encode_us
 
 
-async def _row_vector(collection: Collection, index: int, row_id: str) -> Vectors:
+async def _row_vector(collection: Collection, query: QueryInput) -> Vectors:
+    row_id = query.row_id or ""
     row = (await collection.get([row_id], with_vectors=True)).get(row_id)
     if row is None or row.vector is None:
-        raise NotFound(f"queries[{index}].row_id: {row_id[:140]!r} does not exist")
-    name = f"queries[{index}].row_id"
-    return check_vector(name, row.vector, dim=collection.spec.dim)
+        raise NotFound(f"{query.name}.row_id: {row_id!r} does not exist")
+    return check_vector(f"{query.name}.row_id", row.vector, dim=collection.spec.dim)
 
 
 def _check_min_score(min_score: float | None) -> None:

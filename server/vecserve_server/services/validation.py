@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Vectors
+from vecserve_server.domain import NAME_PATTERN, Vectors
 from vecserve_server.errors import InvalidArgument
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 MAX_JSON_DEPTH = 32
 # Below it, scaling to length 1 would turn float32 rounding into direction.
@@ -77,7 +76,7 @@ def check_payload(field: str, payload_json: str, *, limit_bytes: int) -> str:
         raise InvalidArgument(field, "must be a JSON object")
     if _depth(payload) > MAX_JSON_DEPTH:
         raise InvalidArgument(field, f"is nested deeper than {MAX_JSON_DEPTH} levels")
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    return _compact(field, payload)
 
 
 def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
@@ -114,6 +113,17 @@ def check_request_id(request_id: str) -> str:
             "request_id", f"has {len(request_id.encode())} bytes; the limit is 128"
         )
     return request_id
+
+
+def _compact(field: str, payload: object) -> str:
+    try:
+        text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(field, "holds a lone surrogate, which UTF-8 cannot carry") from None
+    except ValueError:
+        raise InvalidArgument(field, "holds a number that is too large for JSON") from None
+    return text
 
 
 def _refuse_constant(name: str) -> None:

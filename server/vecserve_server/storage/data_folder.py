@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import socket
 from pathlib import Path
 from types import TracebackType
 
-from vecserve_server.domain import CollectionSpec
+from vecserve_server.domain import NAME_PATTERN, CollectionSpec
 from vecserve_server.errors import ConfigError, InvalidArgument, NotFound, StorageError
 from vecserve_server.storage.atomic_files import (
     fsync_folder,
@@ -27,7 +26,6 @@ _LOCK, _FORMAT, _COLLECTIONS = "LOCK", "FORMAT", "collections"
 _FORMAT_TEXT = b"vecserve data folder, format 1\n"
 # A freshly made ext4 volume is not empty.
 _IGNORED = {_LOCK, "lost+found"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class DataFolder:
@@ -65,7 +63,7 @@ class DataFolder:
         return sorted(
             entry.name
             for entry in (self._path / _COLLECTIONS).iterdir()
-            if entry.is_dir() and _NAME.fullmatch(entry.name)
+            if entry.is_dir() and NAME_PATTERN.fullmatch(entry.name)
         )
 
     def collection_folder(self, name: str) -> Path:
@@ -73,7 +71,7 @@ class DataFolder:
 
         Raises InvalidArgument if the name is not fit for a folder.
         """
-        if not _NAME.fullmatch(name):
+        if not NAME_PATTERN.fullmatch(name):
             raise InvalidArgument(
                 "collection",
                 f"{name!r} is not 1 to 128 of letters, digits, '.', '_' and '-', "

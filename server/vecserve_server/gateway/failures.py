@@ -1,0 +1,36 @@
+"""What a caller is told of a failure, and what only the log is told.
+
+Owns the line between the two: messages that name files of the server, and unexpected exceptions,
+go to the log under an id; the caller gets the id. Must not know methods.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+import grpc
+
+from vecserve_server.errors import ConfigError, StorageError, VecserveError
+from vecserve_server.gateway.status_table import Dialect, WireStatus, code_of, wire_status
+
+# Their messages name files of the server.
+HIDDEN = (ConfigError, StorageError)
+
+
+class Failures:
+    """Render failures for the wire, and log those that the caller cannot mend."""
+
+    def __init__(self, *, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def wire_status(self, method: str, error: Exception, dialect: Dialect) -> WireStatus:
+        """Turn any exception into a status without a stack trace or a path."""
+        if isinstance(error, VecserveError) and not isinstance(error, HIDDEN):
+            return wire_status(error, dialect)
+        error_id = secrets.token_hex(6)
+        fields = {"method": method, "error_id": error_id}
+        self._logger.error("call_failed", exc_info=error, extra={"fields": fields})
+        kind = "storage error" if isinstance(error, StorageError) else "internal error"
+        code = code_of(error) if isinstance(error, VecserveError) else grpc.StatusCode.INTERNAL
+        return WireStatus(code=code, message=f"{kind} {error_id}; the server's log has the details")

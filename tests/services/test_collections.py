@@ -1,0 +1,184 @@
+"""Collections: changes are whole even when their caller goes away, and drops fence calls."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vecserve_server.domain import CollectionSpec, ModelRef, NewRow
+from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
+from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.services.collection import Collection
+from vecserve_server.services.collections import Collections
+from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.operations import Upsert
+from vecserve_server.storage.writer import RowWriter
+
+DIM = 4
+PATIENCE_S = 10.0
+
+
+def spec(name: str) -> CollectionSpec:
+    model = ModelRef(name="m", version="1", digest="0" * 64)
+    return CollectionSpec(name=name, model=model, dim=DIM, created_unix_ms=0)
+
+
+def upsert(number: int) -> Upsert:
+    vector = np.eye(DIM, dtype=np.float32)[number % DIM]
+    return Upsert(NewRow(id=f"r{number}", vector=vector, payload_json="{}"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[DataFolder]:
+    with DataFolder.open(tmp_path / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+def writer() -> Iterator[RowWriter]:
+    started = RowWriter(queue_rows=1000, group_rows=100, on_death=lambda _: None)
+    started.start()
+    yield started
+    started.drain(PATIENCE_S)
+
+
+@pytest.fixture
+async def collections(folder: DataFolder, writer: RowWriter) -> AsyncIterator[Collections]:
+    with ThreadPoolExecutor(2) as pool:
+        made = Collections(
+            folder=folder,
+            writer=writer,
+            search_pool=pool,
+            search_threads=2,
+            max_collections=3,
+            clock_ns=time.perf_counter_ns,
+            metrics=make_metrics(),
+        )
+        yield made
+        await made.close(PATIENCE_S)
+
+
+class Stall:
+    """Holds the writer inside a commit."""
+
+    def __init__(self, collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.released = threading.Event(), threading.Event()
+        log = collection._log
+        commit = log.commit
+
+        def stalled(operations: list[Upsert]) -> object:
+            self.entered.set()
+            assert self.released.wait(PATIENCE_S)
+            return commit(operations)
+
+        monkeypatch.setattr(log, "commit", stalled)
+
+
+async def test_names_are_taken_and_counted(collections: Collections) -> None:
+    for name in ("a", "b", "c"):
+        await collections.create(spec(name))
+    with pytest.raises(AlreadyExists, match="'a' exists already"):
+        await collections.create(spec("a"))
+    with pytest.raises(FailedPrecondition, match="max_collections = 3"):
+        await collections.create(spec("d"))
+    await collections.drop("b")
+    await collections.create(spec("d"))
+    assert [c.spec.name for c in collections.all()] == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_cancelled_creation_is_whole_or_nothing(
+    collections: Collections, folder: DataFolder, steps: int
+) -> None:
+    creation = asyncio.create_task(collections.create(spec("a")))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    creation.cancel()
+    await asyncio.gather(creation, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE_S):
+        while collections._changes:
+            await asyncio.wait(collections._changes)
+    assert [c.spec.name for c in collections.all()] == folder.collection_names()
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_cancelled_drop_is_whole_or_nothing(
+    collections: Collections, folder: DataFolder, steps: int
+) -> None:
+    collection = await collections.create(spec("a"))
+    await collection.write([upsert(0)])
+    drop = asyncio.create_task(collections.drop("a"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    drop.cancel()
+    await asyncio.gather(drop, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE_S):
+        while collections._changes:
+            await asyncio.wait(collections._changes)
+    assert [c.spec.name for c in collections.all()] == folder.collection_names()
+
+
+async def test_a_failing_creation_leaves_no_folder(
+    collections: Collections, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise StorageError("no space")
+
+    monkeypatch.setattr("vecserve_server.services.collections.RowLog.open", refuse)
+    with pytest.raises(StorageError, match="no space"):
+        await collections.create(spec("a"))
+    assert folder.collection_names() == []
+
+
+async def test_a_drop_waits_for_the_write_under_way_and_refuses_later_ones(
+    collections: Collections, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = await collections.create(spec("a"))
+    stall = Stall(collection, monkeypatch)
+    under_way = asyncio.create_task(collection.write([upsert(0)]))
+    assert await asyncio.to_thread(stall.entered.wait, PATIENCE_S)
+    drop = asyncio.create_task(collections.drop("a"))
+    await asyncio.sleep(0.01)
+    with pytest.raises(NotFound, match="'a' does not exist"):
+        await collection.write([upsert(1)])
+    with pytest.raises(NotFound, match="'a' does not exist"):
+        await collection.get(["r0"], with_vectors=False)
+    assert not drop.done()
+    stall.released.set()
+    assert await under_way == (1,)
+    await drop
+    assert folder.collection_names() == []
+
+
+async def test_closing_gives_up_on_a_disk_that_hangs(
+    collections: Collections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = await collections.create(spec("a"))
+    stall = Stall(collection, monkeypatch)
+    hanging = asyncio.create_task(collection.write([upsert(0)]))
+    assert await asyncio.to_thread(stall.entered.wait, PATIENCE_S)
+    assert not await collections.close(timeout_s=0.05)
+    stall.released.set()
+    await hanging
+
+
+async def test_rows_come_back_after_a_restart(
+    folder: DataFolder, writer: RowWriter, collections: Collections
+) -> None:
+    collection = await collections.create(spec("a"))
+    await collection.write([upsert(number) for number in range(10)])
+    await collection.delete(["r3", "r4", "nobody"])
+    assert await collections.close(PATIENCE_S)
+    assert await collections.open_all() == 8
+    reopened = collections.get("a")
+    found = await reopened.search(
+        np.eye(DIM, dtype=np.float32)[:1], 5, min_score=0.9, with_payload=True, leave_out=["r8"]
+    )
+    assert [hit.id for hit in found.hits[0]] == ["r0"]
