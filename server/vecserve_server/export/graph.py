@@ -27,7 +27,9 @@ _IR_VERSION = 11
 class GraphBuilder:
     """Collect nodes, constants, inputs and outputs, then make one model of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prefix: str = "") -> None:
+        """Start empty; `prefix` sets the names apart from those of a graph to append to."""
+        self._prefix = prefix
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._constant_names: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
@@ -48,7 +50,7 @@ class GraphBuilder:
             hashlib.sha256(contiguous.data).digest(),
         )
         if key not in self._constant_names:
-            self._constant_names[key] = name = f"c{len(self._constants)}"
+            self._constant_names[key] = name = f"{self._prefix}c{len(self._constants)}"
             self._constants.append(numpy_helper.from_array(contiguous, name))
         return self._constant_names[key]
 
@@ -60,7 +62,7 @@ class GraphBuilder:
         self, kind: str, *inputs: Value, outputs: int, domain: str = "", **attributes: Any
     ) -> list[Value]:
         """Add a node with several outputs and return them."""
-        names = [f"t{len(self._nodes)}_{i}" for i in range(outputs)]
+        names = [f"{self._prefix}t{len(self._nodes)}_{i}" for i in range(outputs)]
         node = helper.make_node(kind, list(inputs), names, domain=domain, **attributes)
         self._nodes.append(node)
         return names
@@ -71,13 +73,27 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def model(self, graph_name: str) -> onnx.ModelProto:
-        """Return the finished model; raises onnx's `ValidationError` for a malformed graph."""
+        """Return the finished model, not yet checked."""
         graph = helper.make_graph(
             self._nodes, graph_name, self._inputs, self._outputs, self._constants
         )
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB_DOMAIN, 1)]
-        model = helper.make_model(
+        return helper.make_model(
             graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="vecserve"
         )
-        onnx.checker.check_model(model)
-        return model
+
+    def prepend_to(self, model: onnx.ModelProto) -> None:
+        """Put the nodes and constants before those of a model, and its inputs in place of its."""
+        rest = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*self._nodes, *rest])
+        model.graph.initializer.extend(self._constants)
+        del model.graph.input[:]
+        model.graph.input.extend(self._inputs)
+
+    def append_to(self, model: onnx.ModelProto) -> None:
+        """Put the nodes and constants after those of a model, and its outputs in place of its."""
+        model.graph.node.extend(self._nodes)
+        model.graph.initializer.extend(self._constants)
+        del model.graph.output[:]
+        model.graph.output.extend(self._outputs)

@@ -7,29 +7,71 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Protocol, TypeAlias
 
-import onnx
-
-from vecserve_server.errors import AlreadyExists, InvalidArgument, ModelError, StorageError
-from vecserve_server.export.calibration import channel_peaks
+from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
-from vecserve_server.export.encoder_graph import encoder_graph, family_for
-from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
-from vecserve_server.export.parity import check_parity, measure_parity
-from vecserve_server.export.sample_run import CALIBRATION_TEXTS, PARITY_TEXTS, tokenise
-from vecserve_server.export.staging import publish, staged_folder
+from vecserve_server.export.encoder_graph import is_supported
+from vecserve_server.export.memory import available_memory_bytes
+from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
+from vecserve_server.export.parity import check_parity, measure
+from vecserve_server.export.ready_made import find_onnx, ready_made
+from vecserve_server.export.sample_run import CALIBRATION_NAME, PARITY_TEXTS, tokenise
+from vecserve_server.export.staging import publish, staged_folder, sweep
+from vecserve_server.export.tensors import has_weights
 
-MODEL_FILE_BY_PRECISION: Mapping[str, str] = MappingProxyType(
-    {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-)
+Progress: TypeAlias = Callable[[str, float], None]
+"""Told each step and the fraction done before it, in [0, 1]."""
+
 VERSION = "1"
 
 _CONFIG_FILE = "config.pbtxt"
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a checkpoint comes from, as the card tells it."""
+
+    source: str
+    revision: str | None = None
+
+
+class Build(Protocol):
+    """An encoder, ready to be written in one precision or several."""
+
+    @property
+    def layout(self) -> str:
+        """`packed` or `padded`."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """The embedding's width."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text, special tokens included."""
+        ...
+
+    @property
+    def weight_paths(self) -> tuple[Path, ...]:
+        """The files of the checkpoint that hold its weights."""
+        ...
+
+    @property
+    def default_precisions(self) -> tuple[str, ...]:
+        """What is built where the user names nothing."""
+        ...
+
+    def write(self, precision: str, file: Path) -> None:
+        """Write the graph of one precision; raises `ModelError` for what cannot be built."""
+        ...
 
 
 def import_model(
@@ -37,41 +79,49 @@ def import_model(
     source: Path,
     repository: Path,
     name: str,
-    precisions: tuple[str, ...] = ("fp32", "int8"),
+    precisions: tuple[str, ...] | None = None,
     max_length: int | None = None,
     expected_sha256: Mapping[str, str] | None = None,
-    origin: str | None = None,
+    origin: Origin | None = None,
     replace: bool = False,
-    progress: Callable[[str, float], None] = lambda _step, _fraction: None,
+    memory_limit_bytes: int | None = None,
+    progress: Progress = lambda _step, _fraction: None,
 ) -> ModelCard:
-    """Build `<repository>/<name>/1/` from a sentence-transformers folder.
+    """Build `<repository>/<name>/1/` from a checkpoint's folder.
 
     Args:
-        source: the checkpoint's folder.
+        source: the folder: a sentence-transformers or plain transformers checkpoint, or one with
+            an ONNX file of the encoder.
         repository: the model repository; made where it does not exist.
         name: the model's name, 1 to 128 of `A-Z a-z 0-9 . _ -`, not starting with a dot.
-        precisions: what to build; fp32 is always built, as the reference.
+        precisions: what to build; fp32 is always built, as the reference. The last is served.
         max_length: longest text in tokens; the checkpoint's own limit when None.
         expected_sha256: hex digests that files of the checkpoint must have.
         origin: what the card calls the source; the folder's name when None.
         replace: whether a version that is there gives way.
+        memory_limit_bytes: what the import may take; the machine's free memory when None.
         progress: told each step and the fraction done before it, in [0, 1].
 
-    Raises `ModelError` for a checkpoint that is damaged, unsupported or too far off in int8,
-    `AlreadyExists` without `replace`, `StorageError` for a failed disk. A failed import changes
-    nothing in the repository.
+    Raises `ModelError` for a checkpoint that is damaged, unsupported, too large or too far off in
+    int8, `AlreadyExists` without `replace`, `StorageError` for a failed disk. A failed import
+    changes nothing in the repository.
     """
-    _check_request(repository, name, precisions, replace=replace)
+    _check_request(repository, name, precisions or (), replace=replace)
     progress("read", 0.0)
     try:
+        sweep(repository)
+        sweep(repository / name)
         checkpoint = read_checkpoint(source, expected_sha256=expected_sha256)
+        build = _open(checkpoint, max_length, memory_limit_bytes or available_memory_bytes())
         with staged_folder(repository) as staged:
             card = _build(
                 checkpoint=checkpoint,
+                build=build,
                 folder=staged / name,
-                precisions=tuple(dict.fromkeys(("fp32", *precisions))),
-                max_tokens=_max_tokens(checkpoint, max_length),
-                origin=origin or source.resolve().name,
+                precisions=tuple(
+                    dict.fromkeys(("fp32", *(precisions or build.default_precisions)))
+                ),
+                origin=origin or Origin(source=source.resolve().name),
                 progress=progress,
             )
             _put_in_place(staged / name, repository / name)
@@ -94,84 +144,78 @@ def _check_request(
         raise AlreadyExists(f"model {name} version {VERSION} is in the repository already")
 
 
+def _open(checkpoint: Checkpoint, max_length: int | None, memory_limit_bytes: int | None) -> Build:
+    """Choose how to build: from the weights where that can be done, else from an ONNX file."""
+    file = find_onnx(checkpoint.folder)
+    buildable = has_weights(checkpoint.modules.encoder) and is_supported(checkpoint.config)
+    if file is None or buildable:
+        return packed_build(
+            checkpoint, max_length=max_length, memory_limit_bytes=memory_limit_bytes
+        )
+    return ready_made(
+        file, checkpoint, max_length=max_length, memory_limit_bytes=memory_limit_bytes
+    )
+
+
 def _build(
     *,
     checkpoint: Checkpoint,
+    build: Build,
     folder: Path,
     precisions: tuple[str, ...],
-    max_tokens: int,
-    origin: str,
-    progress: Callable[[str, float], None],
+    origin: Origin,
+    progress: Progress,
 ) -> ModelCard:
     """Write `config.pbtxt` and the version's files into the folder; return the card."""
     version = folder / VERSION
     version.mkdir(parents=True)
     (version / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+    sequences = tokenise(checkpoint.tokenizer_json, PARITY_TEXTS, build.max_tokens)
     files = {precision: version / MODEL_FILE_BY_PRECISION[precision] for precision in precisions}
     for i, (precision, file) in enumerate(files.items()):
         progress(f"build {precision}", 0.1 + 0.5 * i / len(precisions))
-        _write_graph(checkpoint, _linear(checkpoint, precision, max_tokens), file)
+        build.write(precision, file)
     progress("measure", 0.6)
-    sequences = tokenise(checkpoint.tokenizer_json, PARITY_TEXTS, max_tokens)
-    parity = measure_parity(files, sequences)
-    check_parity(parity)
+    measured = measure(files, sequences)
+    check_parity(measured.parity)
     progress("hash", 0.9)
-    architecture = checkpoint.config.architecture()
     card = ModelCard(
         name=folder.name,
         version=VERSION,
         exporter_version=EXPORTER_VERSION,
-        source=origin,
-        source_sha256=dict(checkpoint.sha256_by_file),
+        source=origin.source,
+        revision=origin.revision,
+        source_sha256=checkpoint.sha256_by_file(*build.weight_paths),
         licence=checkpoint.licence,
-        architecture=architecture,
-        pooling=checkpoint.pooling,
-        dim=family_for(architecture).size(checkpoint.config).hidden,
-        max_tokens=max_tokens,
-        parity=parity,
+        architecture=checkpoint.config.architecture(),
+        layout=build.layout,
+        pooling="+".join(checkpoint.modules.head.poolings),
+        normalise=checkpoint.modules.head.normalise,
+        assumed=checkpoint.modules.assumed,
+        dim=build.dim,
+        max_tokens=build.max_tokens,
+        calibration=CALIBRATION_NAME if "int8" in precisions else None,
+        parity=measured.parity,
+        speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),
     )
     write_card(card, version)
-    (folder / _CONFIG_FILE).write_text(_config(card, checkpoint), encoding="utf-8")
+    config = _config(card, checkpoint, precision=precisions[-1])
+    (folder / _CONFIG_FILE).write_text(config, encoding="utf-8")
     return card
 
 
-def _config(card: ModelCard, checkpoint: Checkpoint) -> str:
+def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:
     return render_config(
         name=card.name,
         dim=card.dim,
         max_tokens=card.max_tokens,
-        precision="int8" if "int8" in card.parity else "fp32",
+        precision=precision,
+        layout=card.layout,
+        normalise=card.normalise,
         prompts=checkpoint.prompts,
         default_prompt=checkpoint.default_prompt,
     )
-
-
-def _linear(checkpoint: Checkpoint, precision: str, max_tokens: int) -> Linear:
-    if precision == "fp32":
-        return fp32_linear
-    sequences = tokenise(checkpoint.tokenizer_json, CALIBRATION_TEXTS, max_tokens)
-    peaks = channel_peaks(config=checkpoint.config, weights=checkpoint.weights, sequences=sequences)
-    return Int8Linear(peaks)
-
-
-def _write_graph(checkpoint: Checkpoint, linear: Linear, file: Path) -> None:
-    model = encoder_graph(
-        config=checkpoint.config,
-        weights=checkpoint.weights,
-        pooling=checkpoint.pooling,
-        linear=linear,
-    )
-    onnx.save(model, file)
-
-
-def _max_tokens(checkpoint: Checkpoint, max_length: int | None) -> int:
-    family = family_for(checkpoint.config.architecture())
-    longest = family.size(checkpoint.config).max_tokens
-    wanted = max_length or checkpoint.max_tokens or longest
-    if wanted > longest:
-        raise ModelError(f"max_length is {wanted}, the checkpoint has positions for {longest}")
-    return wanted
 
 
 def _put_in_place(staged: Path, target: Path) -> None:

@@ -1,38 +1,65 @@
-"""Measure built graphs on short texts: against fp32, and alone against in a batch.
+"""Measure built graphs on short texts: against fp32, alone against in a batch, and their speed.
 
 Owns the figures and their floors. Must not know checkpoints or the repository.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.errors import ModelError
 from vecserve_server.export.card import Parity
-from vecserve_server.export.sample_run import open_session, run_in_one_row
+from vecserve_server.export.sample_run import open_session, run_together
 
+_TIMED_RUNS = 3
 _MEAN_FLOOR, _MIN_FLOOR = 0.99, 0.97
 
 
-def measure_parity(files: Mapping[str, Path], sequences: Sequence[TokenIds]) -> dict[str, Parity]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the sample texts showed, by precision."""
+
+    parity: Mapping[str, Parity]
+    speed_texts_per_s: Mapping[str, float]
+
+
+def measure(files: Mapping[str, Path], sequences: Sequence[TokenIds]) -> Measured:
     """Compare the graph of every precision with that of fp32, which must be among them."""
     alone: dict[str, Vectors] = {}
     batched: dict[str, Vectors] = {}
+    speeds: dict[str, float] = {}
     for precision, file in files.items():
-        session = open_session(str(file))
-        alone[precision] = np.concatenate(
-            [run_in_one_row(session, [sequence])[0] for sequence in sequences]
-        )
-        batched[precision] = run_in_one_row(session, sequences)[0]
-    return {
+        session = open_session(file)
+        alone[precision] = np.concatenate([_embed(session, [ids]) for ids in sequences])
+        batched[precision] = _embed(session, sequences)
+        speeds[precision] = _texts_per_s(session, sequences)
+    parities = {
         precision: _parity(alone[precision], batched[precision], alone["fp32"])
         for precision in files
     }
+    return Measured(parity=parities, speed_texts_per_s=speeds)
+
+
+def _embed(session: onnxruntime.InferenceSession, sequences: Sequence[TokenIds]) -> Vectors:
+    return run_together(session, sequences)[0]
+
+
+def _texts_per_s(session: onnxruntime.InferenceSession, sequences: Sequence[TokenIds]) -> float:
+    """Return the speed of the fastest of a few runs over all texts."""
+    took = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        _embed(session, sequences)
+        took.append(time.perf_counter() - started)
+    return round(len(sequences) / min(took), 1)
 
 
 def check_parity(parity: Mapping[str, Parity]) -> None:
