@@ -155,9 +155,9 @@ def test_equal_constants_are_stored_once() -> None:
 )
 def test_what_cannot_be_built_is_named(change: dict[str, object], problem: str) -> None:
     config = ModelConfigJson({**CONFIG, **change})  # type: ignore[dict-item]
+    head = Head(poolings=("mean",))
 
     with pytest.raises(ModelError, match=problem):
-        head = Head(poolings=("mean",))
         encoder_graph(config=config, weights=Weights(TENSORS), head=head, linear=fp32_linear)
 
 
