@@ -6,7 +6,7 @@ Owns the listing of a repository. Must not know how models are built or checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -28,7 +28,7 @@ Folder = Annotated[
 Progress: TypeAlias = Callable[[str, float], None]
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """What a model can be served in."""
 
     INT8 = "int8"
@@ -64,7 +64,7 @@ def add(
         typer.Argument(
             metavar="SOURCE",
             help="Folder of a sentence-transformers, transformers or ONNX model, or "
-            "hf:ORG/NAME[@REV].",
+            "hf:ORG/NAME@REV.",
         ),
     ],
     name: Annotated[

@@ -73,7 +73,9 @@ class _View:
     """What the layers of one kind share: whom a token sees, and the rotation by position."""
 
     bias: Value
+    """[R, 1, L, L]."""
     cos: Value
+    """Of the angle of each pair of components, by token: [R, L, pairs]."""
     sin: Value
 
 
@@ -100,7 +102,8 @@ class _ModernBertBuild:
             reach = self.config.integer("local_attention", 128) // 2
             bias = sliding_window_bias(self.graph, self.rows, reach=reach)
         angles = self._angles(_theta(self.config, kind))
-        cos, sin = (self.graph.const(f(angles).astype(np.float32)) for f in (np.cos, np.sin))
+        tables = [self.graph.const(f(angles).astype(np.float32)) for f in (np.cos, np.sin)]
+        cos, sin = (self.graph.op("Gather", table, self.rows.position_rows) for table in tables)
         return _View(bias=bias, cos=cos, sin=sin)
 
     def layer(self, states: Value, number: int, view: _View) -> Value:
@@ -129,9 +132,8 @@ class _ModernBertBuild:
         return self._linear(mixed, f"{name}.Wo", hidden, hidden, bias="attention_bias")
 
     def _rotate(self, x: Value, view: _View, heads: int) -> Value:
-        positions = self.rows.position_rows
         return self.graph.op(
-            "RotaryEmbedding", x, view.cos, view.sin, positions, num_heads=heads, interleaved=0
+            "RotaryEmbedding", x, view.cos, view.sin, num_heads=heads, interleaved=0
         )
 
     def _feed_forward(self, states: Value, name: str) -> Value:

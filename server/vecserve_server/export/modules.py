@@ -64,25 +64,36 @@ def read_modules(folder: Path) -> Modules:
 
 
 def read_poolings(path: Path) -> tuple[str, ...]:
-    """Return the pooling modes that a module's `config.json` switches on, in joining order."""
+    """Return the pooling modes that a module's `config.json` names, in joining order."""
     config = read_object(path)
     where = f"{path.parent.name}/{path.name}"
     if config.get("include_prompt") is False:
         raise ModelError(f"{where}: include_prompt = false is not supported")
+    modes = _stated_modes(config) or _switched_on_modes(config)
+    unknown = [mode for mode in modes if mode not in POOLING_BY_NAME]
+    if unknown or not modes:
+        supported = ", ".join(POOLING_BY_NAME)
+        found = f"pooling mode {unknown[0]!r}" if unknown else "no pooling mode"
+        raise ModelError(f"{where}: {found} (supported: {supported})")
+    return tuple(modes)
+
+
+def _stated_modes(config: JsonObject) -> list[str]:
+    """Return the modes of the newer setting `pooling_mode`, a name or a list in joining order."""
+    stated = config.get("pooling_mode")
+    listed = stated if isinstance(stated, list) else [stated] if stated is not None else []
+    return [str(mode).removesuffix("_tokens") for mode in listed]
+
+
+def _switched_on_modes(config: JsonObject) -> list[str]:
+    """Return the modes of the older settings, one flag each, in the order that is always used."""
     modes = {
         match["mode"]
         for key, value in config.items()
         if value is True and (match := _POOLING_KEY.fullmatch(key))
     }
-    stated = config.get("pooling_mode")
-    listed = stated if isinstance(stated, list) else [stated] if stated is not None else []
-    modes |= {str(mode).removesuffix("_tokens") for mode in listed}
-    unknown = sorted(modes - POOLING_BY_NAME.keys())
-    if unknown or not modes:
-        supported = ", ".join(POOLING_BY_NAME)
-        found = f"pooling mode {unknown[0]!r}" if unknown else "no pooling mode"
-        raise ModelError(f"{where}: {found} (supported: {supported})")
-    return tuple(mode for mode in POOLING_BY_NAME if mode in modes)
+    known = [mode for mode in POOLING_BY_NAME if mode in modes]
+    return [*known, *sorted(modes.difference(known))]
 
 
 def _chain(folder: Path) -> list[tuple[str, Path]]:
@@ -110,6 +121,7 @@ def _files(folders: Iterable[Path]) -> Iterator[Path]:
         yield from (folder / name for name in _MODULE_FILES if (folder / name).is_file())
 
 
+_SENTENCE = "sentence_embedding"
 _MODULE_FILES = ("config.json", WEIGHTS_FILE)
 _FIRST = (("Transformer",), ("Pooling",))
 
@@ -126,6 +138,11 @@ def _step(kind: str, folder: Path) -> Step:
 
 def _dense(folder: Path) -> Dense:
     config = read_object(folder / "config.json")
+    if config.get("module_input_name", _SENTENCE) != _SENTENCE:
+        raise ModelError(
+            f"{folder.name}/config.json: module_input_name must be {_SENTENCE}, "
+            f"found {config['module_input_name']!r}"
+        )
     weights = weight_files(folder).read()
     if "linear.weight" not in weights or weights["linear.weight"].ndim != 2:
         raise ModelError(f"{folder.name}/model.safetensors: tensor linear.weight [N, K] is missing")
