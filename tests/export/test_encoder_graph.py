@@ -20,7 +20,7 @@ from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
 from vecserve_server.export.head import Head
 from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
-from vecserve_server.export.sample_run import open_session
+from vecserve_server.export.sample_run import session_of
 
 from .tiny_bert import CONFIG, HIDDEN, VOCABULARY, random_tensors, token_states
 
@@ -48,7 +48,7 @@ def run(
     """Return an output in the order of the sequences."""
     arrays = [np.array(sequence, np.int64) for sequence in sequences]
     rows = plan_rows([len(array) for array in arrays], row_tokens)
-    found = open_session(model).run([output], pack(arrays, rows))[0]
+    found = session_of(lambda: model).run([output], pack(arrays, rows))[0]
     vectors: Vectors = np.empty_like(found)
     vectors[[index for row in rows for index in row]] = found
     return vectors
@@ -108,7 +108,7 @@ def test_int8_survives_an_outlier_channel_with_smoothing() -> None:
         value = graph.input("x", onnx.TensorProto.FLOAT, ["T", HIDDEN])
         y = linear(graph, value, weight, np.zeros(16, np.float32), smooth_as="block")
         graph.output("y", y, onnx.TensorProto.FLOAT, ["T", 16])
-        found = open_session(graph.model("linear")).run(None, {"x": x})[0]
+        found = session_of(lambda: graph.model("linear")).run(None, {"x": x})[0]
         return float(np.abs(found - x @ weight).mean())
 
     assert error(Int8Linear({"block": peaks})) < error(Int8Linear({})) / 3

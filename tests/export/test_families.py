@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from vecserve_server.export.encoder_graph import encoder_graph, family_for
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.head import Dense, Head, Normalise
 from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
-from vecserve_server.export.sample_run import open_session, run_together
+from vecserve_server.export.sample_run import run_together, session_of
 
 from .tiny_families import HIDDEN, POOLINGS, TINY_FAMILIES, TinyFamily, sequences
 
@@ -51,7 +52,9 @@ def embed(
 ) -> Vectors:
     """Return embedding × norm in the order of the texts."""
     config, weights = parts(family)
-    session = open_session(encoder_graph(config=config, weights=weights, head=head, linear=linear))
+    session = session_of(
+        lambda: encoder_graph(config=config, weights=weights, head=head, linear=linear)
+    )
     rows = plan_rows([len(text) for text in texts], row_tokens)
     embedding, norm = session.run(["embedding", "norm"], pack(texts, rows))
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
@@ -156,7 +159,7 @@ def test_a_vector_of_length_zero_stays_zero() -> None:
     head = Head(poolings=("mean",), steps=(zeros,))
 
     graph = encoder_graph(config=config, weights=weights, head=head, linear=fp32_linear)
-    embedding, norm = run_together(open_session(graph), sequences())
+    embedding, norm = run_together(session_of(lambda: graph), sequences())
 
     assert not embedding.any()
     assert not norm.any()
@@ -169,6 +172,7 @@ def test_fp32_needs_standard_operators_only(family: TinyFamily) -> None:
     for pooling in POOLINGS:
         head = Head(poolings=(pooling,))
         model = encoder_graph(config=config, weights=weights, head=head, linear=fp32_linear)
+        onnx.checker.check_model(model, full_check=True)
         assert {node.domain for node in model.graph.node} == {""}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from vecserve_server.errors import ModelError
 
-_PEAK_PER_WEIGHT_BYTE = 5
+_PEAK_PER_WEIGHT_BYTE = 6
 """Measured peak of an import, in multiples of the float32 weights, rounded up."""
-_BASE_BYTES = 256 * 1024 * 1024
+_BASE_BYTES = 128 * 1024 * 1024
 _GIB = 1024**3
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -18,13 +18,9 @@ _SMALL_TENSOR_BYTES = 1024
 def save_model(
     model: onnx.ModelProto, file: Path, *, external_from_bytes: int = EXTERNAL_FROM_BYTES
 ) -> None:
-    """Check the model and write it; tensors of a large one go to `<file>.data` beside it.
-
-    Raises onnx's `ValidationError` for a malformed graph.
-    """
+    """Write the model; tensors of a large one go to `<file>.data` beside it."""
     size_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size_bytes < external_from_bytes:
-        onnx.checker.check_model(model)
         onnx.save(model, file)
         return
     onnx.save(
@@ -34,4 +30,3 @@ def save_model(
         location=f"{file.name}.data",
         size_threshold=_SMALL_TENSOR_BYTES,
     )
-    onnx.checker.check_model(file)

@@ -7,7 +7,7 @@ are for.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,22 +92,23 @@ def tokenise(tokenizer_json: bytes, texts: Sequence[str], max_tokens: int) -> li
         raise ModelError(f"tokenizer.json: not a usable tokenizer ({error})") from error
 
 
-def open_session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
-    """Open a graph in memory or a file, with one thread; raises `ModelError` where it cannot."""
+def session_of(build: Callable[[], onnx.ModelProto]) -> onnxruntime.InferenceSession:
+    """Open the graph that `build` returns, without keeping it in memory a second time."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        save_model(build(), file)
+        return open_session(file)
+
+
+def open_session(file: Path) -> onnxruntime.InferenceSession:
+    """Open a file with one thread; raises `ModelError` where ONNX Runtime cannot."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        if isinstance(model, onnx.ModelProto):
-            # By way of a file, because a large model does not fit into one message.
-            file = Path(folder) / "model.onnx"
-            save_model(model, file)
-        else:
-            file = model
-        try:
-            return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelError(f"{file.name}: not loadable by ONNX Runtime ({error})") from error
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"{file.name}: not loadable by ONNX Runtime ({error})") from error
 
 
 def run_together(
