@@ -17,7 +17,7 @@ from vecserve_server.errors import InvalidArgument, ModelError
 
 PREFIX = "hf:"
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SETTINGS = (
     "config.json",
     "modules.json",
