@@ -355,7 +355,8 @@ def test_a_version_that_a_crash_took_away_is_put_back(source: Path, repository: 
     crashed.mkdir()
     (repository / "tiny" / "1").rename(crashed / "1")
 
-    sweep(repository / "tiny")
+    with pytest.raises(AlreadyExists, match="tiny"):
+        import_model(source=source, repository=repository, name="tiny")
 
     assert verify_model(repository, "tiny") == []
     assert {path.name for path in (repository / "tiny").iterdir()} == {"1", "config.pbtxt"}

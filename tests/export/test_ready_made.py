@@ -81,7 +81,7 @@ def source(tmp_path: Path) -> Path:
     """A folder with everything but the ONNX file."""
     folder = tmp_path / "source"
     folder.mkdir()
-    config = {"architectures": ["OtherModel"], "max_position_embeddings": 200}
+    config = {"max_position_embeddings": 200}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     multilingual_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
@@ -169,6 +169,7 @@ def test_the_configuration_says_padded(source: Path, repository: Path) -> None:
     card = import_model(source=source, repository=repository, name="tiny", max_length=64)
 
     assert (card.layout, card.dim, card.max_tokens) == ("padded", WIDTH, 64)
+    assert card.architecture == "ready-made ONNX"
     assert card.assumed is not None
     proto = read_model_config(repository / "tiny" / "config.pbtxt")
     values = {key: value.string_value for key, value in proto.parameters.items()}

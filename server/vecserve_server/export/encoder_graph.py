@@ -42,7 +42,9 @@ def family_for(architecture: str) -> Family:
 
 def is_supported(config: ModelConfigJson) -> bool:
     """Return whether a family builds the first of the checkpoint's architectures."""
-    return any(config.architecture() in family.architectures for family in FAMILIES)
+    stated = config.values.get("architectures")
+    first = stated[0] if isinstance(stated, list) and stated else None
+    return any(first in family.architectures for family in FAMILIES)
 
 
 def encoder_graph(

@@ -45,6 +45,11 @@ class Build(Protocol):
     """An encoder, ready to be written in one precision or several."""
 
     @property
+    def architecture(self) -> str:
+        """What the card calls the kind of model."""
+        ...
+
+    @property
     def layout(self) -> str:
         """`packed` or `padded`."""
         ...
@@ -106,11 +111,12 @@ def import_model(
     int8, `AlreadyExists` without `replace`, `StorageError` for a failed disk. A failed import
     changes nothing in the repository.
     """
-    _check_request(repository, name, precisions or (), replace=replace)
+    _check_request(name, precisions or ())
     progress("read", 0.0)
     try:
         sweep(repository)
         sweep(repository / name)
+        _check_is_free(repository, name, replace=replace)
         checkpoint = read_checkpoint(source, expected_sha256=expected_sha256)
         build = _open(checkpoint, max_length, memory_limit_bytes or available_memory_bytes())
         with staged_folder(repository) as staged:
@@ -131,15 +137,16 @@ def import_model(
     return card
 
 
-def _check_request(
-    repository: Path, name: str, precisions: tuple[str, ...], *, replace: bool
-) -> None:
+def _check_request(name: str, precisions: tuple[str, ...]) -> None:
     unknown = set(precisions) - MODEL_FILE_BY_PRECISION.keys()
     if unknown:
         supported = ", ".join(MODEL_FILE_BY_PRECISION)
         raise InvalidArgument("precisions", f"{sorted(unknown)} are not among {supported}")
     if not _NAME.fullmatch(name):
         raise InvalidArgument("name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot")
+
+
+def _check_is_free(repository: Path, name: str, *, replace: bool) -> None:
     if (repository / name / VERSION).exists() and not replace:
         raise AlreadyExists(f"model {name} version {VERSION} is in the repository already")
 
@@ -187,7 +194,7 @@ def _build(
         revision=origin.revision,
         source_sha256=checkpoint.sha256_by_file(*build.weight_paths),
         licence=checkpoint.licence,
-        architecture=checkpoint.config.architecture(),
+        architecture=build.architecture,
         layout=build.layout,
         pooling="+".join(checkpoint.modules.head.poolings),
         normalise=checkpoint.modules.head.normalise,

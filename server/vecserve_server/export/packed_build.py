@@ -41,6 +41,11 @@ class PackedBuild:
         return self.checkpoint.modules.head.dim(_size(self.checkpoint).hidden)
 
     @property
+    def architecture(self) -> str:
+        """See `Build`."""
+        return self.checkpoint.config.architecture()
+
+    @property
     def layout(self) -> str:
         """See `Build`."""
         return "packed"

@@ -50,6 +50,11 @@ class ReadyMade:
         return (self.file, *beside)
 
     @property
+    def architecture(self) -> str:
+        """See `Build`."""
+        return "ready-made ONNX"
+
+    @property
     def layout(self) -> str:
         """See `Build`."""
         return "padded"
