@@ -19,7 +19,7 @@ from vecserve_server.export.encoder_graph import encoder_graph
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
 from vecserve_server.export.head import Head
-from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
+from vecserve_server.export.linear import Int8Linear, Linear, float_linear
 from vecserve_server.export.sample_run import session_of
 
 from .tiny_bert import CONFIG, HIDDEN, VOCABULARY, random_tensors, token_states
@@ -31,7 +31,7 @@ TENSORS = random_tensors()
 
 
 def build(
-    pooling: str = "mean", linear: Linear = fp32_linear, *, prefix: str = ""
+    pooling: str = "mean", linear: Linear = float_linear, *, prefix: str = ""
 ) -> onnx.ModelProto:
     weights = Weights({prefix + name: tensor for name, tensor in TENSORS.items()})
     config = ModelConfigJson(CONFIG)
@@ -158,7 +158,7 @@ def test_what_cannot_be_built_is_named(change: dict[str, object], problem: str) 
     head = Head(poolings=("mean",))
 
     with pytest.raises(ModelError, match=problem):
-        encoder_graph(config=config, weights=Weights(TENSORS), head=head, linear=fp32_linear)
+        encoder_graph(config=config, weights=Weights(TENSORS), head=head, linear=float_linear)
 
 
 def test_an_unknown_pooling_is_named() -> None:

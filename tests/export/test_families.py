@@ -18,7 +18,7 @@ from vecserve_server.export.calibration import channel_peaks
 from vecserve_server.export.encoder_graph import encoder_graph, family_for
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.head import Dense, Head, Normalise
-from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
+from vecserve_server.export.linear import Int8Linear, Linear, float_linear
 from vecserve_server.export.sample_run import run_together, session_of
 
 from .tiny_families import HIDDEN, POOLINGS, TINY_FAMILIES, TinyFamily, sequences
@@ -47,7 +47,7 @@ def embed(
     head: Head,
     texts: Sequence[TokenIds],
     *,
-    linear: Linear = fp32_linear,
+    linear: Linear = float_linear,
     row_tokens: int = 128,
 ) -> Vectors:
     """Return embedding × norm in the order of the texts."""
@@ -100,6 +100,21 @@ def test_int8_is_close(family: TinyFamily) -> None:
     cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1)
     cosines /= np.linalg.norm(exact, axis=1)
     assert cosines.min() >= 0.99
+
+
+@of_every_family()
+def test_fp16_is_close(family: TinyFamily) -> None:
+    config, weights = parts(family)
+    head = Head(poolings=("mean",))
+    model = encoder_graph(config=config, weights=weights, head=head, linear=float_linear, half=True)
+    onnx.checker.check_model(model, full_check=True)
+    large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) > 1000]
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
+
+    embedding, norm = run_together(session_of(lambda: model), sequences())
+
+    exact = expected(family)[MEAN]
+    np.testing.assert_allclose(embedding * norm[:, None], exact, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +173,7 @@ def test_a_vector_of_length_zero_stays_zero() -> None:
     zeros = Dense(weight=np.zeros((4, HIDDEN), np.float32), bias=None, activation="identity")
     head = Head(poolings=("mean",), steps=(zeros,))
 
-    graph = encoder_graph(config=config, weights=weights, head=head, linear=fp32_linear)
+    graph = encoder_graph(config=config, weights=weights, head=head, linear=float_linear)
     embedding, norm = run_together(session_of(lambda: graph), sequences())
 
     assert not embedding.any()
@@ -171,7 +186,7 @@ def test_fp32_needs_standard_operators_only(family: TinyFamily) -> None:
 
     for pooling in POOLINGS:
         head = Head(poolings=(pooling,))
-        model = encoder_graph(config=config, weights=weights, head=head, linear=fp32_linear)
+        model = encoder_graph(config=config, weights=weights, head=head, linear=float_linear)
         onnx.checker.check_model(model, full_check=True)
         assert {node.domain for node in model.graph.node} == {""}
 
@@ -208,4 +223,4 @@ def test_an_unsupported_setting_is_named(
     weights = Weights(family.tensors())
 
     with pytest.raises(ModelError, match=problem):
-        encoder_graph(config=config, weights=weights, head=head, linear=fp32_linear)
+        encoder_graph(config=config, weights=weights, head=head, linear=float_linear)

@@ -33,6 +33,7 @@ class Precision(StrEnum):
 
     INT8 = "int8"
     FP32 = "fp32"
+    FP16 = "fp16"
 
 
 DEFAULT_FOLDER = Path("model_repository")

@@ -16,7 +16,7 @@ from vecserve_server.export.blocks import packed_rows
 from vecserve_server.export.encoder_graph import family_for
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
-from vecserve_server.export.linear import fp32_linear
+from vecserve_server.export.linear import float_linear
 from vecserve_server.export.sample_run import run_together, session_of
 
 
@@ -67,4 +67,4 @@ class _RecordingLinear:
     ) -> Value:
         if smooth_as is not None:
             self.inputs[smooth_as] = (x, weight.shape[0])
-        return fp32_linear(graph, x, weight, bias)
+        return float_linear(graph, x, weight, bias)

@@ -48,18 +48,24 @@ def is_supported(config: ModelConfigJson) -> bool:
 
 
 def encoder_graph(
-    *, config: ModelConfigJson, weights: Weights, head: Head, linear: Linear
+    *,
+    config: ModelConfigJson,
+    weights: Weights,
+    head: Head,
+    linear: Linear,
+    half: bool = False,
 ) -> onnx.ModelProto:
     """Build the graph with outputs `embedding` float32 [N, dim], of length 1, and `norm` [N].
 
-    `embedding` × `norm` is the vector as the checkpoint gives it before any normalisation. Raises
+    `embedding` × `norm` is the vector as the checkpoint gives it before any normalisation. `half`
+    builds the encoder in float16, for GPUs; the head stays in float32. Raises
     `ModelError` for an unsupported architecture or setting, and for a missing or misshapen tensor.
     """
     family = family_for(config.architecture())
-    graph = GraphBuilder()
+    graph = GraphBuilder(half=half)
     rows = packed_rows(graph)
     states = family.token_states(
         graph=graph, rows=rows, config=config, weights=weights, linear=linear
     )
-    add_head(graph, head, rows.places, states, hidden=family.size(config).hidden)
+    add_head(graph, head, rows.places, graph.in_float32(states), hidden=family.size(config).hidden)
     return graph.model("packed_encoder")

@@ -22,14 +22,21 @@ CONTRIB_DOMAIN = "com.microsoft"
 
 _OPSET = 23
 _IR_VERSION = 11
+_LARGEST_HALF = 6e4
+"""Short of float16's largest number, so that a small one can be added."""
 
 
 class GraphBuilder:
     """Collect nodes, constants, inputs and outputs, then make one model of them."""
 
-    def __init__(self, *, prefix: str = "") -> None:
-        """Start empty; `prefix` sets the names apart from those of a graph to join."""
+    def __init__(self, *, prefix: str = "", half: bool = False) -> None:
+        """Start empty.
+
+        `prefix` sets the names apart from those of a graph to join; `half` turns every float32
+        constant into float16 up to the call of `in_float32`.
+        """
         self._prefix = prefix
+        self._half = half
         # Built in place: a protobuf message that goes into another is copied, weights and all.
         self._model = onnx.ModelProto(ir_version=_IR_VERSION, producer_name="vecserve")
         self._graph = self._model.graph
@@ -42,6 +49,8 @@ class GraphBuilder:
 
     def const(self, array: NDArray[Any] | np.generic) -> Value:
         """Return the name of a constant; equal constants share one name."""
+        if self._half and array.dtype == np.float32:
+            array = np.clip(array, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
         contiguous = np.ascontiguousarray(array).reshape(np.shape(array))
         key = (
             contiguous.dtype.str,
@@ -52,6 +61,13 @@ class GraphBuilder:
             self._constant_names[key] = name = f"{self._prefix}c{len(self._constant_names)}"
             self._graph.initializer.append(numpy_helper.from_array(contiguous, name))
         return self._constant_names[key]
+
+    def in_float32(self, value: Value) -> Value:
+        """Return `value` in float32, in which the graph goes on from here."""
+        if not self._half:
+            return value
+        self._half = False
+        return self.op("Cast", value, to=onnx.TensorProto.FLOAT)
 
     def op(self, kind: str, *inputs: Value, domain: str = "", **attributes: Any) -> Value:
         """Add a node with one output and return that output; "" leaves out an optional input."""

@@ -40,7 +40,7 @@ class Linear(Protocol):
         ...
 
 
-def fp32_linear(
+def float_linear(
     graph: GraphBuilder,
     x: Value,
     weight: Vectors,
@@ -48,7 +48,7 @@ def fp32_linear(
     *,
     smooth_as: str | None = None,  # noqa: ARG001 - part of the interface
 ) -> Value:
-    """Multiply in float32, with standard ONNX operators only."""
+    """Multiply in floats, with standard ONNX operators only."""
     rest = () if bias is None else (graph.const(bias),)
     return graph.op("Gemm", x, graph.const(weight), *rest)
 

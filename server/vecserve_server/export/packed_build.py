@@ -15,14 +15,14 @@ from vecserve_server.export.checkpoint import Checkpoint
 from vecserve_server.export.encoder_graph import encoder_graph, family_for
 from vecserve_server.export.family import FamilySize, Weights
 from vecserve_server.export.limits import max_tokens
-from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
+from vecserve_server.export.linear import Int8Linear, Linear, float_linear
 from vecserve_server.export.memory import check_fits
 from vecserve_server.export.model_file import save_model
 from vecserve_server.export.sample_run import CALIBRATION_TEXTS, tokenise
 from vecserve_server.export.tensors import weight_files
 
 MODEL_FILE_BY_PRECISION: Mapping[str, str] = MappingProxyType(
-    {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+    {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 )
 
 
@@ -62,12 +62,13 @@ class PackedBuild:
             weights=self.weights,
             head=self.checkpoint.modules.head,
             linear=self._linear(precision),
+            half=precision == "fp16",
         )
         save_model(model, file)
 
     def _linear(self, precision: str) -> Linear:
-        if precision == "fp32":
-            return fp32_linear
+        if precision != "int8":
+            return float_linear
         sequences = tokenise(self.checkpoint.tokenizer_json, CALIBRATION_TEXTS, self.max_tokens)
         return Int8Linear(
             channel_peaks(config=self.checkpoint.config, weights=self.weights, sequences=sequences)
