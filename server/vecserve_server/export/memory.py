@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from vecserve_server.errors import ModelError
+from vecserve_server.export.model_file import EXTERNAL_FROM_BYTES
 
-_PEAK_PER_WEIGHT_BYTE = 6
-"""Measured peak of an import, in multiples of the float32 weights, rounded up."""
+_PEAK_PER_WEIGHT_BYTE, _PEAK_OF_LARGE = 6, 4
+"""Measured peaks of an import, in multiples of the float32 weights, rounded up; tensors of a large
+model are written one by one."""
 _BASE_BYTES = 128 * 1024 * 1024
 _GIB = 1024**3
 _CGROUP = Path("/sys/fs/cgroup")
@@ -18,7 +20,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def check_fits(weight_bytes: int, limit_bytes: int | None) -> None:
     """Raise `ModelError` where importing float32 weights of this size takes more than the limit."""
-    needed = weight_bytes * _PEAK_PER_WEIGHT_BYTE + _BASE_BYTES
+    large = weight_bytes >= EXTERNAL_FROM_BYTES
+    needed = weight_bytes * (_PEAK_OF_LARGE if large else _PEAK_PER_WEIGHT_BYTE) + _BASE_BYTES
     if limit_bytes is not None and needed > limit_bytes:
         raise ModelError(
             f"the import needs about {needed / _GIB:.1f} GiB of memory for "

@@ -30,3 +30,5 @@ def save_model(
         location=f"{file.name}.data",
         size_threshold=_SMALL_TENSOR_BYTES,
     )
+    # The library keeps the second file for its owner alone.
+    file.with_name(f"{file.name}.data").chmod(file.stat().st_mode)
