@@ -318,9 +318,7 @@ import os, pathlib, sys
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
 from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.export.graph import GraphBuilder
-from vecserve_server.export.importer import Origin, import_model
-from vecserve_server.export.model_file import save_model
+from vecserve_server.export.importer import import_model
 repository = pathlib.Path({str(repository)!r})
 import_model(source=pathlib.Path({str(source)!r}), repository=repository, name="tiny")
 model = ModelRepository(repository).load("tiny")
