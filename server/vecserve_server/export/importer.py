@@ -6,21 +6,24 @@ Owns the order of the steps: read, build, measure, put in place. Must not know h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
+from vecserve_server.export import openvino_build
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
 from vecserve_server.export.encoder_graph import is_supported
 from vecserve_server.export.memory import available_memory_bytes
+from vecserve_server.export.openvino_build import SHIPPED_TEXTS, CalibrationSource
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
-from vecserve_server.export.parity import check_parity, measure
+from vecserve_server.export.parity import check_parity, embed_with, measure
 from vecserve_server.export.ready_made import find_onnx, ready_made
-from vecserve_server.export.sample_run import CALIBRATION_NAME, PARITY_TEXTS, tokenise
+from vecserve_server.export.sample_run import PARITY_TEXTS, tokenise
 from vecserve_server.export.staging import publish, staged_folder, sweep
 from vecserve_server.export.tensors import has_weights
 
@@ -79,7 +82,7 @@ class Build(Protocol):
         ...
 
 
-def import_model(
+def import_model(  # noqa: PLR0913 - a use case with its options, all but three with a default
     *,
     source: Path,
     repository: Path,
@@ -90,6 +93,7 @@ def import_model(
     origin: Origin | None = None,
     replace: bool = False,
     memory_limit_bytes: int | None = None,
+    calibration: CalibrationSource = SHIPPED_TEXTS,
     progress: Progress = lambda _step, _fraction: None,
 ) -> ModelCard:
     """Build `<repository>/<name>/1/` from a checkpoint's folder.
@@ -105,6 +109,7 @@ def import_model(
         origin: what the card calls the source; the folder's name when None.
         replace: whether a version that is there gives way.
         memory_limit_bytes: what the import may take; the machine's free memory when None.
+        calibration: what int8 learns the ranges of activations from.
         progress: told each step and the fraction done before it, in [0, 1].
 
     Raises `ModelError` for a checkpoint that is damaged, unsupported, too large or too far off in
@@ -118,7 +123,8 @@ def import_model(
         sweep(repository / name)
         _check_is_free(repository, name, replace=replace)
         checkpoint = read_checkpoint(source, expected_sha256=expected_sha256)
-        build = _open(checkpoint, max_length, memory_limit_bytes or available_memory_bytes())
+        memory_bytes = memory_limit_bytes or available_memory_bytes()
+        build = _open(checkpoint, max_length, memory_bytes, calibration.texts)
         with staged_folder(repository) as staged:
             card = _build(
                 checkpoint=checkpoint,
@@ -128,6 +134,7 @@ def import_model(
                     dict.fromkeys(("fp32", *(precisions or build.default_precisions)))
                 ),
                 origin=origin or Origin(source=source.resolve().name),
+                calibration=calibration,
                 progress=progress,
             )
             _put_in_place(staged / name, repository / name)
@@ -151,13 +158,21 @@ def _check_is_free(repository: Path, name: str, *, replace: bool) -> None:
         raise AlreadyExists(f"model {name} version {VERSION} is in the repository already")
 
 
-def _open(checkpoint: Checkpoint, max_length: int | None, memory_limit_bytes: int | None) -> Build:
+def _open(
+    checkpoint: Checkpoint,
+    max_length: int | None,
+    memory_limit_bytes: int | None,
+    calibration_texts: Sequence[str],
+) -> Build:
     """Choose how to build: from the weights where that can be done, else from an ONNX file."""
     file = find_onnx(checkpoint.folder)
     buildable = has_weights(checkpoint.modules.encoder) and is_supported(checkpoint.config)
     if file is None or buildable:
         return packed_build(
-            checkpoint, max_length=max_length, memory_limit_bytes=memory_limit_bytes
+            checkpoint,
+            max_length=max_length,
+            memory_limit_bytes=memory_limit_bytes,
+            calibration_texts=calibration_texts,
         )
     return ready_made(
         file, checkpoint, max_length=max_length, memory_limit_bytes=memory_limit_bytes
@@ -171,6 +186,7 @@ def _build(
     folder: Path,
     precisions: tuple[str, ...],
     origin: Origin,
+    calibration: CalibrationSource,
     progress: Progress,
 ) -> ModelCard:
     """Write `config.pbtxt` and the version's files into the folder; return the card."""
@@ -182,8 +198,14 @@ def _build(
     for i, (precision, file) in enumerate(files.items()):
         progress(f"build {precision}", 0.1 + 0.5 * i / len(precisions))
         build.write(precision, file)
-    progress("measure", 0.6)
-    measured = measure(files, sequences)
+    embedders = {precision: embed_with(file) for precision, file in files.items()}
+    if "int8" in precisions and build.layout == "packed" and openvino_is_installed():
+        progress(f"build {openvino_build.NAME}", 0.6)
+        _write_for_openvino(files["fp32"], version, checkpoint, build, calibration)
+        int8_file = version / openvino_build.MODEL_FILE
+        embedders[openvino_build.NAME] = openvino_build.embed_with_openvino(int8_file)
+    progress("measure", 0.7)
+    measured = measure(embedders, sequences)
     check_parity(measured.parity)
     progress("hash", 0.9)
     card = ModelCard(
@@ -201,7 +223,7 @@ def _build(
         assumed=checkpoint.modules.assumed,
         dim=build.dim,
         max_tokens=build.max_tokens,
-        calibration=CALIBRATION_NAME if "int8" in precisions else None,
+        calibration=calibration.name if "int8" in precisions else None,
         parity=measured.parity,
         speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),
@@ -210,6 +232,22 @@ def _build(
     config = _config(card, checkpoint, precision=precisions[-1])
     (folder / _CONFIG_FILE).write_text(config, encoding="utf-8")
     return card
+
+
+def _write_for_openvino(
+    fp32_file: Path,
+    folder: Path,
+    checkpoint: Checkpoint,
+    build: Build,
+    calibration: CalibrationSource,
+) -> None:
+    learnt = calibration.ready
+    if learnt is None:
+        sequences = openvino_build.calibration_sequences(
+            checkpoint.tokenizer_json, calibration.texts, build.max_tokens
+        )
+        learnt = openvino_build.learn(fp32_file, sequences)
+    openvino_build.write_int8(fp32_file, folder, learnt)
 
 
 def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:

@@ -5,7 +5,7 @@ Owns what each precision takes: weights, calibration, linear blocks. Must not kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ class PackedBuild:
     weights: Weights
     max_tokens: int
     weight_paths: tuple[Path, ...]
+    calibration_texts: Sequence[str] = CALIBRATION_TEXTS
 
     @property
     def dim(self) -> int:
@@ -69,14 +70,20 @@ class PackedBuild:
     def _linear(self, precision: str) -> Linear:
         if precision != "int8":
             return float_linear
-        sequences = tokenise(self.checkpoint.tokenizer_json, CALIBRATION_TEXTS, self.max_tokens)
+        sequences = tokenise(
+            self.checkpoint.tokenizer_json, self.calibration_texts, self.max_tokens
+        )
         return Int8Linear(
             channel_peaks(config=self.checkpoint.config, weights=self.weights, sequences=sequences)
         )
 
 
 def packed_build(
-    checkpoint: Checkpoint, *, max_length: int | None, memory_limit_bytes: int | None
+    checkpoint: Checkpoint,
+    *,
+    max_length: int | None,
+    memory_limit_bytes: int | None,
+    calibration_texts: Sequence[str] = CALIBRATION_TEXTS,
 ) -> PackedBuild:
     """Read the weights, once they are known to fit into the memory that may be used.
 
@@ -92,6 +99,7 @@ def packed_build(
         max_tokens=max_tokens(checkpoint, longest=longest, wanted=max_length),
         weights=Weights(found.read()),
         weight_paths=found.files,
+        calibration_texts=calibration_texts,
     )
 
 

@@ -6,7 +6,7 @@ Owns the upsert use case and which rows fail alone. Must not know protocols.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +157,7 @@ class IndexingService:
         embedded = await self._embedding.embed(
             spec.model.name,
             list(texts.values()),
-            options,
+            replace(options, normalise=True),  # collections hold unit vectors
             deadline_ns=deadline_ns,
             field_name="rows",
         )
