@@ -54,6 +54,20 @@ serve: $(MODEL) ## Serve on 127.0.0.1:8001 until interrupted (ARGS="--port 9001 
 test: $(MODEL) ## Run the tests (ARGS="-k search …")
 	$(BIN)/python -m pytest $(ARGS)
 
+EXPORT_VENV := .venv-export
+
+$(EXPORT_VENV)/.installed: requirements/dev.txt requirements/export-test.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "vecserve needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 2; }
+	$(PYTHON) -m venv $(EXPORT_VENV)
+	$(EXPORT_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(EXPORT_VENV)/bin/python -m pip install --quiet --requirement requirements/export-test.txt
+	$(EXPORT_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: test-export
+test-export: $(EXPORT_VENV)/.installed ## Compare exported graphs with transformers (downloads torch)
+	$(EXPORT_VENV)/bin/python -m pytest tests/export/test_against_transformers.py $(ARGS)
+
 .PHONY: check
 check: setup ## Lint, check types, import direction and that the stubs match the protos
 	$(BIN)/ruff check .
@@ -78,6 +92,6 @@ lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv o
 
 .PHONY: clean
 clean: ## Remove what the other targets made; data/ and your own models stay
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(EXPORT_VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
 	rm -rf model_repository/all-MiniLM-L6-v2/[0-9]*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

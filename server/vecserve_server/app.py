@@ -217,7 +217,7 @@ class _Application:
 
     async def _load_models(self, stack: AsyncExitStack) -> Catalog:
         wanted = self._settings.models
-        repository = ModelRepository(wanted.repository)
+        repository = ModelRepository(wanted.repository, default_instances=usable_physical_cores())
         names = wanted.load or tuple(repository.names())
         if wanted.default not in names:
             names = (*names, wanted.default)  # loading it says what is wrong
@@ -230,7 +230,14 @@ class _Application:
             batcher = self._start_batcher(text)
             stack.push_async_callback(batcher.close, CLOSE_TIMEOUT_S)
             models.append(ServedModel(text=text, batcher=batcher))
-            log_event(self._log, logging.INFO, "model_loaded", model=name, digest=text.ref.digest)
+            log_event(
+                self._log,
+                logging.INFO,
+                "model_loaded",
+                model=name,
+                engine=text.engine,
+                digest=text.ref.digest,
+            )
         return Catalog(models=models, default=wanted.default)
 
     def _start_batcher(self, text: TextModel) -> DynamicBatcher:

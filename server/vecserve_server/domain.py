@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,17 @@ Codes: TypeAlias = NDArray[np.int8]
 TokenIds: TypeAlias = NDArray[np.int64]
 """The token ids of one sequence, special tokens included, int64 [T]."""
 
+Norms: TypeAlias = NDArray[np.float32]
+"""Lengths of vectors, float32 [N]."""
+
+
+class Encodings(NamedTuple):
+    """Unit vectors [N, D] and the lengths [N] that they had before they were scaled."""
+
+    vectors: Vectors
+    norms: Norms
+
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Payload: TypeAlias = Mapping[str, Json]
 
@@ -36,7 +47,7 @@ class ModelRef:
     name: str
     version: str
     digest: str
-    """Hex sha256 of the model file that ran."""
+    """Hex sha256 of the model file that runs; of the files' digests where there are two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

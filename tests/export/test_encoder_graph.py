@@ -18,8 +18,9 @@ from vecserve_server.export.calibration import channel_peaks
 from vecserve_server.export.encoder_graph import encoder_graph
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
-from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
-from vecserve_server.export.sample_run import open_session
+from vecserve_server.export.head import Head
+from vecserve_server.export.linear import Int8Linear, Linear, float_linear
+from vecserve_server.export.sample_run import session_of
 
 from .tiny_bert import CONFIG, HIDDEN, VOCABULARY, random_tensors, token_states
 
@@ -30,20 +31,24 @@ TENSORS = random_tensors()
 
 
 def build(
-    pooling: str = "mean", linear: Linear = fp32_linear, *, prefix: str = "", normalise: bool = True
+    pooling: str = "mean", linear: Linear = float_linear, *, prefix: str = ""
 ) -> onnx.ModelProto:
     weights = Weights({prefix + name: tensor for name, tensor in TENSORS.items()})
     config = ModelConfigJson(CONFIG)
-    return encoder_graph(
-        config=config, weights=weights, pooling=pooling, linear=linear, normalise=normalise
-    )
+    head = Head(poolings=(pooling,))
+    return encoder_graph(config=config, weights=weights, head=head, linear=linear)
 
 
-def run(model: onnx.ModelProto, sequences: Sequence[Sequence[int]], row_tokens: int) -> Vectors:
-    """Return the vectors in the order of the sequences."""
+def run(
+    model: onnx.ModelProto,
+    sequences: Sequence[Sequence[int]],
+    row_tokens: int,
+    output: str = "embedding",
+) -> Vectors:
+    """Return an output in the order of the sequences."""
     arrays = [np.array(sequence, np.int64) for sequence in sequences]
     rows = plan_rows([len(array) for array in arrays], row_tokens)
-    found = open_session(model.SerializeToString()).run(["embedding"], pack(arrays, rows))[0]
+    found = session_of(lambda: model).run([output], pack(arrays, rows))[0]
     vectors: Vectors = np.empty_like(found)
     vectors[[index for row in rows for index in row]] = found
     return vectors
@@ -63,15 +68,16 @@ def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     sequences=SEQUENCES,
     row_tokens=st.integers(1, 64),
     pooling=st.sampled_from(["mean", "cls"]),
-    normalise=st.booleans(),
 )
 def test_fp32_is_the_forward_pass_however_the_rows_are_packed(
-    sequences: list[list[int]], row_tokens: int, pooling: str, normalise: bool
+    sequences: list[list[int]], row_tokens: int, pooling: str
 ) -> None:
-    vectors = run(build(pooling, normalise=normalise), sequences, row_tokens)
+    model = build(pooling)
+    vectors, norms = (run(model, sequences, row_tokens, name) for name in ("embedding", "norm"))
 
     exact = expected(sequences, pooling)
-    np.testing.assert_allclose(vectors, unit(exact) if normalise else exact, atol=2e-5)
+    np.testing.assert_allclose(vectors, unit(exact), atol=2e-5)
+    np.testing.assert_allclose(norms, np.linalg.norm(exact, axis=1), rtol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -102,7 +108,7 @@ def test_int8_survives_an_outlier_channel_with_smoothing() -> None:
         value = graph.input("x", onnx.TensorProto.FLOAT, ["T", HIDDEN])
         y = linear(graph, value, weight, np.zeros(16, np.float32), smooth_as="block")
         graph.output("y", y, onnx.TensorProto.FLOAT, ["T", 16])
-        found = open_session(graph.model("linear").SerializeToString()).run(None, {"x": x})[0]
+        found = session_of(lambda: graph.model("linear")).run(None, {"x": x})[0]
         return float(np.abs(found - x @ weight).mean())
 
     assert error(Int8Linear({"block": peaks})) < error(Int8Linear({})) / 3
@@ -138,7 +144,7 @@ def test_equal_constants_are_stored_once() -> None:
     [
         ({"architectures": ["MambaModel"]}, r"MambaModel is not supported \(supported: BertModel"),
         ({"architectures": []}, "architectures"),
-        ({"hidden_act": "swish"}, "'swish' is not supported .*gelu"),
+        ({"hidden_act": "mish"}, "'mish' is not supported .*gelu"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 5}, "does not divide into 5 heads"),
         ({"num_hidden_layers": -1}, "num_hidden_layers"),
@@ -149,11 +155,14 @@ def test_equal_constants_are_stored_once() -> None:
 )
 def test_what_cannot_be_built_is_named(change: dict[str, object], problem: str) -> None:
     config = ModelConfigJson({**CONFIG, **change})  # type: ignore[dict-item]
+    head = Head(poolings=("mean",))
 
     with pytest.raises(ModelError, match=problem):
-        encoder_graph(config=config, weights=Weights(TENSORS), pooling="mean", linear=fp32_linear)
+        encoder_graph(config=config, weights=Weights(TENSORS), head=head, linear=float_linear)
 
 
 def test_an_unknown_pooling_is_named() -> None:
-    with pytest.raises(ModelError, match=r"'max' is not supported \(supported: mean, cls\)"):
-        build("max")
+    with pytest.raises(
+        ModelError, match=r"'median'\] is not supported \(supported: cls, max, mean,"
+    ):
+        build("median")

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from vecserve_server.encoding.model_repository import ModelRepository
@@ -21,8 +22,12 @@ from vecserve_server.errors import (
     StorageError,
 )
 from vecserve_server.export.card import Parity, read_card
-from vecserve_server.export.importer import import_model
+from vecserve_server.export.graph import GraphBuilder
+from vecserve_server.export.importer import Origin, import_model
+from vecserve_server.export.model_file import save_model
 from vecserve_server.export.parity import check_parity
+from vecserve_server.export.sample_run import open_session
+from vecserve_server.export.staging import RETIRED, staged_folder, sweep
 from vecserve_server.export.verify import verify_model
 
 from .tiny_bert import HIDDEN, CheckpointFiles
@@ -58,7 +63,7 @@ def test_an_import_makes_a_model_that_loads(source: Path, repository: Path) -> N
     for precision in ("fp32", "int8"):
         model = ModelRepository(repository).load("tiny", precision=precision)
         ids = [item.ids for item in model.tokenizer.encode(["hello", "a"], max_tokens=40)]
-        assert model.encoder.run(ids).shape == (2, HIDDEN)
+        assert model.encoder.run(ids).vectors.shape == (2, HIDDEN)
 
 
 def test_the_same_checkpoint_gives_the_same_files(source: Path, repository: Path) -> None:
@@ -129,8 +134,7 @@ def change(source: Path, file: str, **values: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "file",
-    ["modules.json", "config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"],
+    "file", ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"]
 )
 def test_a_missing_file_is_named(source: Path, repository: Path, file: str) -> None:
     (source / file).unlink()
@@ -171,10 +175,9 @@ def test_another_hash_than_expected_is_refused(source: Path, repository: Path) -
 @pytest.mark.parametrize(
     ("file", "values", "problem"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "one pooling mode"),
-        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, "one pooling mode"),
+        ("1_Pooling/config.json", {"pooling_mode_median_tokens": True}, "pooling mode 'median'"),
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, "no pooling mode"),
         ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt"),
-        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
         ("sentence_bert_config.json", {"max_seq_length": "many"}, "max_seq_length"),
         ("sentence_bert_config.json", {"max_seq_length": 49}, "positions for 48"),
         ("config_sentence_transformers.json", {"prompts": {"q": 1}}, "prompt"),
@@ -195,7 +198,7 @@ def test_an_unsupported_setting_is_named(
 @pytest.mark.parametrize(
     ("modules", "problem"),
     [
-        (["Transformer", "Pooling", "Dense"], "Dense is not supported"),
+        (["Transformer", "Pooling", "LSTM"], "LSTM is not supported"),
         (["Transformer", "Pooling", "Pooling"], "Pooling is not supported"),
         (["Transformer"], "Pooling is missing"),
     ],
@@ -325,3 +328,78 @@ print(opened + [link for link in links if link.startswith("socket:")])
 """
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_what_a_crashed_import_left_is_swept_away(source: Path, repository: Path) -> None:
+    script = f"""
+import os, pathlib
+from vecserve_server.export import importer
+importer.measure = lambda *_: os._exit(9)
+source, repository = pathlib.Path({str(source)!r}), pathlib.Path({str(repository)!r})
+importer.import_model(source=source, repository=repository, name="tiny")
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert [path.name[:8] for path in repository.iterdir()] == [".import-"]
+
+    import_model(source=source, repository=repository, name="other", precisions=("fp32",))
+
+    assert [path.name for path in repository.iterdir()] == ["other"]
+
+
+def test_a_version_that_a_crash_took_away_is_put_back(source: Path, repository: Path) -> None:
+    import_model(source=source, repository=repository, name="tiny", precisions=("fp32",))
+    with staged_folder(repository / "tiny", RETIRED) as aside:
+        crashed = aside.with_name(".retired-crashed")
+    crashed.mkdir()
+    (repository / "tiny" / "1").rename(crashed / "1")
+
+    with pytest.raises(AlreadyExists, match="tiny"):
+        import_model(source=source, repository=repository, name="tiny")
+
+    assert verify_model(repository, "tiny") == []
+    assert {path.name for path in (repository / "tiny").iterdir()} == {"1", "config.pbtxt"}
+
+
+def test_the_folder_of_an_import_that_runs_is_left_alone(repository: Path) -> None:
+    with staged_folder(repository) as staged:
+        sweep(repository)
+        assert staged.is_dir()
+    sweep(repository)
+    assert list(repository.iterdir()) == []
+
+
+def test_the_card_says_where_it_comes_from_and_how_it_was_measured(
+    source: Path, repository: Path
+) -> None:
+    card = import_model(
+        source=source,
+        repository=repository,
+        name="tiny",
+        origin=Origin(source="hf:org/tiny", revision="abc"),
+    )
+
+    assert (card.source, card.revision, card.licence) == ("hf:org/tiny", "abc", "mit")
+    assert set(card.source_sha256) == {
+        "1_Pooling/config.json",
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "tokenizer.json",
+    }
+    assert card.calibration == "the 24 texts that ship with the exporter"
+    assert set(card.speed_texts_per_s) == {"fp32", "int8"}
+    assert min(card.speed_texts_per_s.values()) > 0
+
+
+def test_tensors_of_a_large_model_go_to_a_second_file(tmp_path: Path) -> None:
+    graph = GraphBuilder()
+    x = graph.input("x", onnx.TensorProto.FLOAT, ["N", 64])
+    weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    graph.output("y", graph.op("MatMul", x, graph.const(weight)), onnx.TensorProto.FLOAT, ["N", 64])
+
+    save_model(graph.model("large"), tmp_path / "model.onnx", external_from_bytes=0)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "who may read them"
+    found = open_session(tmp_path / "model.onnx").run(None, {"x": np.eye(64, dtype=np.float32)})
+    np.testing.assert_allclose(found[0], weight, rtol=1e-6)

@@ -5,9 +5,10 @@ Owns the listing of a repository. Must not know how models are built or checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -24,6 +25,17 @@ app = typer.Typer(help="List, add and check models.", no_args_is_help=True)
 Folder = Annotated[
     Path, typer.Option("--model-repository", metavar="DIR", help="Folder of the models.")
 ]
+Progress: TypeAlias = Callable[[str, float], None]
+
+
+class Precision(StrEnum):
+    """What a model can be served in."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
 DEFAULT_FOLDER = Path("model_repository")
 
 
@@ -48,33 +60,67 @@ def list_models(
 
 @app.command("add")
 def add(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="Sentence-transformers folder.")],
-    name: Annotated[str, typer.Option("--name", help="Name in the repository.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a sentence-transformers, transformers or ONNX model, or "
+            "hf:ORG/NAME@REV.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the repository; that of the source.")
+    ] = None,
     model_repository: Folder = DEFAULT_FOLDER,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="What to serve; int8 where possible.")
+    ] = None,
     max_length: Annotated[
-        int | None, typer.Option("--max-length", help="Longest text in tokens.")
+        int | None, typer.Option("--max-length", min=1, help="Longest text in tokens.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one that is there.")] = False,
     json: Json = False,
 ) -> None:
-    """Build a model's files from a checkpoint on this machine."""
-    if not source.is_dir():
-        raise UsageProblem(f"{source}: is not a folder")
-    from vecserve_server.export.importer import import_model  # noqa: PLC0415 - needs onnx
-
+    """Build a model's files from a checkpoint on this machine or on the Hugging Face hub."""
     with Console(stderr=True).status("reading") as status:
-        card = import_model(
-            source=source,
+        card = _import(
+            source,
             repository=model_repository,
             name=name,
+            precisions=(precision.value,) if precision else None,
             max_length=max_length,
             replace=replace,
             progress=lambda step, fraction: status.update(f"{fraction:4.0%} {step}"),
         )
     if json:
         print_json(_card_as_dict(card))
-    else:
-        print(f"added {card.name} {card.version}: dim {card.dim}, {card.max_tokens} tokens")
+        return
+    print(f"added {card.name} {card.version}: dim {card.dim}, {card.max_tokens} tokens")
+    if card.assumed:
+        print(f"assumed: {card.assumed}")
+
+
+def _import(source: str, *, name: str | None, progress: Progress, **options: Any) -> ModelCard:
+    """Fetch a checkpoint of the hub, or take the folder, and import it."""
+    from vecserve_server.export.hub import fetch, parse_source  # noqa: PLC0415 - as the next
+    from vecserve_server.export.importer import Origin, import_model  # noqa: PLC0415 - needs onnx
+
+    on_hub = parse_source(source)
+    if on_hub is None:
+        folder = Path(source)
+        if not folder.is_dir():
+            raise UsageProblem(f"{source}: is not a folder")
+        name = name or folder.resolve().name
+        return import_model(source=folder, name=name, progress=progress, **options)
+    found = fetch(on_hub, progress=progress)
+    return import_model(
+        source=found.folder,
+        name=name or on_hub.repository.rpartition("/")[2],
+        expected_sha256=found.sha256_by_file,
+        origin=Origin(source=f"hf:{on_hub.repository}", revision=found.commit),
+        progress=progress,
+        **options,
+    )
 
 
 @app.command("verify")

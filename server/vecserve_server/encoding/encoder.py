@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.domain import Encodings, TokenIds
 
 
 class Encoder(Protocol):
@@ -24,11 +24,11 @@ class Encoder(Protocol):
         """Longest sequence that `run` accepts, special tokens included."""
         ...
 
-    def run(self, sequences: Sequence[TokenIds]) -> Vectors:
-        """Encode the sequences in one run.
+    def run(self, sequences: Sequence[TokenIds]) -> Encodings:
+        """Encode the sequences, row i for sequence i.
 
-        Returns float32 [N, D], row i for sequence i, each of norm 1. The caller keeps the total
-        within the model's run budget; every sequence holds 1 to `max_tokens` ids.
+        The caller keeps the total within the model's run budget; every sequence holds 1 to
+        `max_tokens` ids.
         """
         ...
 

@@ -28,6 +28,7 @@ _FIELDS = frozenset(
         "output",
         "dynamic_batching",
         "instance_group",
+        "optimization",
         "parameters",
         "metric_tags",
     }
@@ -48,7 +49,10 @@ _COUNTS: Mapping[str, int | None] = MappingProxyType(
 """Default of each whole-number parameter; None where it must be given."""
 
 _PROMPT = "prompt."
-_PRECISIONS = ("int8", "fp32")
+_PRECISIONS = ("int8", "fp32", "fp16")
+_LAYOUTS = ("packed", "padded")
+_FLAGS = ("true", "false")
+AUTO, ONNXRUNTIME, OPENVINO = "auto", "onnxruntime", "openvino"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,12 @@ class EncoderConfig:
     run_tokens: int
     """Tokens in one run."""
     precision: str
+    engine: str
+    """`onnxruntime`, `openvino`, or `auto`: the one that runs the model faster on this machine."""
+    layout: str
+    """`packed`, or `padded` for a graph with an attention mask."""
+    normalise: bool
+    """Whether vectors get length 1 where a request does not say."""
     instance_count: int
     """Instances; 0 for one per physical core."""
     intra_op_thread_count: int
@@ -111,6 +121,9 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         dim=_dim(proto),
         max_batch_size=proto.max_batch_size,
         precision=_one_of(proto, parameters, "precision", _PRECISIONS),
+        engine=_engine(proto, parameters),
+        layout=_one_of(proto, parameters, "layout", _LAYOUTS),
+        normalise=_one_of(proto, parameters, "normalise", _FLAGS) == "true",
         instance_count=_instance_count(proto),
         prompts=prompts,
         default_prompt=_default_prompt(proto, parameters, prompts),
@@ -181,7 +194,7 @@ def _instance_count(proto: model_config_pb2.ModelConfig) -> int:
 
 
 def _parameters(proto: model_config_pb2.ModelConfig) -> dict[str, str]:
-    known = {*_COUNTS, "precision", "default_prompt"}
+    known = {*_COUNTS, "precision", "engine", "layout", "normalise", "default_prompt"}
     for key in proto.parameters:
         if key not in known and not key.startswith(_PROMPT):
             names = ", ".join([*sorted(known), "prompt.<name>"])
@@ -210,6 +223,32 @@ def _one_of(
         allowed = ", ".join(choices)
         raise _refused(proto, f'parameter "{key}"', f'must be one of {allowed}, found "{text}"')
     return text
+
+
+def _engine(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str]) -> str:
+    """Read Triton's accelerators, or the parameter `engine: auto`; never both."""
+    for field, _ in proto.optimization.ListFields():
+        if field.name != "execution_accelerators":
+            raise _refused(proto, f"optimization.{field.name}", "is not supported")
+    accelerators = proto.optimization.execution_accelerators
+    if accelerators.gpu_execution_accelerator:
+        raise _refused(proto, "gpu_execution_accelerator", "is not supported")
+    named = list(accelerators.cpu_execution_accelerator)
+    if named and "engine" in parameters:
+        raise _refused(proto, 'parameter "engine"', "and execution_accelerators exclude each other")
+    if not named:
+        choice = parameters.get("engine", ONNXRUNTIME)
+        if choice not in (AUTO, ONNXRUNTIME):
+            problem = f'must be "{AUTO}" or "{ONNXRUNTIME}", found "{choice}"'
+            raise _refused(proto, 'parameter "engine"', problem)
+        return choice
+    for accelerator in named:
+        where = f'cpu_execution_accelerator "{accelerator.name}"'
+        if accelerator.name != OPENVINO or len(named) > 1:
+            raise _refused(proto, where, f'is not supported: "{OPENVINO}" alone is')
+        if accelerator.parameters:
+            raise _refused(proto, where, "takes no parameters")
+    return OPENVINO
 
 
 def _default_prompt(

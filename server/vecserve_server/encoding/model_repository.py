@@ -15,13 +15,18 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.domain import ModelRef
+from vecserve_server.encoding.cost_model import CostModel
 from vecserve_server.encoding.encoder import Encoder
+from vecserve_server.encoding.loading import EncoderLoader, ModelFile
 from vecserve_server.encoding.model_config import (
+    AUTO,
+    ONNXRUNTIME,
+    OPENVINO,
     EncoderConfig,
     encoder_config,
     read_model_config,
 )
-from vecserve_server.encoding.onnx_encoder import OnnxEncoder
+from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.encoding.tokenizer import TextTokenizer
 from vecserve_server.errors import InvalidArgument, ModelError
 
@@ -30,6 +35,9 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _CONFIG = "config.pbtxt"
 _CARD = "card.json"
 _TOKENIZER = "tokenizer.json"
+CACHE_FOLDER = ".cache"
+"""Under the repository: what was measured and compiled on this machine. May be removed."""
+
 _HINT = "run `make models` or import it again"
 
 
@@ -43,13 +51,20 @@ class TextModel:
     """The configuration as read, for clients that ask for it."""
     tokenizer: TextTokenizer
     encoder: Encoder
+    engine: str
+    """What runs: `onnxruntime` or `openvino`."""
+    cost: CostModel
+    """How long its runs take."""
 
 
 class ModelRepository:
     """The models under one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, default_instances: int = 1) -> None:
+        """Read `root`; models that don't say how many instances they have get the default."""
         self._root = root
+        self._default_instances = default_instances
+        self._loader = EncoderLoader(cache_folder=root / CACHE_FOLDER)
 
     def names(self) -> list[str]:
         """Return every model that has a configuration, in order."""
@@ -88,15 +103,21 @@ class ModelRepository:
         if precision is not None:
             config = replace(config, precision=precision)
         files = _VersionFolder.open(folder, self._choose(name, version))
-        model_file = files.model_file(config.precision)
-        digest = files.verified(model_file)
+        _check_fit(files, config)
         files.verified(_TOKENIZER)
+        loaded = self._loader.load(
+            {engine: files.model_file(engine, config) for engine in files.engines(config)},
+            config,
+            threads=config.instance_count or self._default_instances,
+        )
         return TextModel(
-            ref=ModelRef(name=name, version=files.path.name, digest=digest),
+            ref=ModelRef(name=name, version=files.path.name, digest=loaded.digest),
             config=config,
-            proto=proto,
+            proto=_in_force(proto, loaded.engine),
             tokenizer=TextTokenizer((files.path / _TOKENIZER).read_bytes()),
-            encoder=_encoder(files, model_file, config),
+            encoder=loaded.encoder,
+            engine=loaded.engine,
+            cost=loaded.cost,
         )
 
     def _folder(self, name: str) -> Path:
@@ -135,11 +156,32 @@ class _VersionFolder:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"{path}: not a model card ({error}): {_HINT}") from error
 
-    def model_file(self, precision: str) -> str:
-        file = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
-        if file not in self.sha256_by_file:
-            raise ModelError(f"{self.path}: was not built in precision {precision}")
-        return file
+    def engines(self, config: EncoderConfig) -> list[str]:
+        """Return the engines that can run the version here, of those that the model may use."""
+        wanted = (ONNXRUNTIME, OPENVINO) if config.engine == AUTO else (config.engine,)
+        found = [
+            engine
+            for engine in wanted
+            if all(name in self.sha256_by_file for name in _model_files(engine, config.precision))
+        ]
+        if not found:
+            raise ModelError(
+                f"{self.path}: was not built in precision {config.precision} "
+                f"for {' or '.join(wanted)}: import it again"
+            )
+        usable = [engine for engine in found if engine != OPENVINO or openvino_is_installed()]
+        return usable or found
+
+    def model_file(self, engine: str, config: EncoderConfig) -> ModelFile:
+        """Return what an engine runs, once its files are known to be the card's."""
+        names = _model_files(engine, config.precision)
+        # Where a large model keeps its tensors.
+        names += tuple(name for name in self.sha256_by_file if name == f"{names[0]}.data")
+        digests = [self.verified(name) for name in names]
+        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+        return ModelFile(
+            path=self.path / names[0], digest=digests[0] if len(digests) == 1 else joined
+        )
 
     def verified(self, name: str) -> str:
         """Return the file's sha256 once it is known to be the card's."""
@@ -156,8 +198,17 @@ class _VersionFolder:
         return found
 
 
-def _encoder(files: _VersionFolder, model_file: str, config: EncoderConfig) -> Encoder:
-    """Start the engine, once the configuration is known to fit the model."""
+def _model_files(engine: str, precision: str) -> tuple[str, ...]:
+    """Return the file to open, and those that it reads; both engines read the fp32 ONNX file."""
+    if precision == "fp32":
+        return ("model.onnx",)
+    if engine == OPENVINO:
+        return (f"model.{precision}.xml", f"model.{precision}.bin")
+    return (f"model.{precision}.onnx",)
+
+
+def _check_fit(files: _VersionFolder, config: EncoderConfig) -> None:
+    """Refuse a configuration that does not fit the model."""
     if config.max_tokens > files.max_tokens:
         raise ModelError(
             f'{config.name}/{_CONFIG}: parameter "max_tokens" is {config.max_tokens}, '
@@ -168,10 +219,11 @@ def _encoder(files: _VersionFolder, model_file: str, config: EncoderConfig) -> E
             f'{config.name}/{_CONFIG}: output "embedding" has dim {config.dim}, '
             f"the model has {files.dim}"
         )
-    return OnnxEncoder(
-        model_file=files.path / model_file,
-        max_tokens=config.max_tokens,
-        row_tokens=config.row_tokens,
-        run_tokens=config.run_tokens,
-        intra_op_threads=config.intra_op_thread_count,
-    )
+
+
+def _in_force(proto: model_config_pb2.ModelConfig, engine: str) -> model_config_pb2.ModelConfig:
+    """Return the configuration with the engine that runs in place of the choice."""
+    shown = model_config_pb2.ModelConfig()
+    shown.CopyFrom(proto)
+    shown.parameters["engine"].string_value = engine
+    return shown

@@ -1,12 +1,12 @@
 """Lay sequences side by side in rows, so that hardly any computed token is padding.
 
-Owns the layout and the arrays that express it. Pure; must not know engines or texts.
+Owns the layouts and the arrays that express them. Pure; must not know engines, costs or texts.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TypeAlias
 
@@ -18,16 +18,18 @@ from vecserve_server.domain import TokenIds
 Row: TypeAlias = list[int]
 """Numbers of the sequences that share a row, in their order within it."""
 
-Feeds: TypeAlias = dict[str, NDArray[np.int64]]
+Arrays: TypeAlias = dict[str, NDArray[np.int64]]
 
 _PADDING_SEGMENT = -1
 
 
-def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[Row]:
+def plan_rows(
+    lengths: Sequence[int], row_tokens: int, room: Callable[[int], int] = lambda length: length
+) -> list[Row]:
     """Assign sequences to rows of at most `row_tokens`, best fit, longest first.
 
-    A sequence longer than `row_tokens` gets a row of its own. Every index appears once; at most
-    one row is half empty or more. Rows come out longest first sequence first.
+    A sequence longer than `row_tokens` opens a row of `room(length)` tokens. Every index appears
+    once. Rows come out longest first sequence first.
     """
     rows: list[Row] = []
     gaps: list[tuple[int, int]] = []
@@ -38,35 +40,21 @@ def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[Row]:
             gap, row = gaps.pop(place)
             rows[row].append(index)
         else:
-            gap, row = row_tokens, len(rows)
+            gap, row = max(row_tokens, room(length)), len(rows)
             rows.append([index])
         if gap > length:
             insort(gaps, (gap - length, row))
     return rows
 
 
-def plan_runs(rows: Sequence[Row], lengths: Sequence[int], run_tokens: int) -> list[Sequence[Row]]:
-    """Split rows into runs whose area, rows × longest row, is at most `run_tokens`.
-
-    A single row that is larger than `run_tokens` gets a run of its own.
-    """
-    widths = [sum(lengths[index] for index in row) for row in rows]
-    order = sorted(range(len(rows)), key=widths.__getitem__, reverse=True)
-    runs: list[Sequence[Row]] = []
-    start = 0
-    while start < len(order):
-        # Widest first, so the first row of a run sets the width of all of its rows.
-        size = max(1, run_tokens // widths[order[start]])
-        runs.append([rows[row] for row in order[start : start + size]])
-        start += size
-    return runs
-
-
-def pack(sequences: Sequence[TokenIds], rows: Sequence[Row]) -> Feeds:
+def pack(
+    sequences: Sequence[TokenIds], rows: Sequence[Row], shape: tuple[int, int] | None = None
+) -> Arrays:
     """Return the feeds `input_ids`, `position_ids`, `segment_ids` int64 [R, L] and `seqs` [N].
 
     Segment numbers follow the order of `rows`: the vector for `rows[0][0]` comes first. Tokens
-    beyond a row's end have segment -1.
+    that belong to no sequence have segment -1. With a `shape` (R, L), which must hold the rows,
+    the grids have that shape, and `seqs` goes on beyond the sequences to one of a few lengths.
     """
     order = list(chain.from_iterable(rows))
     ordered = [sequences[index] for index in order]
@@ -74,21 +62,44 @@ def pack(sequences: Sequence[TokenIds], rows: Sequence[Row]) -> Feeds:
     ends = lengths.cumsum()
     starts = ends - lengths
     row_sizes = np.fromiter(map(len, rows), np.int64, len(rows))
-    first_of_row = row_sizes.cumsum() - row_sizes
-    row_starts = starts[first_of_row]
-    width = int(np.diff(row_starts, append=ends[-1]).max())
-    row_shift = np.arange(len(rows)) * width - row_starts
+    row_starts = starts[row_sizes.cumsum() - row_sizes]
+    if shape is None:
+        shape = (len(rows), int(np.diff(row_starts, append=ends[-1]).max()))
+        slots = len(order)
+    else:
+        slots = _slots(len(order), shape[0] * shape[1])
+    row_shift = np.arange(len(rows)) * shape[1] - row_starts
     tokens = np.arange(ends[-1])
-    cells = tokens + (row_shift.repeat(row_sizes)).repeat(lengths)
-    shape = (len(rows), width)
+    cells = tokens + row_shift.repeat(row_sizes).repeat(lengths)
+    segments = np.arange(len(order)).repeat(lengths)
     return {
         "input_ids": _scatter(shape, cells, np.concatenate(ordered), fill=0),
         "position_ids": _scatter(shape, cells, tokens - starts.repeat(lengths), fill=0),
-        "segment_ids": _scatter(
-            shape, cells, np.arange(len(order)).repeat(lengths), fill=_PADDING_SEGMENT
-        ),
-        "seqs": np.arange(len(order)),
+        "segment_ids": _scatter(shape, cells, segments, fill=_PADDING_SEGMENT),
+        "seqs": np.arange(slots),
     }
+
+
+def pad(sequences: Sequence[TokenIds], order: Sequence[int], shape: tuple[int, int]) -> Arrays:
+    """Return the feeds `input_ids`, `attention_mask` and `token_type_ids`, int64 of that shape.
+
+    Row i holds sequence `order[i]`; rows beyond them hold one token, as none at all would make
+    attention divide by 0.
+    """
+    ids = np.zeros(shape, np.int64)
+    mask = np.zeros(shape, np.int64)
+    mask[:, 0] = 1
+    for row, index in enumerate(order):
+        length = len(sequences[index])
+        ids[row, :length] = sequences[index]
+        mask[row, :length] = 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros(shape, np.int64)}
+
+
+def _slots(sequences: int, tokens: int) -> int:
+    """Round the number of sequences up: to the usual one, or to all that could be there."""
+    usual = -(-tokens // 8)
+    return usual if sequences <= usual else tokens
 
 
 def _scatter(

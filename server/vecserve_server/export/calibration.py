@@ -16,8 +16,8 @@ from vecserve_server.export.blocks import packed_rows
 from vecserve_server.export.encoder_graph import family_for
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
-from vecserve_server.export.linear import fp32_linear
-from vecserve_server.export.sample_run import open_session, run_in_one_row
+from vecserve_server.export.linear import float_linear
+from vecserve_server.export.sample_run import run_together, session_of
 
 
 def channel_peaks(
@@ -27,21 +27,27 @@ def channel_peaks(
 
     Covers the linear blocks that their family names for smoothing, by that name.
     """
-    graph = GraphBuilder()
     recorder = _RecordingLinear()
-    rows = packed_rows(graph)
-    family_for(config.architecture()).token_states(
-        graph=graph, rows=rows, config=config, weights=weights, linear=recorder
-    )
-    for name, (value, width) in recorder.inputs.items():
-        graph.output(name, value, onnx.TensorProto.FLOAT, ["T", width])
-    session = open_session(graph.model("calibration").SerializeToString())
+    session = session_of(lambda: _recording(recorder, config, weights))
     peaks = {name: np.zeros(width) for name, (_, width) in recorder.inputs.items()}
     for sequence in sequences:
-        for name, states in zip(peaks, run_in_one_row(session, [sequence]), strict=True):
+        for name, states in zip(peaks, run_together(session, [sequence]), strict=True):
             peaks[name] = np.maximum(peaks[name], np.abs(states).max(axis=0))
     # Rounded, so that the last bits of a CPU's arithmetic don't change the exported file.
     return {name: np.round(peak, 2).astype(np.float32) for name, peak in peaks.items()}
+
+
+def _recording(
+    recorder: _RecordingLinear, config: ModelConfigJson, weights: Weights
+) -> onnx.ModelProto:
+    """Build the encoder in fp32, with the inputs of the named blocks as its outputs."""
+    graph = GraphBuilder()
+    family_for(config.architecture()).token_states(
+        graph=graph, rows=packed_rows(graph), config=config, weights=weights, linear=recorder
+    )
+    for name, (value, width) in recorder.inputs.items():
+        graph.output(name, value, onnx.TensorProto.FLOAT, ["T", width])
+    return graph.model("calibration")
 
 
 class _RecordingLinear:
@@ -55,10 +61,10 @@ class _RecordingLinear:
         graph: GraphBuilder,
         x: Value,
         weight: Vectors,
-        bias: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
         *,
         smooth_as: str | None = None,
     ) -> Value:
         if smooth_as is not None:
             self.inputs[smooth_as] = (x, weight.shape[0])
-        return fp32_linear(graph, x, weight, bias)
+        return float_linear(graph, x, weight, bias)

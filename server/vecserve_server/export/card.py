@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vecserve_server.errors import ModelError
 
 CARD_FILE = "card.json"
 
-EXPORTER_VERSION = 2
+EXPORTER_VERSION = 4
 """Rises whenever the same checkpoint would give different files."""
 
 
@@ -55,6 +55,18 @@ class ModelCard:
     """By precision."""
     files: Mapping[str, FileDigest]
     """Every file of the version but the card itself, by name."""
+    revision: str | None = None
+    """The commit of the source, where it has one."""
+    layout: str = "packed"
+    """Whether the graph takes packed rows or padded batches."""
+    normalise: bool = True
+    """Whether the checkpoint itself ends in a normalisation."""
+    assumed: str | None = None
+    """What the checkpoint does not state and was taken for granted."""
+    calibration: str | None = None
+    """Which texts int8 was calibrated on."""
+    speed_texts_per_s: Mapping[str, float] = field(default_factory=dict)
+    """Of a short run on the importing machine, one thread, by precision."""
 
 
 def write_card(card: ModelCard, folder: Path) -> None:

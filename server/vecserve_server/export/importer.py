@@ -6,72 +6,135 @@ Owns the order of the steps: read, build, measure, put in place. Must not know h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Protocol, TypeAlias
 
-import onnx
-
-from vecserve_server.errors import AlreadyExists, InvalidArgument, ModelError, StorageError
-from vecserve_server.export.calibration import channel_peaks
+from vecserve_server.encoding.openvino_runtime import openvino_is_installed
+from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
+from vecserve_server.export import openvino_build
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
-from vecserve_server.export.encoder_graph import encoder_graph, family_for
-from vecserve_server.export.linear import Int8Linear, Linear, fp32_linear
-from vecserve_server.export.parity import check_parity, measure_parity
-from vecserve_server.export.sample_run import CALIBRATION_TEXTS, PARITY_TEXTS, tokenise
-from vecserve_server.export.staging import publish, staged_folder
+from vecserve_server.export.encoder_graph import is_supported
+from vecserve_server.export.memory import available_memory_bytes
+from vecserve_server.export.openvino_build import SHIPPED_TEXTS, CalibrationSource
+from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
+from vecserve_server.export.parity import check_parity, embed_with, measure
+from vecserve_server.export.ready_made import find_onnx, ready_made
+from vecserve_server.export.sample_run import PARITY_TEXTS, tokenise
+from vecserve_server.export.staging import publish, staged_folder, sweep
+from vecserve_server.export.tensors import has_weights
 
-MODEL_FILE_BY_PRECISION: Mapping[str, str] = MappingProxyType(
-    {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-)
+Progress: TypeAlias = Callable[[str, float], None]
+"""Told each step and the fraction done before it, in [0, 1]."""
+
 VERSION = "1"
 
 _CONFIG_FILE = "config.pbtxt"
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 
-def import_model(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a checkpoint comes from, as the card tells it."""
+
+    source: str
+    revision: str | None = None
+
+
+class Build(Protocol):
+    """An encoder, ready to be written in one precision or several."""
+
+    @property
+    def architecture(self) -> str:
+        """What the card calls the kind of model."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """`packed` or `padded`."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """The embedding's width."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text, special tokens included."""
+        ...
+
+    @property
+    def weight_paths(self) -> tuple[Path, ...]:
+        """The files of the checkpoint that hold its weights."""
+        ...
+
+    @property
+    def default_precisions(self) -> tuple[str, ...]:
+        """What is built where the user names nothing."""
+        ...
+
+    def write(self, precision: str, file: Path) -> None:
+        """Write the graph of one precision; raises `ModelError` for what cannot be built."""
+        ...
+
+
+def import_model(  # noqa: PLR0913 - a use case with its options, all but three with a default
     *,
     source: Path,
     repository: Path,
     name: str,
-    precisions: tuple[str, ...] = ("fp32", "int8"),
+    precisions: tuple[str, ...] | None = None,
     max_length: int | None = None,
     expected_sha256: Mapping[str, str] | None = None,
-    origin: str | None = None,
+    origin: Origin | None = None,
     replace: bool = False,
-    progress: Callable[[str, float], None] = lambda _step, _fraction: None,
+    memory_limit_bytes: int | None = None,
+    calibration: CalibrationSource = SHIPPED_TEXTS,
+    progress: Progress = lambda _step, _fraction: None,
 ) -> ModelCard:
-    """Build `<repository>/<name>/1/` from a sentence-transformers folder.
+    """Build `<repository>/<name>/1/` from a checkpoint's folder.
 
     Args:
-        source: the checkpoint's folder.
+        source: the folder: a sentence-transformers or plain transformers checkpoint, or one with
+            an ONNX file of the encoder.
         repository: the model repository; made where it does not exist.
         name: the model's name, 1 to 128 of `A-Z a-z 0-9 . _ -`, not starting with a dot.
-        precisions: what to build; fp32 is always built, as the reference.
+        precisions: what to build; fp32 is always built, as the reference. The last is served.
         max_length: longest text in tokens; the checkpoint's own limit when None.
         expected_sha256: hex digests that files of the checkpoint must have.
         origin: what the card calls the source; the folder's name when None.
         replace: whether a version that is there gives way.
+        memory_limit_bytes: what the import may take; the machine's free memory when None.
+        calibration: what int8 learns the ranges of activations from.
         progress: told each step and the fraction done before it, in [0, 1].
 
-    Raises `ModelError` for a checkpoint that is damaged, unsupported or too far off in int8,
-    `AlreadyExists` without `replace`, `StorageError` for a failed disk. A failed import changes
-    nothing in the repository.
+    Raises `ModelError` for a checkpoint that is damaged, unsupported, too large or too far off in
+    int8, `AlreadyExists` without `replace`, `StorageError` for a failed disk. A failed import
+    changes nothing in the repository.
     """
-    _check_request(repository, name, precisions, replace=replace)
+    _check_request(name, precisions or ())
     progress("read", 0.0)
     try:
+        sweep(repository)
+        sweep(repository / name)
+        _check_is_free(repository, name, replace=replace)
         checkpoint = read_checkpoint(source, expected_sha256=expected_sha256)
+        memory_bytes = memory_limit_bytes or available_memory_bytes()
+        build = _open(checkpoint, max_length, memory_bytes, calibration.texts)
         with staged_folder(repository) as staged:
             card = _build(
                 checkpoint=checkpoint,
+                build=build,
                 folder=staged / name,
-                precisions=tuple(dict.fromkeys(("fp32", *precisions))),
-                max_tokens=_max_tokens(checkpoint, max_length),
-                origin=origin or source.resolve().name,
+                precisions=tuple(
+                    dict.fromkeys(("fp32", *(precisions or build.default_precisions)))
+                ),
+                origin=origin or Origin(source=source.resolve().name),
+                calibration=calibration,
                 progress=progress,
             )
             _put_in_place(staged / name, repository / name)
@@ -81,97 +144,123 @@ def import_model(
     return card
 
 
-def _check_request(
-    repository: Path, name: str, precisions: tuple[str, ...], *, replace: bool
-) -> None:
+def _check_request(name: str, precisions: tuple[str, ...]) -> None:
     unknown = set(precisions) - MODEL_FILE_BY_PRECISION.keys()
     if unknown:
         supported = ", ".join(MODEL_FILE_BY_PRECISION)
         raise InvalidArgument("precisions", f"{sorted(unknown)} are not among {supported}")
     if not _NAME.fullmatch(name):
         raise InvalidArgument("name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot")
+
+
+def _check_is_free(repository: Path, name: str, *, replace: bool) -> None:
     if (repository / name / VERSION).exists() and not replace:
         raise AlreadyExists(f"model {name} version {VERSION} is in the repository already")
+
+
+def _open(
+    checkpoint: Checkpoint,
+    max_length: int | None,
+    memory_limit_bytes: int | None,
+    calibration_texts: Sequence[str],
+) -> Build:
+    """Choose how to build: from the weights where that can be done, else from an ONNX file."""
+    file = find_onnx(checkpoint.folder)
+    buildable = has_weights(checkpoint.modules.encoder) and is_supported(checkpoint.config)
+    if file is None or buildable:
+        return packed_build(
+            checkpoint,
+            max_length=max_length,
+            memory_limit_bytes=memory_limit_bytes,
+            calibration_texts=calibration_texts,
+        )
+    return ready_made(
+        file, checkpoint, max_length=max_length, memory_limit_bytes=memory_limit_bytes
+    )
 
 
 def _build(
     *,
     checkpoint: Checkpoint,
+    build: Build,
     folder: Path,
     precisions: tuple[str, ...],
-    max_tokens: int,
-    origin: str,
-    progress: Callable[[str, float], None],
+    origin: Origin,
+    calibration: CalibrationSource,
+    progress: Progress,
 ) -> ModelCard:
     """Write `config.pbtxt` and the version's files into the folder; return the card."""
     version = folder / VERSION
     version.mkdir(parents=True)
     (version / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+    sequences = tokenise(checkpoint.tokenizer_json, PARITY_TEXTS, build.max_tokens)
     files = {precision: version / MODEL_FILE_BY_PRECISION[precision] for precision in precisions}
     for i, (precision, file) in enumerate(files.items()):
         progress(f"build {precision}", 0.1 + 0.5 * i / len(precisions))
-        _write_graph(checkpoint, _linear(checkpoint, precision, max_tokens), file)
-    progress("measure", 0.6)
-    sequences = tokenise(checkpoint.tokenizer_json, PARITY_TEXTS, max_tokens)
-    parity = measure_parity(files, sequences)
-    check_parity(parity)
+        build.write(precision, file)
+    embedders = {precision: embed_with(file) for precision, file in files.items()}
+    if "int8" in precisions and build.layout == "packed" and openvino_is_installed():
+        progress(f"build {openvino_build.NAME}", 0.6)
+        _write_for_openvino(files["fp32"], version, checkpoint, build, calibration)
+        int8_file = version / openvino_build.MODEL_FILE
+        embedders[openvino_build.NAME] = openvino_build.embed_with_openvino(int8_file)
+    progress("measure", 0.7)
+    measured = measure(embedders, sequences)
+    check_parity(measured.parity)
     progress("hash", 0.9)
-    architecture = checkpoint.config.architecture()
     card = ModelCard(
         name=folder.name,
         version=VERSION,
         exporter_version=EXPORTER_VERSION,
-        source=origin,
-        source_sha256=dict(checkpoint.sha256_by_file),
+        source=origin.source,
+        revision=origin.revision,
+        source_sha256=checkpoint.sha256_by_file(*build.weight_paths),
         licence=checkpoint.licence,
-        architecture=architecture,
-        pooling=checkpoint.pooling,
-        dim=family_for(architecture).size(checkpoint.config).hidden,
-        max_tokens=max_tokens,
-        parity=parity,
+        architecture=build.architecture,
+        layout=build.layout,
+        pooling="+".join(checkpoint.modules.head.poolings),
+        normalise=checkpoint.modules.head.normalise,
+        assumed=checkpoint.modules.assumed,
+        dim=build.dim,
+        max_tokens=build.max_tokens,
+        calibration=calibration.name if "int8" in precisions else None,
+        parity=measured.parity,
+        speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),
     )
     write_card(card, version)
-    (folder / _CONFIG_FILE).write_text(_config(card, checkpoint), encoding="utf-8")
+    config = _config(card, checkpoint, precision=precisions[-1])
+    (folder / _CONFIG_FILE).write_text(config, encoding="utf-8")
     return card
 
 
-def _config(card: ModelCard, checkpoint: Checkpoint) -> str:
+def _write_for_openvino(
+    fp32_file: Path,
+    folder: Path,
+    checkpoint: Checkpoint,
+    build: Build,
+    calibration: CalibrationSource,
+) -> None:
+    learnt = calibration.ready
+    if learnt is None:
+        sequences = openvino_build.calibration_sequences(
+            checkpoint.tokenizer_json, calibration.texts, build.max_tokens
+        )
+        learnt = openvino_build.learn(fp32_file, sequences)
+    openvino_build.write_int8(fp32_file, folder, learnt)
+
+
+def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:
     return render_config(
         name=card.name,
         dim=card.dim,
         max_tokens=card.max_tokens,
-        precision="int8" if "int8" in card.parity else "fp32",
+        precision=precision,
+        layout=card.layout,
+        normalise=card.normalise,
         prompts=checkpoint.prompts,
         default_prompt=checkpoint.default_prompt,
     )
-
-
-def _linear(checkpoint: Checkpoint, precision: str, max_tokens: int) -> Linear:
-    if precision == "fp32":
-        return fp32_linear
-    sequences = tokenise(checkpoint.tokenizer_json, CALIBRATION_TEXTS, max_tokens)
-    peaks = channel_peaks(config=checkpoint.config, weights=checkpoint.weights, sequences=sequences)
-    return Int8Linear(peaks)
-
-
-def _write_graph(checkpoint: Checkpoint, linear: Linear, file: Path) -> None:
-    model = encoder_graph(
-        config=checkpoint.config,
-        weights=checkpoint.weights,
-        pooling=checkpoint.pooling,
-        linear=linear,
-    )
-    onnx.save(model, file)
-
-
-def _max_tokens(checkpoint: Checkpoint, max_length: int | None) -> int:
-    family = family_for(checkpoint.config.architecture())
-    longest = family.size(checkpoint.config).max_tokens
-    wanted = max_length or checkpoint.max_tokens or longest
-    if wanted > longest:
-        raise ModelError(f"max_length is {wanted}, the checkpoint has positions for {longest}")
-    return wanted
 
 
 def _put_in_place(staged: Path, target: Path) -> None:

@@ -28,11 +28,11 @@ class Linear(Protocol):
         graph: GraphBuilder,
         x: Value,
         weight: Vectors,
-        bias: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
         *,
         smooth_as: str | None = None,
     ) -> Value:
-        """Return `x @ weight + bias` for x [T, K], weight float32 [K, N], bias float32 [N].
+        """Return `x @ weight + bias` for x [T, K], weight float32 [K, N], bias float32 [N] or none.
 
         `smooth_as` names a block whose input comes out of a normalisation: a few channels of such
         an input are many times larger than the rest, which int8 has to make up for.
@@ -40,16 +40,17 @@ class Linear(Protocol):
         ...
 
 
-def fp32_linear(
+def float_linear(
     graph: GraphBuilder,
     x: Value,
     weight: Vectors,
-    bias: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
     *,
     smooth_as: str | None = None,  # noqa: ARG001 - part of the interface
 ) -> Value:
-    """Multiply in float32, with standard ONNX operators only."""
-    return graph.op("Gemm", x, graph.const(weight), graph.const(bias))
+    """Multiply in floats, with standard ONNX operators only."""
+    rest = () if bias is None else (graph.const(bias),)
+    return graph.op("Gemm", x, graph.const(weight), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Int8Linear:
         graph: GraphBuilder,
         x: Value,
         weight: Vectors,
-        bias: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
         *,
         smooth_as: str | None = None,
     ) -> Value:
@@ -87,7 +88,8 @@ class Int8Linear:
             _zero_point(graph),
             domain=CONTRIB_DOMAIN,
         )
-        return graph.op("Add", graph.op("Mul", product, token_scale), graph.const(bias))
+        product = graph.op("Mul", product, token_scale)
+        return product if bias is None else graph.op("Add", product, graph.const(bias))
 
 
 def _smoothing_factors(peaks: NDArray[np.float32], weight: Vectors) -> NDArray[np.float32]:

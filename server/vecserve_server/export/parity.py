@@ -1,12 +1,15 @@
-"""Measure built graphs on short texts: against fp32, and alone against in a batch.
+"""Measure built graphs on short texts: against fp32, alone against in a batch, and their speed.
 
 Owns the figures and their floors. Must not know checkpoints or the repository.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,25 +17,50 @@ from numpy.typing import NDArray
 from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.errors import ModelError
 from vecserve_server.export.card import Parity
-from vecserve_server.export.sample_run import open_session, run_in_one_row
+from vecserve_server.export.sample_run import open_session, run_together
 
+Embed: TypeAlias = Callable[[Sequence[TokenIds]], Vectors]
+"""N sequences, as one batch, to float32 [N, D]."""
+
+_TIMED_RUNS = 3
 _MEAN_FLOOR, _MIN_FLOOR = 0.99, 0.97
 
 
-def measure_parity(files: Mapping[str, Path], sequences: Sequence[TokenIds]) -> dict[str, Parity]:
-    """Compare the graph of every precision with that of fp32, which must be among them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the sample texts showed, by precision."""
+
+    parity: Mapping[str, Parity]
+    speed_texts_per_s: Mapping[str, float]
+
+
+def measure(embedders: Mapping[str, Embed], sequences: Sequence[TokenIds]) -> Measured:
+    """Compare what every graph gives with what fp32 does, which must be among them."""
     alone: dict[str, Vectors] = {}
     batched: dict[str, Vectors] = {}
-    for precision, file in files.items():
-        session = open_session(str(file))
-        alone[precision] = np.concatenate(
-            [run_in_one_row(session, [sequence])[0] for sequence in sequences]
-        )
-        batched[precision] = run_in_one_row(session, sequences)[0]
-    return {
-        precision: _parity(alone[precision], batched[precision], alone["fp32"])
-        for precision in files
-    }
+    speeds: dict[str, float] = {}
+    for name, embed in embedders.items():
+        alone[name] = np.concatenate([embed([ids]) for ids in sequences])
+        batched[name] = embed(sequences)
+        speeds[name] = _texts_per_s(embed, sequences)
+    parities = {name: _parity(alone[name], batched[name], alone["fp32"]) for name in embedders}
+    return Measured(parity=parities, speed_texts_per_s=speeds)
+
+
+def embed_with(file: Path) -> Embed:
+    """Return how to embed with a graph in ONNX Runtime, which stays open as long as the result."""
+    session = open_session(file)
+    return lambda sequences: run_together(session, sequences)[0]
+
+
+def _texts_per_s(embed: Embed, sequences: Sequence[TokenIds]) -> float:
+    """Return the speed of the fastest of a few runs over all texts."""
+    took = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        embed(sequences)
+        took.append(time.perf_counter() - started)
+    return round(len(sequences) / min(took), 1)
 
 
 def check_parity(parity: Mapping[str, Parity]) -> None:

@@ -1,21 +1,24 @@
 """Run a graph under construction on short texts.
 
-Owns the sample texts and the plainest way to run a packed-rows graph. Must not know what the
-results are for.
+Owns the sample texts and the plainest way to run an encoder's graph. Must not know what the results
+are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vecserve_server.domain import TokenIds
 from vecserve_server.errors import ModelError
+from vecserve_server.export.model_file import save_model
 
 CALIBRATION_TEXTS = (
     "b",
@@ -44,6 +47,8 @@ CALIBRATION_TEXTS = (
     "Who wrote the first novel in English?",
 )
 """To learn the range of activations from."""
+
+CALIBRATION_NAME = f"the {len(CALIBRATION_TEXTS)} texts that ship with the exporter"
 
 PARITY_TEXTS = (
     "a",
@@ -87,23 +92,52 @@ def tokenise(tokenizer_json: bytes, texts: Sequence[str], max_tokens: int) -> li
         raise ModelError(f"tokenizer.json: not a usable tokenizer ({error})") from error
 
 
-def open_session(model: bytes | str) -> onnxruntime.InferenceSession:
-    """Open a graph, given as its bytes or as the path of its file, with one thread."""
+def session_of(build: Callable[[], onnx.ModelProto]) -> onnxruntime.InferenceSession:
+    """Open the graph that `build` returns, without keeping it in memory a second time."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        save_model(build(), file)
+        return open_session(file)
+
+
+def open_session(file: Path) -> onnxruntime.InferenceSession:
+    """Open a file with one thread; raises `ModelError` where ONNX Runtime cannot."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"{file.name}: not loadable by ONNX Runtime ({error})") from error
 
 
-def run_in_one_row(
+def run_together(
     session: onnxruntime.InferenceSession, sequences: Sequence[TokenIds]
 ) -> list[NDArray[np.float32]]:
-    """Run the sequences side by side in a single row; return every output."""
+    """Run the sequences as one batch, packed or padded as the graph takes it.
+
+    Returns every output.
+    """
+    names = {value.name for value in session.get_inputs()}
+    feeds = _one_row(sequences) if "segment_ids" in names else _padded(sequences, names)
+    outputs: list[NDArray[np.float32]] = session.run(None, feeds)
+    return outputs
+
+
+def _one_row(sequences: Sequence[TokenIds]) -> dict[str, TokenIds]:
     lengths = [len(ids) for ids in sequences]
-    feeds: dict[str, NDArray[Any]] = {
+    return {
         "input_ids": np.concatenate(sequences)[None],
         "position_ids": np.concatenate([np.arange(length) for length in lengths])[None],
         "segment_ids": np.repeat(np.arange(len(lengths)), lengths)[None],
         "seqs": np.arange(len(lengths)),
     }
-    outputs: list[NDArray[np.float32]] = session.run(None, feeds)
-    return outputs
+
+
+def _padded(sequences: Sequence[TokenIds], names: Collection[str]) -> dict[str, TokenIds]:
+    shape = (len(sequences), max(map(len, sequences)))
+    feeds = {name: np.zeros(shape, np.int64) for name in names}
+    for row, ids in enumerate(sequences):
+        feeds["input_ids"][row, : len(ids)] = ids
+        feeds["attention_mask"][row, : len(ids)] = 1
+    return feeds

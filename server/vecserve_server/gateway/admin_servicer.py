@@ -68,7 +68,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             dim=config.dim,
             max_tokens=config.max_tokens,
             precision=config.precision,
-            engine="onnxruntime",
+            engine=served.text.engine,
             instance_count=served.batcher.instance_count,
             is_default=served.text.ref.name == self._catalog.default,
             prompt_names=sorted(config.prompts),

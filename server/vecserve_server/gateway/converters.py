@@ -100,7 +100,7 @@ def read_embed_options(message: embedding_pb2.EmbedOptions) -> EmbedOptions:
         prompt_name=message.prompt_name,
         prompt_text=message.prompt_text,
         dimensions=message.dimensions,
-        normalise=not message.skip_normalise,
+        normalise=False if message.skip_normalise else None,
         truncate=TRUNCATE[message.truncation],
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.domain import Encodings, TokenIds, Vectors
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.scheduling.instance import Finished, ModelInstance, RunEncoder
@@ -24,9 +24,9 @@ RETRY_AFTER_MS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """What a submission got: float32 [N, D], and its longest waits."""
+    """What a submission got, and its longest waits."""
 
-    vectors: Vectors
+    encodings: Encodings
     queue_us: int
     encode_us: int
 
@@ -34,13 +34,15 @@ class Encoded:
 class Ticket:
     """One submission: where its results gather until the last one is in."""
 
-    __slots__ = ("done", "encode_ns", "missing", "queue_ns", "sequences", "vectors")
+    __slots__ = ("done", "encode_ns", "encodings", "missing", "queue_ns", "sequences")
 
     def __init__(
         self, sequences: Sequence[TokenIds], *, dim: int, done: asyncio.Future[None]
     ) -> None:
         self.sequences = sequences
-        self.vectors = np.empty((len(sequences), dim), np.float32)
+        self.encodings = Encodings(
+            np.empty((len(sequences), dim), np.float32), np.empty(len(sequences), np.float32)
+        )
         self.missing = len(sequences)
         self.done = done
         self.queue_ns = 0
@@ -51,9 +53,10 @@ class Ticket:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def fill(self, index: int, vector: Vectors) -> None:
+    def fill(self, index: int, vector: Vectors, norm: np.float32) -> None:
         """Take one result; the last one completes the submission."""
-        self.vectors[index] = vector
+        self.encodings.vectors[index] = vector
+        self.encodings.norms[index] = norm
         self.missing -= 1
         if self.missing == 0 and not self.done.done():
             self.done.set_result(None)
@@ -146,7 +149,7 @@ class DynamicBatcher:
         self._dispatch()
         await self._completion(ticket, deadline_ns)
         return Encoded(
-            vectors=ticket.vectors,
+            encodings=ticket.encodings,
             queue_us=ticket.queue_ns // 1000,
             encode_us=ticket.encode_ns // 1000,
         )
@@ -208,12 +211,13 @@ class DynamicBatcher:
         self._dispatch()  # the instance works on while the answers go out
         for position, entry in enumerate(entries):
             ticket = entry.work.ticket
-            if finished.vectors is None:
+            if finished.encodings is None:
                 ticket.fail(finished.error or VecserveError("the encoder run failed"))
                 continue
             ticket.queue_ns = max(ticket.queue_ns, finished.started_ns - entry.enqueued_ns)
             ticket.encode_ns = max(ticket.encode_ns, finished.ended_ns - finished.started_ns)
-            ticket.fill(entry.work.index, finished.vectors[position])
+            vectors, norms = finished.encodings
+            ticket.fill(entry.work.index, vectors[position], norms[position])
 
     def _report_death(self, death: BaseException) -> None:  # on the instance's thread
         self._loop.call_soon_threadsafe(self._die, death)

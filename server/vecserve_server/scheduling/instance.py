@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.domain import Encodings, TokenIds
 
-RunEncoder: TypeAlias = Callable[[Sequence[TokenIds]], Vectors]
-"""N token sequences to float32 [N, D]; synchronous, safe to call from several threads."""
+RunEncoder: TypeAlias = Callable[[Sequence[TokenIds]], Encodings]
+"""N token sequences to N encodings; synchronous, safe to call from several threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """How a run went: `vectors` [N, D] or the exception that it raised."""
+    """How a run went: `encodings` or the exception that it raised."""
 
-    vectors: Vectors | None
+    encodings: Encodings | None
     error: Exception | None
     started_ns: int
     ended_ns: int
@@ -72,12 +72,15 @@ class ModelInstance:
 
     def _execute(self, sequences: Sequence[TokenIds]) -> Finished:
         started_ns = self._clock_ns()
-        vectors: Vectors | None = None
+        encodings: Encodings | None = None
         error: Exception | None = None
         try:
-            vectors = self._run_encoder(sequences)
+            encodings = self._run_encoder(sequences)
         except Exception as failure:  # noqa: BLE001 - the batcher answers every caller of the run
             error = failure
         return Finished(
-            vectors=vectors, error=error, started_ns=started_ns, ended_ns=self._clock_ns()
+            encodings=encodings,
+            error=error,
+            started_ns=started_ns,
+            ended_ns=self._clock_ns(),
         )

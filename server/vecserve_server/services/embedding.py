@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.domain import Encodings, TokenIds, Vectors
 from vecserve_server.encoding.model_config import EncoderConfig
 from vecserve_server.encoding.tokenizer import Tokenised
-from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.errors import InvalidArgument, RequestError
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
@@ -36,7 +36,8 @@ class EmbedOptions:
     prompt_name: str = ""
     prompt_text: str = ""
     dimensions: int = 0
-    normalise: bool = True
+    normalise: bool | None = None
+    """Whether vectors get length 1; as the model is configured when None."""
     truncate: Truncate = "right"
 
 
@@ -66,6 +67,7 @@ class _Call:
     texts: Sequence[str | RequestError]
     prompt: str
     truncate: Truncate
+    normalise: bool
     deadline_ns: int | None
     names: Sequence[str]
     vectors: Vectors
@@ -116,6 +118,7 @@ class EmbeddingService:
             texts=texts,
             prompt=resolve_prompt(options, served.text.config),
             truncate=options.truncate,
+            normalise=_normalises(options, served.text.config),
             deadline_ns=deadline_ns,
             names=names or [f"inputs[{index}].text" for index in range(len(texts))],
             vectors=np.zeros(
@@ -143,7 +146,9 @@ class EmbeddingService:
     ) -> Vectors:
         """Embed ready token ids; returns float32 [N, D]."""
         served = self._catalog.get(model)
-        return (await served.batcher.submit(sequences, deadline_ns=deadline_ns)).vectors
+        encoded = await served.batcher.submit(sequences, deadline_ns=deadline_ns)
+        config = served.text.config
+        return finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
 
     def _good_texts(self, call: _Call) -> list[int]:
         good = []
@@ -166,7 +171,9 @@ class EmbeddingService:
         encoded = await call.served.batcher.submit(
             [tokenised[index].ids for index in fitting], deadline_ns=call.deadline_ns
         )
-        call.vectors[fitting] = shorten(encoded.vectors, call.vectors.shape[1])
+        call.vectors[fitting] = finish(
+            encoded.encodings, dim=call.vectors.shape[1], normalise=call.normalise
+        )
         call.queue_us = max(call.queue_us, encoded.queue_us)
         call.encode_us = max(call.encode_us, encoded.encode_us)
 
@@ -224,19 +231,28 @@ def resolve_dimensions(options: EmbedOptions, model_dim: int) -> int:
         raise InvalidArgument(
             "options.dimensions", f"is {options.dimensions}; the model has {model_dim}"
         )
-    if not options.normalise:
-        raise Unsupported("options.skip_normalise: vectors of this model come at length 1")
     return options.dimensions or model_dim
 
 
+def finish(encodings: Encodings, *, dim: int, normalise: bool) -> Vectors:
+    """Keep the first `dim` components, of length 1 or as long as pooling made them."""
+    if normalise:
+        return shorten(encodings.vectors, dim)
+    return encodings.vectors[:, :dim] * encodings.norms[:, None]
+
+
 def shorten(vectors: Vectors, dim: int) -> Vectors:
-    """Keep the first `dim` components and scale back to length 1 (Matryoshka)."""
+    """Keep the first `dim` components of unit vectors and scale back to length 1 (Matryoshka)."""
     if vectors.shape[1] == dim:
         return vectors
     short = vectors[:, :dim]
     norms: Vectors = np.linalg.norm(short, axis=1, keepdims=True)
     unit: Vectors = (short / np.maximum(norms, 1e-12)).astype(np.float32)
     return unit
+
+
+def _normalises(options: EmbedOptions, config: EncoderConfig) -> bool:
+    return config.normalise if options.normalise is None else options.normalise
 
 
 async def _all_or_none(pieces: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,7 @@ class IndexingService:
         embedded = await self._embedding.embed(
             spec.model.name,
             list(prepared.texts.values()),
-            options,
+            replace(options, normalise=True),  # collections hold unit vectors
             names=[f"rows[{index}].text" for index in prepared.texts],
             deadline_ns=deadline_ns,
         )

@@ -7,7 +7,7 @@ Must not know protocols.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +170,7 @@ class SearchingService:
         embedded = await self._embedding.embed(
             collection.spec.model.name,
             list(texts.values()),
-            options,
+            replace(options, normalise=True),  # collections hold unit vectors
             names=names,
             deadline_ns=deadline_ns,
         )

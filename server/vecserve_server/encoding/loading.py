@@ -1,0 +1,205 @@
+"""From a model's files to an encoder that is ready.
+
+Owns the order: choose the engine, open it, learn its costs, warm it up. Must not know where the
+files lie or whether they are what they should be.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vecserve_server.domain import Json, TokenIds
+from vecserve_server.encoding.cost_model import (
+    CostModel,
+    fit,
+    measure,
+    measured_shapes,
+)
+from vecserve_server.encoding.encoder import Encoder
+from vecserve_server.encoding.engine import (
+    PACKED_INPUTS,
+    PADDED_INPUTS,
+    TYPE_IDS,
+    Engine,
+    Feeds,
+)
+from vecserve_server.encoding.engine_choice import choose_engine
+from vecserve_server.encoding.measurements import Measurements, processor
+from vecserve_server.encoding.model_config import AUTO, OPENVINO, EncoderConfig
+from vecserve_server.encoding.onnx_engine import OnnxEngine
+from vecserve_server.encoding.openvino_engine import OpenVinoEngine
+from vecserve_server.encoding.packing import pack, pad
+from vecserve_server.encoding.planning import RunPlanner
+from vecserve_server.encoding.shapes import Shape, run_shapes
+from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
+from vecserve_server.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """What one engine runs."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEncoder:
+    """An encoder, and what it came to be."""
+
+    encoder: Encoder
+    engine: str
+    digest: str
+    cost: CostModel
+
+
+class EncoderLoader:
+    """Load encoders on this machine."""
+
+    def __init__(self, *, cache_folder: Path | None) -> None:
+        """Keep measurements and compiled models in the folder; nowhere when None."""
+        self._cache_folder = cache_folder
+        self._kept = Measurements(cache_folder)
+
+    def load(
+        self, files: Mapping[str, ModelFile], config: EncoderConfig, *, threads: int
+    ) -> LoadedEncoder:
+        """Open the configured engine for `threads` runs at once; `files` go by engine.
+
+        Raises `ModelError` for a file that is missing, unreadable or not of the layout.
+        """
+        return _Load(files, config, threads, self._kept, self._cache_folder).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    files: Mapping[str, ModelFile]
+    config: EncoderConfig
+    threads: int
+    kept: Measurements
+    cache_folder: Path | None
+
+    def run(self) -> LoadedEncoder:
+        name = self._chosen()
+        digest = self.files[name].digest
+        engine = self._open(name, self.threads)
+        try:
+            self._check_inputs(engine)
+            cost = self._cost(engine, digest)
+            batches = [_feeds(engine, shape) for shape in self._shapes() if self._is_usual(shape)]
+            engine.warm_up(batches)
+        except BaseException:
+            engine.close()
+            raise
+        return LoadedEncoder(
+            encoder=self._encoder(engine, cost), engine=name, digest=digest, cost=cost
+        )
+
+    def _chosen(self) -> str:
+        wanted = self.config.engine
+        if wanted != AUTO:
+            if wanted not in self.files:
+                raise ModelError(
+                    f"{self.config.name}: was not built in precision {self.config.precision} for "
+                    f"{wanted}: import it again on a machine that has it"
+                )
+            return wanted
+        if not self.files:
+            raise ModelError(f"{self.config.name}: no engine here can run it")
+        digests = {name: file.digest for name, file in self.files.items()}
+        return choose_engine(digests, kept=self.kept, measure_s=self._measured_s)
+
+    def _measured_s(self, name: str) -> float:
+        engine = self._open(name, 1)
+        try:
+            return sum(taken for _, taken in self._measure(engine))
+        finally:
+            engine.close()
+
+    def _open(self, name: str, threads: int) -> Engine:
+        path = self.files[name].path
+        threads_per_run = self.config.intra_op_thread_count
+        if name == OPENVINO:
+            return OpenVinoEngine(
+                model_file=path,
+                threads=threads,
+                threads_per_run=threads_per_run,
+                cache_folder=self.cache_folder,
+            )
+        return OnnxEngine(model_file=path, intra_op_threads=threads_per_run)
+
+    def _check_inputs(self, engine: Engine) -> None:
+        if self.config.layout == "packed":
+            fits = engine.inputs == PACKED_INPUTS
+        else:
+            fits = engine.inputs - {TYPE_IDS} == PADDED_INPUTS
+        if not fits:
+            raise ModelError(
+                f"{self.files[engine.name].path}: has the inputs "
+                f"{', '.join(sorted(engine.inputs))}, which is not the layout {self.config.layout}"
+            )
+
+    def _cost(self, engine: Engine, digest: str) -> CostModel:
+        key: dict[str, Json] = {
+            "kind": "cost",
+            "digest": digest,
+            "engine": engine.name,
+            "runtime": importlib.metadata.version(engine.name),
+            "processor": processor(),
+            "threads": [self.threads, self.config.intra_op_thread_count],
+            "run_tokens": self.config.run_tokens,
+        }
+        found = _read_cost(self.kept.get(key))
+        if found is None:
+            found = fit(self._measure(engine))
+            self.kept.put(
+                key,
+                {"fixed_s": found.fixed_s, "token_s": found.token_s, "pair_s": found.pair_s},
+            )
+        return found
+
+    def _measure(self, engine: Engine) -> list[tuple[Shape, float]]:
+        def run(shape: Shape) -> None:
+            engine.run(_feeds(engine, shape))
+
+        shapes = measured_shapes(self._shapes(), self.config.run_tokens)
+        return measure(run, shapes, time.perf_counter)
+
+    def _shapes(self) -> list[Shape]:
+        return run_shapes(run_tokens=self.config.run_tokens, max_tokens=self.config.max_tokens)
+
+    def _is_usual(self, shape: Shape) -> bool:
+        """Whether to prepare for a shape: the longest texts are rare, and dear to prepare for."""
+        return shape.tokens <= 2 * self.config.run_tokens
+
+    def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
+        row_tokens, longest = self.config.row_tokens, self.config.max_tokens
+        planner = RunPlanner(shapes=self._shapes(), cost=cost.predict, row_tokens=row_tokens)
+        if self.config.layout == "packed":
+            return PackedEncoder(engine=engine, planner=planner, max_tokens=longest)
+        return PaddedEncoder(engine=engine, planner=planner, max_tokens=longest)
+
+
+def _feeds(engine: Engine, shape: Shape) -> Feeds:
+    """Fill a shape: every row is one sequence."""
+    sequences: Sequence[TokenIds] = [np.ones(shape.width, np.int64)] * shape.rows
+    if engine.inputs == PACKED_INPUTS:
+        return pack(sequences, [[index] for index in range(shape.rows)], shape)
+    feeds = pad(sequences, range(shape.rows), shape)
+    return {name: values for name, values in feeds.items() if name in engine.inputs}
+
+
+def _read_cost(value: Mapping[str, Json] | None) -> CostModel | None:
+    if value is None:
+        return None
+    numbers = [value.get(name) for name in ("fixed_s", "token_s", "pair_s")]
+    if not all(isinstance(number, float) and number >= 0 for number in numbers):
+        return None
+    fixed_s, token_s, pair_s = (float(str(number)) for number in numbers)
+    return CostModel(fixed_s=fixed_s, token_s=token_s, pair_s=pair_s)

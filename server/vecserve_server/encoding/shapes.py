@@ -1,0 +1,47 @@
+"""The few shapes that runs may have.
+
+Owns which they are. An engine prepares code and buffers for every new shape, which takes time and
+stays in memory; so runs are padded a little, to shapes that are all known beforehand. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Shape(NamedTuple):
+    """`rows` × `width` tokens."""
+
+    rows: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the run, padding included."""
+        return self.rows * self.width
+
+
+def row_widths(max_tokens: int) -> list[int]:
+    """Return the widths of single rows, ascending; the last is `max_tokens` or just above.
+
+    Steps are at most an eighth of the width, but 16 up to 128.
+    """
+    widths, width, step = [], 0, 16
+    while width < max_tokens:
+        if width >= 8 * step:
+            step *= 2
+        width += step
+        widths.append(width)
+    return widths
+
+
+def run_shapes(*, run_tokens: int, max_tokens: int) -> list[Shape]:
+    """Return every shape: single rows of all widths, and several rows of the rounder widths.
+
+    A shape holds at most `run_tokens` tokens, unless it is a single row.
+    """
+    shapes: list[Shape] = []
+    for width in row_widths(max(max_tokens, min(run_tokens, 2 * max_tokens))):
+        most = max(1, run_tokens // width) if width % 32 == 0 else 1
+        shapes.extend(Shape(rows, width) for rows in range(1, most + 1))
+    return shapes

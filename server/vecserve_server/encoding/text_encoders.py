@@ -1,0 +1,90 @@
+"""Encoders: a layout of the batch over an engine.
+
+Owns the way from sequences to vectors. Must not know which engine runs, nor queues or texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.encoding.engine import TYPE_IDS, Engine
+from vecserve_server.encoding.packing import pack, pad
+from vecserve_server.encoding.planning import Run, RunPlanner
+
+
+class PackedEncoder:
+    """Implement `Encoder` over a packed-rows graph."""
+
+    def __init__(self, *, engine: Engine, planner: RunPlanner, max_tokens: int) -> None:
+        self._engine = engine
+        self._planner = planner
+        self._max_tokens = max_tokens
+
+    @property
+    def dim(self) -> int:
+        """See `Encoder`."""
+        return self._engine.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Encoder`."""
+        return self._max_tokens
+
+    def run(self, sequences: Sequence[TokenIds]) -> Encodings:
+        """See `Encoder`; more than the run budget is computed in several runs."""
+        result = _empty(len(sequences), self.dim)
+        for run in self._planner.packed([len(ids) for ids in sequences]):
+            _fill(result, run, self._engine.run(pack(sequences, run.rows, run.shape)))
+        return result
+
+    def close(self) -> None:
+        """See `Encoder`."""
+        self._engine.close()
+
+
+class PaddedEncoder:
+    """Implement `Encoder` over a graph of one sequence per row with an attention mask."""
+
+    def __init__(self, *, engine: Engine, planner: RunPlanner, max_tokens: int) -> None:
+        self._engine = engine
+        self._planner = planner
+        self._max_tokens = max_tokens
+        self._with_types = TYPE_IDS in engine.inputs
+
+    @property
+    def dim(self) -> int:
+        """See `Encoder`."""
+        return self._engine.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Encoder`."""
+        return self._max_tokens
+
+    def run(self, sequences: Sequence[TokenIds]) -> Encodings:
+        """See `Encoder`; sequences of similar length run together."""
+        result = _empty(len(sequences), self.dim)
+        for run in self._planner.padded([len(ids) for ids in sequences]):
+            feeds = pad(sequences, [index for [index] in run.rows], run.shape)
+            if not self._with_types:
+                del feeds[TYPE_IDS]
+            _fill(result, run, self._engine.run(feeds))
+        return result
+
+    def close(self) -> None:
+        """See `Encoder`."""
+        self._engine.close()
+
+
+def _empty(count: int, dim: int) -> Encodings:
+    return Encodings(np.empty((count, dim), np.float32), np.empty(count, np.float32))
+
+
+def _fill(result: Encodings, run: Run, part: Encodings) -> None:
+    """Put a run's rows where their sequences stand; what is beyond them is padding."""
+    order = [index for row in run.rows for index in row]
+    result.vectors[order] = part.vectors[: len(order)]
+    result.norms[order] = part.norms[: len(order)]

@@ -1,0 +1,211 @@
+"""Take a text encoder that is an ONNX file already, and append what is missing to it.
+
+Owns which inputs and outputs such a file may have. Must not know packed rows or weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, version_converter
+
+from vecserve_server.errors import ModelError
+from vecserve_server.export.blocks import TokenPlaces
+from vecserve_server.export.checkpoint import Checkpoint
+from vecserve_server.export.encoder_graph import family_for, is_supported
+from vecserve_server.export.graph import GraphBuilder, Value
+from vecserve_server.export.head import EMBEDDING, NORM, Head, add_head, publish
+from vecserve_server.export.limits import max_tokens
+from vecserve_server.export.memory import check_fits
+from vecserve_server.export.model_file import save_model
+
+ONNX_FILES = ("model.onnx", "onnx/model.onnx")
+
+_TAKEN = ("input_ids", "attention_mask", "token_type_ids")
+"""Inputs of the finished model, int64 [N, T]; the last where the file has it."""
+_COMPUTED = ("position_ids",)
+_POOLED = ("sentence_embedding", "embedding", "pooled_embedding")
+_STATES = ("last_hidden_state", "token_embeddings")
+_OLDEST_OPSET = 20
+"""The first in which every operator of a head is standard."""
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyMade:
+    """An encoder that is served as its authors exported it, over padded batches."""
+
+    file: Path
+    model: onnx.ModelProto
+    dim: int
+    max_tokens: int
+
+    @property
+    def weight_paths(self) -> tuple[Path, ...]:
+        """Return the files that hold the graph and its tensors."""
+        beside = sorted(self.file.parent.glob(f"{self.file.name}[_.]*"))
+        return (self.file, *beside)
+
+    @property
+    def architecture(self) -> str:
+        """See `Build`."""
+        return "ready-made ONNX"
+
+    @property
+    def layout(self) -> str:
+        """See `Build`."""
+        return "padded"
+
+    @property
+    def default_precisions(self) -> tuple[str, ...]:
+        """See `Build`."""
+        return ("fp32",)
+
+    def write(self, precision: str, file: Path) -> None:
+        """Write the finished model; only one precision, called fp32, can be had."""
+        if precision != "fp32":
+            raise ModelError(f"{self.file.name}: a ready-made model cannot be built in {precision}")
+        save_model(self.model, file)
+
+
+def find_onnx(folder: Path) -> Path | None:
+    """Return the folder's ONNX file, if there is one."""
+    return next((folder / name for name in ONNX_FILES if (folder / name).is_file()), None)
+
+
+def ready_made(
+    file: Path, checkpoint: Checkpoint, *, max_length: int | None, memory_limit_bytes: int | None
+) -> ReadyMade:
+    """Read the file and append pooling and normalisation.
+
+    Raises `ModelError` for a damaged file, for inputs and outputs that are not a text encoder's,
+    and for too little memory.
+    """
+    check_fits(sum(path.stat().st_size for path in file.parent.glob("*.onnx*")), memory_limit_bytes)
+    longest = _longest(checkpoint)
+    model = _read(file)
+    dim = _finish(model, checkpoint.modules.head, file.name)
+    chosen = max_tokens(checkpoint, longest=longest, wanted=max_length)
+    return ReadyMade(file=file, model=model, dim=dim, max_tokens=chosen)
+
+
+def _read(file: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(file)
+        opset = next(
+            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
+        )
+    except Exception as error:
+        raise ModelError(f"{file.name}: not a readable ONNX model ({error})") from error
+    if opset >= _OLDEST_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, _OLDEST_OPSET)
+    except Exception as error:
+        raise ModelError(
+            f"{file.name}: cannot be raised from opset {opset} to {_OLDEST_OPSET} ({error}); "
+            f"export it with opset {_OLDEST_OPSET} or later"
+        ) from error
+
+
+def _finish(model: onnx.ModelProto, head: Head, name: str) -> int:
+    """Give the model our inputs and outputs; return the embedding's width."""
+    outputs = {value.name: value for value in model.graph.output}
+    chosen = next((key for key in (*_POOLED, *_STATES) if key in outputs), None)
+    chosen = chosen or (next(iter(outputs)) if len(outputs) == 1 else None)
+    if chosen is None:
+        known = ", ".join((*_POOLED, *_STATES))
+        raise ModelError(f"{name}: none of the outputs {sorted(outputs)} is one of {known}")
+    kind = outputs[chosen].type.tensor_type
+    width = kind.shape.dim[-1].dim_value if kind.shape.dim else 0
+    rank = len(kind.shape.dim)
+    if kind.elem_type != TensorProto.FLOAT or rank not in (2, 3) or width < 1:
+        raise ModelError(
+            f"{name}: output {chosen} must be float32 [N, D] or [N, T, D] with a known D"
+        )
+    _take_inputs(model, name)
+    # The finished model's outputs may be called as something within it is.
+    for taken in (EMBEDDING, NORM):
+        _rename(model, taken, f"given_{taken}")
+    chosen = f"given_{chosen}" if chosen in (EMBEDDING, NORM) else chosen
+    graph = GraphBuilder(prefix="vecserve_")
+    if rank == 2:
+        publish(graph, chosen, dim=width)
+        dim = width
+    else:
+        flat = graph.op("Reshape", chosen, graph.const(np.array([-1, width], np.int64)))
+        add_head(graph, head, _places(graph), flat, hidden=width)
+        dim = head.dim(width)
+    graph.append_to(model)
+    return dim
+
+
+def _take_inputs(model: onnx.ModelProto, name: str) -> None:
+    """Declare our inputs and derive the model's own from them, whatever their integer type."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: value for value in model.graph.input if value.name not in constants}
+    kinds = {key: value.type.tensor_type.elem_type for key, value in inputs.items()}
+    known = (*_TAKEN, *_COMPUTED)
+    unknown = sorted(
+        key for key, kind in kinds.items() if key not in known or kind not in _INTEGERS
+    )
+    if unknown or not {"input_ids", "attention_mask"} <= inputs.keys():
+        raise ModelError(
+            f"{name}: inputs must be integers, input_ids and attention_mask and any of "
+            f"token_type_ids and position_ids; found {sorted(inputs)}"
+        )
+    graph = GraphBuilder(prefix="vecserve_in_")
+    for key in _TAKEN:
+        if key in inputs:
+            graph.input(key, TensorProto.INT64, ["N", "T"])
+    for key, kind in kinds.items():
+        derived: Value = _positions(graph) if key in _COMPUTED else key
+        if kind != TensorProto.INT64:
+            derived = graph.op("Cast", derived, to=kind)
+        if derived != key:
+            _rename(model, key, derived)
+    graph.prepend_to(model)
+
+
+def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Call a value otherwise, wherever a node reads or writes it."""
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                if value == old:
+                    values[index] = new
+
+
+def _positions(graph: GraphBuilder) -> Value:
+    """Return each token's place in its text [N, T]; 0 before the first."""
+    counted = graph.op("CumSum", "attention_mask", graph.const(np.int64(1)))
+    place = graph.op("Sub", counted, graph.const(np.int64(1)))
+    return graph.op("Max", place, graph.const(np.int64(0)))
+
+
+def _places(graph: GraphBuilder) -> TokenPlaces:
+    """Describe padded batches [N, T] as a head wants them: by token and by sequence."""
+    flat = graph.const(np.array([-1], np.int64))
+    count = graph.op("Shape", "attention_mask", end=1)
+    zero, one = graph.const(np.int64(0)), graph.const(np.int64(1))
+    scalar = graph.op("Squeeze", count, graph.const(np.array([0], np.int64)))
+    sequences = graph.op("Range", zero, scalar, one)
+    column = graph.op("Unsqueeze", sequences, graph.const(np.array([1], np.int64)))
+    real = graph.op("Greater", "attention_mask", zero)
+    segments = graph.op("Where", real, column, graph.const(np.int64(-1)))
+    return TokenPlaces(
+        positions=graph.op("Reshape", _positions(graph), flat),
+        segments=graph.op("Reshape", segments, flat),
+        sequences=sequences,
+    )
+
+
+def _longest(checkpoint: Checkpoint) -> int:
+    """Return the longest text that the encoder takes, as well as the files tell."""
+    config = checkpoint.config
+    if is_supported(config):
+        return family_for(config.architecture()).size(config).max_tokens
+    return config.integer("max_position_embeddings")
