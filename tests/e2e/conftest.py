@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.e2e.server_process import ServerProcess, start_server
+from tests.e2e.server_process import Launch, ServerProcess, start_server
 from tests.e2e.stubs import Stubs
 from vecserve_client import Client
 
@@ -23,6 +23,21 @@ def server(
     assert running.process.poll() is None, f"the server died:\n{running.log}"
     assert running.stop() == 0, running.log
     assert "Traceback" not in running.log, running.log
+
+
+@pytest.fixture
+def launch(tmp_path: Path, model_repository: Path) -> Iterator[Launch]:
+    """Start servers on one data folder; none outlives the test, however it ends."""
+    started: list[ServerProcess] = []
+
+    def start(*, name: str = "server", **settings: object) -> ServerProcess:
+        running = start_server(tmp_path, repository=model_repository, name=name, **settings)
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        running.kill()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -46,6 +47,12 @@ class ServerProcess:
     def stop(self) -> int:
         self.terminate()
         return self.exit_code()
+
+
+class Launch(Protocol):
+    """Start a server; its settings are keyed as in `start_server`."""
+
+    def __call__(self, *, name: str = "server", **settings: object) -> ServerProcess: ...
 
 
 def start_server(

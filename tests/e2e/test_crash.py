@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server_process import ServerProcess, start_server
+from tests.e2e.server_process import Launch, ServerProcess
 from vecserve_client import Client, Record, VecserveError
 from vecserve_server.cli.exits import Exit
 
@@ -58,16 +58,14 @@ def all_ids(server: ServerProcess) -> list[str]:
 
 
 @pytest.mark.slow
-def test_acknowledged_rows_survive_and_a_rerun_completes(
-    tmp_path: Path, model_repository: Path
-) -> None:
-    server = start_server(tmp_path, repository=model_repository)
+def test_acknowledged_rows_survive_and_a_rerun_completes(tmp_path: Path, launch: Launch) -> None:
+    server = launch()
     with Client(target=server.target) as client:
         client.create_collection("docs")
     acknowledged = index_until_killed(server, kill_after_rows=ROWS // 4)
     assert ROWS // 4 <= len(acknowledged) < ROWS, "the kill must hit the middle"
 
-    server = start_server(tmp_path, repository=model_repository, name="again")
+    server = launch(name="again")
     recovered = all_ids(server)
     assert acknowledged <= set(recovered)
     assert len(recovered) == len(set(recovered))
@@ -98,9 +96,9 @@ def test_acknowledged_rows_survive_and_a_rerun_completes(
 
 @pytest.mark.slow
 def test_the_index_command_fails_cleanly_when_the_server_dies(
-    tmp_path: Path, model_repository: Path
+    tmp_path: Path, launch: Launch
 ) -> None:
-    server = start_server(tmp_path, repository=model_repository)
+    server = launch()
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f'{{"id": "{n}", "text": "text {n}"}}\n' for n in range(20_000)))
     command = [sys.executable, "-m", "vecserve_server.cli.main", "index", "docs", str(corpus)]

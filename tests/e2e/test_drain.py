@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.e2e.server_process import ServerProcess, start_server
+from tests.e2e.server_process import Launch, ServerProcess
 from vecserve.v1 import embedding_pb2, embedding_pb2_grpc, index_pb2, index_pb2_grpc
 from vecserve_client import Client
 
@@ -63,8 +63,8 @@ class Load:
 
 
 @pytest.mark.slow
-def test_sigterm_under_load(tmp_path: Path, model_repository: Path) -> None:
-    server = start_server(tmp_path, repository=model_repository)
+def test_sigterm_under_load(launch: Launch) -> None:
+    server = launch()
     with Client(target=server.target) as client:
         client.create_collection("docs")
     not_serving_s: list[float] = []
@@ -100,7 +100,7 @@ def test_sigterm_under_load(tmp_path: Path, model_repository: Path) -> None:
     assert not_serving_s[0] <= min(load.first_refusal_s) + 0.2
     assert "clean=True" in server.log
 
-    server = start_server(tmp_path, repository=model_repository, name="again")
+    server = launch(name="again")
     with Client(target=server.target) as client:
         recovered = {row.id for row in client.scan("docs", page_size=1000)}
     assert load.acknowledged <= recovered
@@ -108,8 +108,8 @@ def test_sigterm_under_load(tmp_path: Path, model_repository: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_idle_stream_does_not_hold_up_the_drain(tmp_path: Path, model_repository: Path) -> None:
-    server = start_server(tmp_path, repository=model_repository)
+def test_an_idle_stream_does_not_hold_up_the_drain(launch: Launch) -> None:
+    server = launch()
     done = threading.Event()
 
     def requests() -> Iterator[embedding_pb2.EmbedStreamRequest]:
@@ -132,19 +132,15 @@ def test_an_idle_stream_does_not_hold_up_the_drain(tmp_path: Path, model_reposit
     assert time.monotonic() - began_s < 15
 
 
-def test_a_second_server_on_the_same_folder_refuses_to_start(
-    tmp_path: Path, model_repository: Path
-) -> None:
-    server = start_server(tmp_path, repository=model_repository)
+def test_a_second_server_on_the_same_folder_refuses_to_start(launch: Launch) -> None:
+    server = launch()
     with pytest.raises(AssertionError, match=r"exit 2:\n.*in use"):
-        start_server(tmp_path, repository=model_repository, name="second")
+        launch(name="second")
     assert server.stop() == 0
 
 
 @pytest.mark.parametrize("setting", ["server_port", "server_metrics_port"])
-def test_an_occupied_port_refuses_to_start(
-    tmp_path: Path, model_repository: Path, setting: str
-) -> None:
+def test_an_occupied_port_refuses_to_start(launch: Launch, setting: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -153,11 +149,11 @@ def test_an_occupied_port_refuses_to_start(
         with pytest.raises(
             AssertionError, match=rf"(?s)exit 2:\n.*{name}: 127.0.0.1:{port} cannot be"
         ):
-            start_server(tmp_path, repository=model_repository, **{setting: port})
+            launch(**{setting: port})
 
 
-def test_the_ready_file_lives_as_long_as_the_server(tmp_path: Path, model_repository: Path) -> None:
-    server = start_server(tmp_path, repository=model_repository)
+def test_the_ready_file_lives_as_long_as_the_server(tmp_path: Path, launch: Launch) -> None:
+    server = launch()
     assert (tmp_path / "server.ready").exists()
     assert server.stop() == 0
     assert not (tmp_path / "server.ready").exists()
