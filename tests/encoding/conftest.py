@@ -1,8 +1,9 @@
-"""The default model, loaded once in each precision, and what the original makes of 64 texts."""
+"""The default model, loaded once for each engine and precision, and what the original makes of 64
+texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,13 @@ import pytest
 
 from vecserve_server.domain import Vectors
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 
 NAME = "all-MiniLM-L6-v2"
+
+needs_openvino = pytest.mark.skipif(
+    not openvino_is_installed(), reason="OpenVINO is not installed (it is for x86-64 only)"
+)
 
 
 @dataclass(frozen=True)
@@ -21,18 +27,36 @@ class Reference:
     embeddings: Vectors
 
 
-@pytest.fixture(scope="session")
-def int8_model(model_repository: Path) -> Iterator[TextModel]:
-    model = ModelRepository(model_repository).load(NAME, precision="int8")
-    yield model
-    model.encoder.close()
+Load = Callable[[str, str], TextModel]
 
 
 @pytest.fixture(scope="session")
-def fp32_model(model_repository: Path) -> Iterator[TextModel]:
-    model = ModelRepository(model_repository).load(NAME, precision="fp32")
-    yield model
-    model.encoder.close()
+def load(model_repository: Path) -> Iterator[Load]:
+    """Return the default model by engine and precision."""
+    repository = ModelRepository(model_repository, default_instances=2)
+    loaded: dict[tuple[str, str], TextModel] = {}
+
+    def get(engine: str, precision: str) -> TextModel:
+        if engine == "openvino" and not openvino_is_installed():
+            pytest.skip("OpenVINO is not installed (it is for x86-64 only)")
+        key = (engine, precision)
+        if key not in loaded:
+            loaded[key] = repository.load(NAME, engine=engine, precision=precision)
+        return loaded[key]
+
+    yield get
+    for model in loaded.values():
+        model.encoder.close()
+
+
+@pytest.fixture(scope="session")
+def int8_model(load: Load) -> TextModel:
+    return load("onnxruntime", "int8")
+
+
+@pytest.fixture(scope="session")
+def fp32_model(load: Load) -> TextModel:
+    return load("onnxruntime", "fp32")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,14 @@ COMMITTED = Path(__file__).parents[2] / "model_repository" / "all-MiniLM-L6-v2" 
 RENDERED = render_config(name="m", dim=8, max_tokens=32, precision="int8")
 
 
+AUTO = 'parameters { key: "engine" value { string_value: "auto" } }'
+
+
+def _accelerator(name: str, more: str = "") -> str:
+    named = f'cpu_execution_accelerator [ {{ name: "{name}" {more} }} ]'
+    return f"optimization {{ execution_accelerators {{ {named} }} }}"
+
+
 def parse(tmp_path: Path, text: str) -> EncoderConfig:
     path = tmp_path / "config.pbtxt"
     path.write_text(text, encoding="utf-8")
@@ -44,6 +52,9 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         row_tokens=128,
         run_tokens=256,
         precision="fp32",
+        engine="auto",
+        layout="packed",
+        normalise=True,
         instance_count=0,
         intra_op_thread_count=1,
         prompts=prompts,
@@ -56,7 +67,12 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
     [
         ("sequence_batching { }", "sequence_batching"),
         ("ensemble_scheduling { }", "ensemble_scheduling"),
-        ("optimization { }", "optimization"),
+        ("optimization { cuda { } }", "optimization.cuda"),
+        (
+            'optimization { execution_accelerators { gpu_execution_accelerator { name: "x" } } }',
+            "gpu_execution_accelerator",
+        ),
+        (_accelerator("openvino"), 'parameter "engine"'),
         ("response_cache { enable: true }", "response_cache"),
         ("model_warmup { }", "model_warmup"),
         ("batch_input { }", "batch_input"),
@@ -73,6 +89,9 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         ('parameters { key: "max_tokens" value { string_value: "0" } }', "max_tokens"),
         ('parameters { key: "row_tokens" value { string_value: "²" } }', "row_tokens"),
         ('parameters { key: "precision" value { string_value: "fp8" } }', "precision"),
+        ('parameters { key: "engine" value { string_value: "tensorrt" } }', "engine"),
+        ('parameters { key: "layout" value { string_value: "ragged" } }', "layout"),
+        ('parameters { key: "normalise" value { string_value: "yes" } }', "normalise"),
         ('parameters { key: "default_prompt" value { string_value: "x" } }', "default_prompt"),
     ],
 )
@@ -119,3 +138,43 @@ def test_an_unknown_field_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.pbtxt is missing"):
         read_model_config(tmp_path / "config.pbtxt")
+
+
+@pytest.mark.parametrize(
+    ("setting", "engine"),
+    [
+        ("", "onnxruntime"),
+        (AUTO, "auto"),
+        ('parameters { key: "engine" value { string_value: "onnxruntime" } }', "onnxruntime"),
+        (_accelerator("openvino"), "openvino"),
+        ("optimization { }", "onnxruntime"),
+    ],
+)
+def test_the_engine_is_an_accelerator_or_auto(tmp_path: Path, setting: str, engine: str) -> None:
+    assert AUTO in RENDERED
+
+    assert parse(tmp_path, RENDERED.replace(AUTO, setting)).engine == engine
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "problem"),
+    [
+        (_accelerator("tensorrt"), "tensorrt"),
+        (_accelerator("openvino", 'parameters { key: "a" value: "b" }'), "takes no parameters"),
+        (_accelerator('openvino" }, { name: "openvino'), "alone"),
+    ],
+)
+def test_other_accelerators_are_refused_by_name(
+    tmp_path: Path, accelerator: str, problem: str
+) -> None:
+    with pytest.raises(ModelError, match=problem):
+        parse(tmp_path, RENDERED.replace(AUTO, accelerator))
+
+
+def test_a_padded_model_that_is_not_normalised_says_so(tmp_path: Path) -> None:
+    text = render_config(
+        name="m", dim=8, max_tokens=32, precision="fp32", layout="padded", normalise=False
+    )
+    found = parse(tmp_path, text)
+
+    assert (found.layout, found.normalise, found.engine) == ("padded", False, "onnxruntime")

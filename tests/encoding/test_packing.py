@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.encoding.packing import pack, plan_rows, plan_runs
+from vecserve_server.encoding.packing import pack, pad, plan_rows
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 ROW_TOKENS = st.integers(1, 256)
@@ -32,19 +32,6 @@ def test_at_most_one_row_is_half_empty(lengths: list[int], row_tokens: int) -> N
     filled = [sum(lengths[index] for index in row) for row in plan_rows(lengths, row_tokens)]
 
     assert sum(2 * tokens <= row_tokens for tokens in filled) <= 1
-
-
-@given(lengths=LENGTHS, row_tokens=ROW_TOKENS, run_tokens=st.integers(1, 512))
-def test_runs_hold_every_row_once_within_their_area(
-    lengths: list[int], row_tokens: int, run_tokens: int
-) -> None:
-    rows = plan_rows(lengths, row_tokens)
-    runs = plan_runs(rows, lengths, run_tokens)
-
-    assert sorted(row for run in runs for row in run) == sorted(rows)
-    for run in runs:
-        width = max(sum(lengths[index] for index in row) for row in run)
-        assert len(run) * width <= run_tokens or len(run) == 1
 
 
 @given(lengths=LENGTHS, row_tokens=ROW_TOKENS)
@@ -74,6 +61,52 @@ def test_the_grid_is_as_wide_as_the_longest_row(lengths: list[int], row_tokens: 
         assert feeds[name].dtype == np.int64
 
 
+@given(
+    lengths=LENGTHS, row_tokens=ROW_TOKENS, more=st.tuples(st.integers(0, 3), st.integers(0, 20))
+)
+def test_a_larger_shape_only_adds_padding(
+    lengths: list[int], row_tokens: int, more: tuple[int, int]
+) -> None:
+    sequences = [np.arange(length) + 1 for length in lengths]
+    rows = plan_rows(lengths, row_tokens)
+    tight = pack(sequences, rows)
+    height, width = tight["input_ids"].shape
+    wide = pack(sequences, rows, (height + more[0], width + more[1]))
+
+    for name in ("input_ids", "position_ids", "segment_ids"):
+        assert wide[name].shape == (height + more[0], width + more[1])
+        np.testing.assert_array_equal(wide[name][:height, :width], tight[name])
+        fill = -1 if name == "segment_ids" else 0
+        assert np.count_nonzero(wide[name] != fill) == np.count_nonzero(tight[name] != fill)
+    assert len(wide["seqs"]) >= len(sequences)
+    np.testing.assert_array_equal(wide["seqs"], np.arange(len(wide["seqs"])))
+
+
+def test_the_number_of_sequences_is_rounded_to_few_values() -> None:
+    shape = (4, 64)
+    found = {
+        len(pack([np.ones(1, np.int64)] * count, [[i] for i in range(count)], (count, 4))["seqs"])
+        for count in range(1, 9)
+    }
+
+    assert found <= {-(-count * 4 // 8) for count in range(1, 9)} | {c * 4 for c in range(1, 9)}
+    many = [np.ones(2, np.int64)] * 120
+    assert len(pack(many, plan_rows([2] * 120, 64), shape)["seqs"]) == 256
+    assert len(pack(many[:9], plan_rows([2] * 9, 64), shape)["seqs"]) == 32
+
+
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=8), more=st.integers(0, 3))
+def test_padded_rows_hold_their_sequence_and_a_mask(lengths: list[int], more: int) -> None:
+    sequences = [np.arange(length) + 5 for length in lengths]
+    order = list(reversed(range(len(lengths))))
+    feeds = pad(sequences, order, (len(lengths) + more, 20))
+
+    for row, index in enumerate(order):
+        kept = feeds["attention_mask"][row] == 1
+        np.testing.assert_array_equal(feeds["input_ids"][row][kept], sequences[index])
+    assert (feeds["attention_mask"].sum(axis=1) >= 1).all()
+    assert not feeds["token_type_ids"].any()
+
+
 def test_nothing_to_plan_gives_no_rows() -> None:
     assert plan_rows([], 128) == []
-    assert plan_runs([], [], 256) == []

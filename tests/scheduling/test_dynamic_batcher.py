@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from vecserve_server.domain import TokenIds, Vectors
+from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
@@ -29,13 +29,14 @@ class Gate:
         self.entered = threading.Semaphore(0)
         self.error: BaseException | None = None
 
-    def run(self, sequences: Sequence[TokenIds]) -> Vectors:
+    def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         self.runs.append([int(ids[0]) for ids in sequences])
         self.entered.release()
         assert self.opened.wait(PATIENCE_S)
         if self.error is not None:
             raise self.error
-        return np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
+        vectors = np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
+        return Encodings(vectors, vectors[:, 0] * 10)
 
     async def wait_for_a_run(self) -> None:
         assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
@@ -90,7 +91,10 @@ async def test_each_caller_gets_its_own_rows(batcher: DynamicBatcher) -> None:
     rng = np.random.default_rng(0)
     calls = [rng.integers(1, 10_000, size=rng.integers(1, 5)).tolist() for _ in range(25)]
     answers = await asyncio.gather(*(batcher.submit(ids(*call)) for call in calls))
-    assert [a.vectors[:, 0].tolist() for a in answers] == calls
+    assert [a.encodings.vectors[:, 0].tolist() for a in answers] == calls
+    for answer in answers:
+        vectors, norms = answer.encodings
+        assert norms.tolist() == (vectors[:, 0] * 10).tolist()
 
 
 async def test_a_batch_forms_while_the_instance_is_busy(
@@ -119,7 +123,7 @@ async def test_a_cancelled_caller_costs_no_run_and_hurts_no_neighbour(
     await asyncio.gather(cancelled, return_exceptions=True)
     gate.opened.set()
     await first
-    assert (await neighbour).vectors[0, 0] == 3
+    assert (await neighbour).encodings.vectors[0, 0] == 3
     assert gate.runs == [[1], [3]]
 
 
@@ -134,8 +138,8 @@ async def test_a_caller_cancelled_during_its_run_hurts_no_neighbour(
     gate.opened.set()
     await busy
     leaving.cancel()
-    assert (await staying).vectors[0, 0] == 3
-    assert (await batcher.submit(ids(9))).vectors[0, 0] == 9
+    assert (await staying).encodings.vectors[0, 0] == 3
+    assert (await batcher.submit(ids(9))).encodings.vectors[0, 0] == 9
 
 
 async def test_work_past_its_deadline_fails_and_is_not_run(
@@ -168,7 +172,7 @@ async def test_a_failing_run_fails_its_callers_and_nobody_else(
     with pytest.raises(RuntimeError, match="unwell"):
         await batcher.submit(ids(1))
     gate.error = None
-    assert (await batcher.submit(ids(2))).vectors[0, 0] == 2
+    assert (await batcher.submit(ids(2))).encodings.vectors[0, 0] == 2
 
 
 async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate) -> None:
@@ -198,7 +202,7 @@ async def test_a_closed_batcher_fails_what_waits_and_takes_no_more(
         await batcher.submit(ids(3))
     gate.opened.set()
     assert await closing
-    assert (await running).vectors[0, 0] == 1
+    assert (await running).encodings.vectors[0, 0] == 1
 
 
 async def test_a_dead_instance_fails_the_waiting_and_is_reported(

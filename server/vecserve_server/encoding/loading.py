@@ -92,7 +92,9 @@ class _Load:
         try:
             self._check_inputs(engine)
             cost = self._cost(engine, digest)
-            batches = [_feeds(engine, shape) for shape in self._shapes() if self._is_usual(shape)]
+            batches = [
+                sample_batch(engine, shape) for shape in self._shapes() if self._is_usual(shape)
+            ]
             engine.warm_up(batches)
         except BaseException:
             engine.close()
@@ -166,7 +168,7 @@ class _Load:
 
     def _measure(self, engine: Engine) -> list[tuple[Shape, float]]:
         def run(shape: Shape) -> None:
-            engine.run(_feeds(engine, shape))
+            engine.run(sample_batch(engine, shape))
 
         shapes = measured_shapes(self._shapes(), self.config.run_tokens)
         return measure(run, shapes, time.perf_counter)
@@ -186,7 +188,7 @@ class _Load:
         return PaddedEncoder(engine=engine, planner=planner, max_tokens=longest)
 
 
-def _feeds(engine: Engine, shape: Shape) -> Feeds:
+def sample_batch(engine: Engine, shape: Shape) -> Feeds:
     """Fill a shape: every row is one sequence."""
     sequences: Sequence[TokenIds] = [np.ones(shape.width, np.int64)] * shape.rows
     if engine.inputs == PACKED_INPUTS:

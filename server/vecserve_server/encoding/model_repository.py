@@ -88,9 +88,14 @@ class ModelRepository:
         return sorted((name for name in found if _VERSION.fullmatch(name)), key=int)
 
     def load(
-        self, name: str, version: str | None = None, precision: str | None = None
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        precision: str | None = None,
+        engine: str | None = None,
     ) -> TextModel:
-        """Load a version, the latest when None, in the configured precision when None.
+        """Load a version, the latest when None, with the configured precision and engine when None.
 
         Raises `InvalidArgument` for a malformed name, `ModelError` for files that are missing,
         unsupported or differ from their card.
@@ -102,6 +107,8 @@ class ModelRepository:
             raise ModelError(f'{name}/{_CONFIG}: name is "{config.name}", the folder is "{name}"')
         if precision is not None:
             config = replace(config, precision=precision)
+        if engine is not None:
+            config = replace(config, engine=engine)
         files = _VersionFolder.open(folder, self._choose(name, version))
         _check_fit(files, config)
         files.verified(_TOKENIZER)

@@ -28,7 +28,7 @@ MODEL_FILE, WEIGHTS_FILE = "model.int8.xml", "model.int8.bin"
 NAME = "int8-openvino"
 """What the card calls these files."""
 
-_MIXED_TEXTS = 64
+_MIXED_TEXTS = 256
 _LONGEST_WORDS = 60
 _PARTS = ("factors", "corrections")
 

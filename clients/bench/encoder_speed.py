@@ -1,0 +1,111 @@
+"""Texts per second of several ways to encode, side by side.
+
+Owns the two worker threads, the queue of 32 and the interleaving: a round runs every way once, and
+ratios are taken within a round, so that what else the machine does cancels out.
+"""
+
+from __future__ import annotations
+
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.encoding.engine import Engine
+from vecserve_server.encoding.packing import pack
+from vecserve_server.encoding.planning import RunPlanner
+
+Sequences: TypeAlias = Sequence[NDArray[np.int64]]
+Job: TypeAlias = Callable[[], object]
+
+QUEUED = 32
+WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way to encode: how it makes jobs of texts, and how many texts of a round it gets."""
+
+    jobs: Callable[[Sequences], list[Job]]
+    texts: int
+
+
+def packed(engine: Engine, planner: RunPlanner) -> Callable[[Sequences], list[Job]]:
+    """Plan runs from each queue of 32; planning is part of the time."""
+
+    def jobs(sequences: Sequences) -> list[Job]:
+        return [job for queued in _queues(sequences) for job in plan(queued)]
+
+    def plan(queued: Sequences) -> list[Job]:
+        runs = planner.packed([len(ids) for ids in queued])
+        return [
+            lambda run=run: engine.run(pack(queued, run.rows, run.shape))  # type: ignore[misc]
+            for run in runs
+        ]
+
+    return jobs
+
+
+def one_by_one(run: Callable[[Sequences], object]) -> Callable[[Sequences], list[Job]]:
+    """Run every text alone."""
+    return lambda sequences: [lambda ids=ids: run([ids]) for ids in sequences]  # type: ignore[misc]
+
+
+def in_arrival_order(run: Callable[[Sequences], object]) -> Callable[[Sequences], list[Job]]:
+    """Run each queue of 32 as one padded batch."""
+    return lambda sequences: [
+        lambda queued=queued: run(queued)  # type: ignore[misc]
+        for queued in _queues(sequences)
+    ]
+
+
+def compare(
+    ways: Mapping[str, Way], sequences: Sequences, *, rounds: int
+) -> dict[str, list[float]]:
+    """Return texts per second by way, one figure for each round."""
+    for way in ways.values():
+        _rate(way, sequences)
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            speeds[name].append(_rate(way, sequences))
+    return speeds
+
+
+def ratio(speeds: Mapping[str, Sequence[float]], way: str, base: str) -> float:
+    """Return how much faster a way is: the median over rounds."""
+    pairs = zip(speeds[way], speeds[base], strict=True)
+    return round(statistics.median(a / b for a, b in pairs), 3)
+
+
+def _queues(sequences: Sequences) -> list[Sequences]:
+    return [sequences[at : at + QUEUED] for at in range(0, len(sequences), QUEUED)]
+
+
+def _rate(way: Way, sequences: Sequences) -> float:
+    taken = sequences[: way.texts]
+    started = time.perf_counter()
+    todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in way.jobs(taken):
+        todo.put(job)
+    workers = [threading.Thread(target=_work, args=(todo,)) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return len(taken) / (time.perf_counter() - started)
+
+
+def _work(todo: queue.SimpleQueue[Job]) -> None:
+    while True:
+        try:
+            job = todo.get_nowait()
+        except queue.Empty:
+            return
+        job()
