@@ -45,6 +45,32 @@ def test_name_precision_and_length_can_be_chosen(source: Path, tmp_path: Path) -
     assert json.loads((version / "card.json").read_text("utf-8"))["max_tokens"] == 20
 
 
+def test_int8_can_learn_from_texts_of_the_users_own(source: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "ours.txt"
+    texts.write_text("\n".join(f"hello world {number}" for number in range(12)))
+    assert add(tmp_path / "models", str(source), "--calibration", str(texts)) == 0
+    card = json.loads((tmp_path / "models" / "my-model" / "1" / "card.json").read_text("utf-8"))
+    assert card["calibration"].startswith("ours.txt (12 texts, ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"one\ntwo", "has 2 texts; 8 to 2000"), (b"\xff\xfe", "cannot be read")],
+)
+def test_too_few_or_unreadable_calibration_texts_are_refused(
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    problem: str,
+) -> None:
+    texts = tmp_path / "ours.txt"
+    texts.write_bytes(content)
+    assert add(tmp_path / "models", str(source), "--calibration", str(texts)) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
 def test_what_was_assumed_is_said(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

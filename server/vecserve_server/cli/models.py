@@ -5,10 +5,11 @@ Owns the listing of a repository. Must not know how models are built or checked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -19,6 +20,9 @@ from vecserve_server.cli.options import Json, connect
 from vecserve_server.cli.output import print_json, print_table, size_text
 from vecserve_server.errors import ModelError
 from vecserve_server.export.card import CARD_FILE, ModelCard, read_card
+
+if TYPE_CHECKING:
+    from vecserve_server.export.openvino_build import CalibrationSource
 
 app = typer.Typer(help="List, add and check models.", no_args_is_help=True)
 
@@ -36,6 +40,7 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+MIN_CALIBRATION_TEXTS, MAX_CALIBRATION_TEXTS = 8, 2000
 DEFAULT_FOLDER = Path("model_repository")
 
 
@@ -78,6 +83,10 @@ def add(
     max_length: Annotated[
         int | None, typer.Option("--max-length", min=1, help="Longest text in tokens.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="Texts, one a line, that int8 learns its ranges from."),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one that is there.")] = False,
     json: Json = False,
 ) -> None:
@@ -89,6 +98,7 @@ def add(
             name=name,
             precisions=(precision.value,) if precision else None,
             max_length=max_length,
+            calibration=calibration,
             replace=replace,
             progress=lambda step, fraction: status.update(f"{fraction:4.0%} {step}"),
         )
@@ -100,11 +110,20 @@ def add(
         print(f"assumed: {card.assumed}")
 
 
-def _import(source: str, *, name: str | None, progress: Progress, **options: Any) -> ModelCard:
+def _import(
+    source: str,
+    *,
+    name: str | None,
+    calibration: Path | None,
+    progress: Progress,
+    **options: Any,
+) -> ModelCard:
     """Fetch a checkpoint of the hub, or take the folder, and import it."""
     from vecserve_server.export.hub import fetch, parse_source  # noqa: PLC0415 - as the next
     from vecserve_server.export.importer import Origin, import_model  # noqa: PLC0415 - needs onnx
 
+    if calibration is not None:
+        options["calibration"] = _calibration_source(calibration)
     on_hub = parse_source(source)
     if on_hub is None:
         folder = Path(source)
@@ -121,6 +140,25 @@ def _import(source: str, *, name: str | None, progress: Progress, **options: Any
         progress=progress,
         **options,
     )
+
+
+def _calibration_source(file: Path) -> CalibrationSource:
+    from vecserve_server.export.openvino_build import CalibrationSource  # noqa: PLC0415 - as above
+
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(
+            f"--calibration: {file}: cannot be read as UTF-8 text ({error})"
+        ) from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not MIN_CALIBRATION_TEXTS <= len(texts) <= MAX_CALIBRATION_TEXTS:
+        raise UsageProblem(
+            f"--calibration: {file}: has {len(texts)} texts; "
+            f"{MIN_CALIBRATION_TEXTS} to {MAX_CALIBRATION_TEXTS} are allowed"
+        )
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+    return CalibrationSource(name=f"{file.name} ({len(texts)} texts, {digest})", texts=texts)
 
 
 @app.command("verify")
