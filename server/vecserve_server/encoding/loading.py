@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from vecserve_server.encoding.engine import (
 )
 from vecserve_server.encoding.engine_choice import choose_engine
 from vecserve_server.encoding.measurements import Measurements, processor
-from vecserve_server.encoding.model_config import AUTO, OPENVINO, EncoderConfig
+from vecserve_server.encoding.model_config import AUTO, OPENVINO, PACKED, EncoderConfig
 from vecserve_server.encoding.onnx_engine import OnnxEngine
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
@@ -93,7 +93,7 @@ class _Load:
             self._check_inputs(engine)
             cost = self._cost(engine, digest)
             batches = [
-                sample_batch(engine, shape) for shape in self._shapes() if self._is_usual(shape)
+                self._sample(engine, shape) for shape in self._shapes() if self._is_usual(shape)
             ]
             engine.warm_up(batches)
         except BaseException:
@@ -137,7 +137,7 @@ class _Load:
         return OnnxEngine(model_file=path, intra_op_threads=threads_per_run)
 
     def _check_inputs(self, engine: Engine) -> None:
-        if self.config.layout == "packed":
+        if self.config.layout == PACKED:
             fits = engine.inputs == PACKED_INPUTS
         else:
             fits = engine.inputs - {TYPE_IDS} == PADDED_INPUTS
@@ -168,13 +168,20 @@ class _Load:
 
     def _measure(self, engine: Engine) -> list[tuple[Shape, float]]:
         def run(shape: Shape) -> None:
-            engine.run(sample_batch(engine, shape))
+            engine.run(self._sample(engine, shape))
 
         shapes = measured_shapes(self._shapes(), self.config.run_tokens)
         return measure(run, shapes, time.perf_counter)
 
+    def _sample(self, engine: Engine, shape: Shape) -> Feeds:
+        return sample_batch(engine, shape, self.config.max_tokens)
+
     def _shapes(self) -> list[Shape]:
-        return run_shapes(run_tokens=self.config.run_tokens, max_tokens=self.config.max_tokens)
+        return run_shapes(
+            run_tokens=self.config.run_tokens,
+            max_tokens=self.config.max_tokens,
+            shared=self.config.layout == PACKED,
+        )
 
     def _is_usual(self, shape: Shape) -> bool:
         """Whether to prepare for a shape: the longest texts are rare, and dear to prepare for."""
@@ -183,16 +190,20 @@ class _Load:
     def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
         row_tokens, longest = self.config.row_tokens, self.config.max_tokens
         planner = RunPlanner(shapes=self._shapes(), cost=cost.predict, row_tokens=row_tokens)
-        if self.config.layout == "packed":
+        if self.config.layout == PACKED:
             return PackedEncoder(engine=engine, planner=planner, max_tokens=longest)
         return PaddedEncoder(engine=engine, planner=planner, max_tokens=longest)
 
 
-def sample_batch(engine: Engine, shape: Shape) -> Feeds:
-    """Fill a shape: every row is one sequence."""
-    sequences: Sequence[TokenIds] = [np.ones(shape.width, np.int64)] * shape.rows
+def sample_batch(engine: Engine, shape: Shape, max_tokens: int) -> Feeds:
+    """Fill a shape with sequences of up to `max_tokens`."""
+    whole, rest = divmod(shape.width, max_tokens)
+    lengths = [max_tokens] * whole + [rest] * (rest > 0)
+    sequences: list[TokenIds] = [np.ones(length, np.int64) for length in lengths] * shape.rows
     if engine.inputs == PACKED_INPUTS:
-        return pack(sequences, [[index] for index in range(shape.rows)], shape)
+        numbers = list(range(len(sequences)))
+        starts = range(0, len(numbers), len(lengths))
+        return pack(sequences, [numbers[at : at + len(lengths)] for at in starts], shape)
     feeds = pad(sequences, range(shape.rows), shape)
     return {name: values for name, values in feeds.items() if name in engine.inputs}
 

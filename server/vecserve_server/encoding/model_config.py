@@ -50,7 +50,8 @@ _COUNTS: Mapping[str, int | None] = MappingProxyType(
 
 _PROMPT = "prompt."
 _PRECISIONS = ("int8", "fp32", "fp16")
-_LAYOUTS = ("packed", "padded")
+PACKED = "packed"
+_LAYOUTS = (PACKED, "padded")
 _FLAGS = ("true", "false")
 AUTO, ONNXRUNTIME, OPENVINO = "auto", "onnxruntime", "openvino"
 

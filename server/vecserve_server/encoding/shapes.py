@@ -22,7 +22,7 @@ class Shape(NamedTuple):
 
 
 def row_widths(max_tokens: int) -> list[int]:
-    """Return the widths of single rows, ascending; the last is `max_tokens` or just above.
+    """Return the widths of single rows, ascending; the last is `max_tokens`.
 
     Steps are at most an eighth of the width, but 16 up to 128.
     """
@@ -30,18 +30,21 @@ def row_widths(max_tokens: int) -> list[int]:
     while width < max_tokens:
         if width >= 8 * step:
             step *= 2
-        width += step
+        width = min(width + step, max_tokens)
         widths.append(width)
     return widths
 
 
-def run_shapes(*, run_tokens: int, max_tokens: int) -> list[Shape]:
+def run_shapes(*, run_tokens: int, max_tokens: int, shared: bool = True) -> list[Shape]:
     """Return every shape: single rows of all widths, and several rows of the rounder widths.
 
-    A shape holds at most `run_tokens` tokens, unless it is a single row.
+    A shape holds at most `run_tokens` tokens, unless it is a single row. Rows that are not
+    `shared` by sequences are no wider than `max_tokens`, for which the model has positions.
     """
+    widest = max(max_tokens, min(run_tokens, 2 * max_tokens)) if shared else max_tokens
     shapes: list[Shape] = []
-    for width in row_widths(max(max_tokens, min(run_tokens, 2 * max_tokens))):
-        most = max(1, run_tokens // width) if width % 32 == 0 else 1
+    for width in row_widths(widest):
+        round_width = width % 32 == 0 or width == widest
+        most = max(1, run_tokens // width) if round_width else 1
         shapes.extend(Shape(rows, width) for rows in range(1, most + 1))
     return shapes

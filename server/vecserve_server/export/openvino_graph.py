@@ -130,12 +130,11 @@ def _linear_block(node: Any) -> LinearBlock | None:
     settings = product.get_attributes()
     if weight.ndim != 2 or settings["transpose_a"]:
         return None
-    return LinearBlock(
-        node=node,
-        source=product.input_value(0),
-        weight=np.array(weight if settings["transpose_b"] else weight.T, np.float32),
-        bias=None if bias is None else np.array(bias, np.float32).reshape(-1),
-    )
+    weight = np.array(weight if settings["transpose_b"] else weight.T, np.float32)
+    if bias is not None:
+        # A single number where ONNX's Gemm has no bias.
+        bias = np.broadcast_to(bias.reshape(-1), len(weight)).astype(np.float32)
+    return LinearBlock(node=node, source=product.input_value(0), weight=weight, bias=bias)
 
 
 def _has_bias(product: Any) -> bool:

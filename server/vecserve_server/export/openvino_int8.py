@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.encoding.openvino_runtime import openvino_module, openvino_opset
-from vecserve_server.encoding.packing import pack
+from vecserve_server.encoding.packing import pack, plan_rows
 from vecserve_server.errors import ModelError
 from vecserve_server.export.openvino_graph import (
     LinearBlock,
@@ -30,6 +30,7 @@ _SMOOTHING = 0.75
 _SMALLEST = 1e-4
 _TINY = 1e-9
 _SAMPLED_TOKENS = 2048
+_ROW_TOKENS = 128
 _STEPS = 255
 _WEIGHT_LEVELS = 127
 
@@ -139,33 +140,49 @@ def _by_source(blocks: Sequence[LinearBlock]) -> list[list[LinearBlock]]:
 
 
 def _observe(model: Any, outputs: Sequence[Any], sequences: Sequence[TokenIds]) -> list[_Observed]:
-    """Run the sequences, each alone, and gather what the outputs hold."""
+    """Run the sequences and gather what the outputs hold."""
     op, core = openvino_opset(), openvino_module().Core()
     results = [op.result(output) for output in outputs]
     model.add_results(results)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     first = len(model.outputs) - len(results)
+    gathered = [_Gathered() for _ in outputs]
     share = np.random.default_rng(0)
     wanted = _SAMPLED_TOKENS / max(1, sum(map(len, sequences)))
-    low: list[Any] = [np.inf] * len(outputs)
-    high: list[Any] = [-np.inf] * len(outputs)
-    samples: list[list[Vectors]] = [[] for _ in outputs]
-    for sequence in sequences:
-        request.infer(pack([sequence], [[0]]))
-        kept = share.random(len(sequence)) < wanted
-        for i in range(len(outputs)):
+    lengths = [len(sequence) for sequence in sequences]
+    # One shape for all runs: the engine prepares code for every new one.
+    shape = (1, max(_ROW_TOKENS, *lengths))
+    for row in plan_rows(lengths, shape[1]):
+        feeds = pack(sequences, [row], shape)
+        request.infer(feeds)
+        real = feeds["segment_ids"].reshape(-1) >= 0
+        kept = share.random(np.count_nonzero(real)) < wanted
+        for i, found in enumerate(gathered):
             states = request.get_output_tensor(first + i).data
-            states = states.reshape(-1, states.shape[-1])
-            low[i] = np.minimum(low[i], states.min(axis=0))
-            high[i] = np.maximum(high[i], states.max(axis=0))
-            samples[i].append(states[kept])
+            found.add(states.reshape(-1, states.shape[-1])[real], kept)
     for result in results:
         model.remove_result(result)
-    return [
-        _Observed(low=low[i], high=high[i], sample=np.concatenate(samples[i]))
-        for i in range(len(outputs))
-    ]
+    return [found.observed() for found in gathered]
+
+
+class _Gathered:
+    """What one output held so far."""
+
+    def __init__(self) -> None:
+        self._low: Any = np.inf
+        self._high: Any = -np.inf
+        self._samples: list[Vectors] = []
+
+    def add(self, states: Vectors, kept: NDArray[np.bool_]) -> None:
+        """Take the states [T, K] of a run, and those of the kept tokens into the sample."""
+        self._low = np.minimum(self._low, states.min(axis=0))
+        self._high = np.maximum(self._high, states.max(axis=0))
+        self._samples.append(states[kept])
+
+    def observed(self) -> _Observed:
+        """Return it all."""
+        return _Observed(low=self._low, high=self._high, sample=np.concatenate(self._samples))
 
 
 def _quantised_input(source: Any, factors: NDArray[np.float32], span: tuple[float, float]) -> Any:
