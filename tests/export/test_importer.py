@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from vecserve_server.encoding.model_repository import ModelRepository
@@ -23,11 +22,8 @@ from vecserve_server.errors import (
     StorageError,
 )
 from vecserve_server.export.card import Parity, read_card
-from vecserve_server.export.graph import GraphBuilder
 from vecserve_server.export.importer import Origin, import_model
-from vecserve_server.export.model_file import save_model
 from vecserve_server.export.parity import check_parity
-from vecserve_server.export.sample_run import open_session
 from vecserve_server.export.staging import RETIRED, staged_folder, sweep
 from vecserve_server.export.verify import verify_model
 
@@ -392,17 +388,3 @@ def test_the_card_says_where_it_comes_from_and_how_it_was_measured(
     assert card.calibration == "the 24 texts that ship with the exporter"
     assert set(card.speed_texts_per_s) == set(card.parity) >= {"fp32", "int8"}
     assert min(card.speed_texts_per_s.values()) > 0
-
-
-def test_tensors_of_a_large_model_go_to_a_second_file(tmp_path: Path) -> None:
-    graph = GraphBuilder()
-    x = graph.input("x", onnx.TensorProto.FLOAT, ["N", 64])
-    weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    graph.output("y", graph.op("MatMul", x, graph.const(weight)), onnx.TensorProto.FLOAT, ["N", 64])
-
-    save_model(graph.model("large"), tmp_path / "model.onnx", external_from_bytes=0)
-
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
-    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "who may read them"
-    found = open_session(tmp_path / "model.onnx").run(None, {"x": np.eye(64, dtype=np.float32)})
-    np.testing.assert_allclose(found[0], weight, rtol=1e-6)
