@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vecserve_server.encoding.model_repository as model_repository_module
+from vecserve_server.encoding import openvino_engine
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
 from vecserve_server.errors import InvalidArgument, ModelError
+
+from .conftest import Load, needs_openvino
 
 NAME = "all-MiniLM-L6-v2"
 
@@ -127,3 +133,67 @@ def test_a_name_cannot_lead_out_of_the_repository(name: str) -> None:
     for use in (repository.load, repository.versions):
         with pytest.raises(InvalidArgument, match="name"):
             use(name)
+
+
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_repository_module, "openvino_is_installed", lambda: False)
+    monkeypatch.setattr(openvino_engine, "openvino_module", missing)
+
+
+def missing() -> object:
+    raise ModelError("OpenVINO is missing: install vecserve[server]")
+
+
+def test_without_openvino_the_other_engine_serves(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_openvino(monkeypatch)
+    model = ModelRepository(copy).load(NAME)
+
+    assert (model.config.engine, model.engine) == ("auto", "onnxruntime")
+    assert model.encoder.run([np.array([101, 2023, 102])]).vectors.shape == (1, 384)
+    model.encoder.close()
+
+
+@needs_openvino
+def test_an_engine_that_is_asked_for_by_name_is_not_replaced(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_openvino(monkeypatch)
+
+    with pytest.raises(ModelError, match="OpenVINO is missing"):
+        ModelRepository(copy).load(NAME, engine="openvino")
+
+
+@needs_openvino
+def test_a_version_without_files_for_the_engine_is_refused(copy: Path) -> None:
+    card_file = copy / NAME / "1" / "card.json"
+    card = json.loads(card_file.read_bytes())
+    del card["files"]["model.int8.xml"]
+    replace(card_file, json.dumps(card).encode())
+
+    with pytest.raises(ModelError, match="not built in precision int8 for openvino"):
+        ModelRepository(copy).load(NAME, engine="openvino")
+    model = ModelRepository(copy).load(NAME)
+    assert model.engine == "onnxruntime"
+    model.encoder.close()
+
+
+@needs_openvino
+@pytest.mark.parametrize("file", ["model.int8.xml", "model.int8.bin"])
+def test_both_files_of_a_pair_are_checked(copy: Path, file: str) -> None:
+    path = copy / NAME / "1" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    replace(path, bytes(content))
+
+    with pytest.raises(ModelError, match=rf"{file}: sha256 is"):
+        ModelRepository(copy).load(NAME, engine="openvino")
+
+
+@needs_openvino
+def test_the_digest_is_that_of_what_runs(load: Load) -> None:
+    digests = {load(*case).ref.digest for case in (("onnxruntime", "int8"), ("openvino", "int8"))}
+
+    assert len(digests) == 2
+    assert load("onnxruntime", "fp32").ref.digest == load("openvino", "fp32").ref.digest

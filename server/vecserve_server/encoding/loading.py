@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vecserve_server.domain import Json, TokenIds
+from vecserve_server.encoding.compiled_models import CompiledModels
 from vecserve_server.encoding.cost_model import (
     CostModel,
     fit,
@@ -64,7 +65,7 @@ class EncoderLoader:
 
     def __init__(self, *, cache_folder: Path | None) -> None:
         """Keep measurements and compiled models in the folder; nowhere when None."""
-        self._cache_folder = cache_folder
+        self._compiled = CompiledModels(cache_folder and cache_folder / "compiled")
         self._kept = Measurements(cache_folder)
 
     def load(
@@ -74,7 +75,7 @@ class EncoderLoader:
 
         Raises `ModelError` for a file that is missing, unreadable or not of the layout.
         """
-        return _Load(files, config, threads, self._kept, self._cache_folder).run()
+        return _Load(files, config, threads, self._kept, self._compiled).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class _Load:
     config: EncoderConfig
     threads: int
     kept: Measurements
-    cache_folder: Path | None
+    compiled: CompiledModels
 
     def run(self) -> LoadedEncoder:
         name = self._chosen()
@@ -125,15 +126,17 @@ class _Load:
             engine.close()
 
     def _open(self, name: str, threads: int) -> Engine:
-        path = self.files[name].path
+        path, digest = self.files[name].path, self.files[name].digest
         threads_per_run = self.config.intra_op_thread_count
         if name == OPENVINO:
-            return OpenVinoEngine(
+            engine = OpenVinoEngine(
                 model_file=path,
                 threads=threads,
                 threads_per_run=threads_per_run,
-                cache_folder=self.cache_folder,
+                cache_folder=self.compiled.open(digest),
             )
+            self.compiled.seal(digest)
+            return engine
         return OnnxEngine(model_file=path, intra_op_threads=threads_per_run)
 
     def _check_inputs(self, engine: Engine) -> None:
