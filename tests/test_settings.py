@@ -40,7 +40,8 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
         section, _, name = key.partition(".")
         value = given[section][name]
         text = ",".join(value) if isinstance(value, tuple) else str(value or "")
-        load(tmp_path, environ={f"VECSERVE_{section}_{name}".upper(): text})
+        environ = {f"VECSERVE_{section}_{name}".upper(): text}
+        assert as_dict(load(tmp_path, environ=environ)) == given
 
 
 @pytest.mark.parametrize(
