@@ -67,12 +67,11 @@ def _quoted(text: str) -> str:
 
 
 _ENGINE = """\
-# "auto" is the engine that runs the model faster on this machine, ONNX Runtime or OpenVINO. It is
+# Or "auto": the engine that runs the model faster on this machine, ONNX Runtime or OpenVINO. It is
 # measured at the first load and kept in the repository's .cache, because int8 vectors of one engine
-# do not compare with those of the other: to choose by hand, put one of these in its place.
-#   parameters { key: "engine" value { string_value: "onnxruntime" } }
+# do not compare with those of the other. Or OpenVINO by name:
 #   optimization { execution_accelerators { cpu_execution_accelerator [ { name: "openvino" } ] } }
-parameters { key: "engine" value { string_value: "auto" } }
+parameters { key: "engine" value { string_value: "onnxruntime" } }
 """
 
 _HEAD = """\
