@@ -48,7 +48,8 @@ def test_padded_runs_have_one_sequence_in_a_row(lengths: list[int]) -> None:
 def test_a_plan_costs_no_more_than_texts_one_by_one(lengths: list[int]) -> None:
     alone = sum(seconds(PLANNER.packed([length])) for length in lengths)
 
-    assert seconds(PLANNER.packed(lengths)) <= alone * (1 + 1e-9)
+    # Of plans within a hundredth the one with the least padding is taken.
+    assert seconds(PLANNER.packed(lengths)) <= alone * 1.011
     assert seconds(PLANNER.padded(lengths)) <= alone * (1 + 1e-9)
 
 

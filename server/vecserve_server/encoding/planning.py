@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from vecserve_server.encoding.packing import Row, plan_rows
@@ -17,6 +18,11 @@ Cost: TypeAlias = Callable[[Shape], float]
 """Seconds that a run of a shape takes."""
 
 _ROW_WIDTHS = (32, 64, 128, 256)
+_SLACKS = (0, 16, 32)
+"""Tokens by which the row of a long sequence may be too wide, for short ones to fill."""
+
+_AS_CHEAP = 1.01
+"""Costs are measured: of plans so close to the cheapest, the one with the least padding wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +49,24 @@ class RunPlanner:
     def packed(self, lengths: Sequence[int]) -> list[Run]:
         """Plan rows that sequences share; every index appears once."""
         total = sum(lengths)
-        best: tuple[float, list[Run]] = (float("inf"), [])
+        plans = []
         for row_tokens in self._row_widths:
-            rows = plan_rows(lengths, row_tokens, self._room)
-            found = self._group(rows, [sum(lengths[index] for index in row) for row in rows])
-            best = min(best, found, key=lambda plan: plan[0])
+            for slack in _SLACKS:
+                rows = plan_rows(lengths, row_tokens, partial(self._room, slack=slack))
+                fills = [sum(lengths[index] for index in row) for row in rows]
+                plans.append(self._group(rows, fills))
             if row_tokens >= total:
                 break
-        return best[1]
+        limit = _AS_CHEAP * min(cost for cost, _ in plans)
+        return min((runs for cost, runs in plans if cost <= limit), key=_computed_tokens)
 
     def padded(self, lengths: Sequence[int]) -> list[Run]:
         """Plan rows of one sequence each; those of similar length run together."""
         return self._group([[index] for index in range(len(lengths))], list(lengths))[1]
 
-    def _room(self, length: int) -> int:
-        return self._widths[bisect_left(self._widths, length)]
+    def _room(self, length: int, *, slack: int) -> int:
+        place = bisect_left(self._widths, length + slack)
+        return self._widths[min(place, len(self._widths) - 1)]
 
     def _group(self, rows: Sequence[Row], fills: Sequence[int]) -> tuple[float, list[Run]]:
         """Split rows, the fullest first, into runs of the least total cost."""
@@ -80,6 +89,10 @@ class RunPlanner:
             runs.append(Run([rows[row] for row in order[start : start + size]], shape))
             start += size
         return costs[0], runs
+
+
+def _computed_tokens(runs: Sequence[Run]) -> int:
+    return sum(run.shape.tokens for run in runs)
 
 
 def _cheapest(
