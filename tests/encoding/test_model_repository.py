@@ -150,7 +150,7 @@ def test_without_openvino_the_other_engine_serves(
     without_openvino(monkeypatch)
     model = ModelRepository(copy).load(NAME)
 
-    assert (model.config.engine, model.engine) == ("onnxruntime", "onnxruntime")
+    assert (model.config.engine, model.engine) == ("auto", "onnxruntime")
     assert model.encoder.run([np.array([101, 2023, 102])]).vectors.shape == (1, 384)
     model.encoder.close()
 

@@ -187,7 +187,7 @@ def test_auto_runs_one_engine_and_goes_on_with_it(tmp_path: Path) -> None:
     import_model(source=source, repository=tmp_path / "models", name="tiny")
     models = [ModelRepository(tmp_path / "models").load("tiny") for _ in range(2)]
 
-    assert models[0].config.engine == "onnxruntime"
+    assert models[0].config.engine == "auto"
     assert models[0].engine in ("onnxruntime", "openvino")
     assert models[0].ref == models[1].ref
     assert models[0].cost == models[1].cost, "the second start reads what the first measured"

@@ -6,7 +6,7 @@ Owns which flags stand for which settings. Must not know what the settings do.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -60,7 +60,7 @@ def serve(
             "log.level": log_level,
         },
     )
-    raise typer.Exit(_serve(settings))
+    _serve(settings)
 
 
 def check_config(config: ConfigFile = None, json: Json = False) -> None:
@@ -77,7 +77,7 @@ def check_config(config: ConfigFile = None, json: Json = False) -> None:
     print_table(("setting", "value"), rows)
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings) -> NoReturn:
     from vecserve_server.app import serve as run_server  # noqa: PLC0415 - needs the server's extras
 
-    return run_server(settings)
+    run_server(settings)

@@ -6,6 +6,7 @@ token, and one per pair of tokens in a row, which attention takes. Must not know
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from vecserve_server.encoding.shapes import Shape
 
 _ROUNDS = 3
+_CHANGE_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class CostModel:
     fixed_s: float
     token_s: float
     pair_s: float
+    change_s: float = 0.0
+    """What it takes an engine to change from one shape to another, unless it is specialised."""
 
     def predict(self, shape: Shape) -> float:
         """Return the seconds that a run of this shape takes."""
@@ -66,6 +70,21 @@ def measure(
             taken.append(clock_s() - started)
         seconds.append((shape, min(taken)))
     return seconds
+
+
+def measure_change_s(
+    run: Callable[[Shape], None], shapes: Sequence[Shape], clock_s: Callable[[], float]
+) -> float:
+    """Return how much longer a run takes where the run before had another shape: the median."""
+    changes = []
+    for _ in range(_CHANGE_ROUNDS):
+        for shape in shapes:
+            started = clock_s()
+            run(shape)
+            changed = clock_s()
+            run(shape)
+            changes.append((changed - started) - (clock_s() - changed))
+    return max(0.0, statistics.median(changes))
 
 
 def measured_shapes(shapes: Iterable[Shape], run_tokens: int) -> list[Shape]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from vecserve_server.domain import Encodings
+from vecserve_server.encoding.shapes import Shape
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by input name."""
@@ -45,6 +46,14 @@ class Engine(Protocol):
 
     def warm_up(self, batches: Sequence[Feeds]) -> None:
         """Run the batches wherever later runs may happen, so that those find all prepared."""
+        ...
+
+    def specialise(self, shapes: Sequence[Shape]) -> None:
+        """Begin to prepare for runs of these shapes, so that they take less time.
+
+        Returns at once. Runs give the same vectors before and after. An engine that gains nothing
+        by it does nothing. At most once.
+        """
         ...
 
     def close(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from vecserve_server.encoding.cost_model import (
     CostModel,
     fit,
     measure,
+    measure_change_s,
     measured_shapes,
 )
 from vecserve_server.encoding.encoder import Encoder
@@ -36,10 +38,16 @@ from vecserve_server.encoding.model_config import AUTO, OPENVINO, PACKED, Encode
 from vecserve_server.encoding.onnx_engine import OnnxEngine
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
-from vecserve_server.encoding.planning import RunPlanner
-from vecserve_server.encoding.shapes import Shape, run_shapes
+from vecserve_server.encoding.planning import Cost, RunPlanner
+from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
+
+_T = TypeVar("_T")
+_RunShape: TypeAlias = Callable[[Shape], None]
+
+_FIXED_BYTES = 2**30
+"""Bounds the graphs of fixed shapes, taking the size of a model's file for that of a graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,8 @@ class ModelFile:
 
     path: Path
     digest: str
+    size_bytes: int
+    """Of all its files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +102,12 @@ class _Load:
         engine = self._open(name, self.threads)
         try:
             self._check_inputs(engine)
-            cost = self._cost(engine, digest)
+            cost = self._cost(name, digest)
             batches = [
                 self._sample(engine, shape) for shape in self._shapes() if self._is_usual(shape)
             ]
             engine.warm_up(batches)
+            engine.specialise(self._fixed_shapes(name))
         except BaseException:
             engine.close()
             raise
@@ -119,11 +130,7 @@ class _Load:
         return choose_engine(digests, kept=self.kept, measure_s=self._measured_s)
 
     def _measured_s(self, name: str) -> float:
-        engine = self._open(name, 1)
-        try:
-            return sum(taken for _, taken in self._measure(engine))
-        finally:
-            engine.close()
+        return self._measured(name, lambda run: sum(taken for _, taken in self._seconds(run)))
 
     def _open(self, name: str, threads: int) -> Engine:
         path, digest = self.files[name].path, self.files[name].digest
@@ -150,31 +157,39 @@ class _Load:
                 f"{', '.join(sorted(engine.inputs))}, which is not the layout {self.config.layout}"
             )
 
-    def _cost(self, engine: Engine, digest: str) -> CostModel:
+    def _cost(self, name: str, digest: str) -> CostModel:
         key: dict[str, Json] = {
             "kind": "cost",
             "digest": digest,
-            "engine": engine.name,
-            "runtime": importlib.metadata.version(engine.name),
+            "engine": name,
+            "runtime": importlib.metadata.version(name),
             "processor": processor(),
             "threads": [self.threads, self.config.intra_op_thread_count],
             "run_tokens": self.config.run_tokens,
         }
         found = _read_cost(self.kept.get(key))
         if found is None:
-            found = fit(self._measure(engine))
-            self.kept.put(
-                key,
-                {"fixed_s": found.fixed_s, "token_s": found.token_s, "pair_s": found.pair_s},
-            )
+            found = self._measured(name, self._fitted)
+            self.kept.put(key, asdict(found))
         return found
 
-    def _measure(self, engine: Engine) -> list[tuple[Shape, float]]:
-        def run(shape: Shape) -> None:
-            engine.run(self._sample(engine, shape))
+    def _fitted(self, run: _RunShape) -> CostModel:
+        change_s = measure_change_s(run, self._measured_shapes()[:3], time.perf_counter)
+        return replace(fit(self._seconds(run)), change_s=change_s)
 
-        shapes = measured_shapes(self._shapes(), self.config.run_tokens)
-        return measure(run, shapes, time.perf_counter)
+    def _seconds(self, run: _RunShape) -> list[tuple[Shape, float]]:
+        return measure(run, self._measured_shapes(), time.perf_counter)
+
+    def _measured(self, name: str, measure_by: Callable[[_RunShape], _T]) -> _T:
+        """Measure one run at a time: several streams would each have seen other shapes before."""
+        engine = self._open(name, 1)
+        try:
+            return measure_by(lambda shape: _discard(engine.run(self._sample(engine, shape))))
+        finally:
+            engine.close()
+
+    def _measured_shapes(self) -> list[Shape]:
+        return measured_shapes(self._shapes(), self.config.run_tokens)
 
     def _sample(self, engine: Engine, shape: Shape) -> Feeds:
         return sample_batch(engine, shape, self.config.max_tokens)
@@ -186,16 +201,39 @@ class _Load:
             shared=self.config.layout == PACKED,
         )
 
+    def _fixed_shapes(self, name: str) -> list[Shape]:
+        """Return the shapes to specialise the engine for: the larger the model, the fewer.
+
+        A graph holds the weights once more; and what it saves counts less in longer runs.
+        """
+        most = min(self.config.fixed_shapes, _FIXED_BYTES // max(1, self.files[name].size_bytes))
+        return fixed_shapes(
+            run_tokens=self.config.run_tokens,
+            max_tokens=self.config.max_tokens,
+            shared=self.config.layout == PACKED,
+        )[:most]
+
     def _is_usual(self, shape: Shape) -> bool:
         """Whether to prepare for a shape: the longest texts are rare, and dear to prepare for."""
         return shape.tokens <= 2 * self.config.run_tokens
 
     def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
         row_tokens, longest = self.config.row_tokens, self.config.max_tokens
-        planner = RunPlanner(shapes=self._shapes(), cost=cost.predict, row_tokens=row_tokens)
+        planned = planning_cost(cost, self._fixed_shapes(engine.name))
+        planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=row_tokens)
         if self.config.layout == PACKED:
             return PackedEncoder(engine=engine, planner=planner, max_tokens=longest)
         return PaddedEncoder(engine=engine, planner=planner, max_tokens=longest)
+
+
+def _discard(_: object) -> None:
+    """Give a run the type of a measured action."""
+
+
+def planning_cost(cost: CostModel, specialised: Iterable[Shape]) -> Cost:
+    """Return what runs are planned by: a shape that is not specialised means a change."""
+    known = frozenset(specialised)
+    return lambda shape: cost.predict(shape) + (0.0 if shape in known else cost.change_s)
 
 
 def sample_batch(engine: Engine, shape: Shape, max_tokens: int) -> Feeds:
@@ -214,8 +252,8 @@ def sample_batch(engine: Engine, shape: Shape, max_tokens: int) -> Feeds:
 def _read_cost(value: Mapping[str, Json] | None) -> CostModel | None:
     if value is None:
         return None
-    numbers = [value.get(name) for name in ("fixed_s", "token_s", "pair_s")]
-    if not all(isinstance(number, float) and number >= 0 for number in numbers):
+    numbers = {field.name: value.get(field.name) for field in fields(CostModel)}
+    found = {name: number for name, number in numbers.items() if isinstance(number, float)}
+    if len(found) < len(numbers) or min(found.values()) < 0:
         return None
-    fixed_s, token_s, pair_s = (float(str(number)) for number in numbers)
-    return CostModel(fixed_s=fixed_s, token_s=token_s, pair_s=pair_s)
+    return CostModel(**found)

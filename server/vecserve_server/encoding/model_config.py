@@ -43,11 +43,18 @@ _TENSORS: Mapping[str, tuple[str, bool]] = MappingProxyType(
 """Type of each input, and whether it is optional."""
 
 _TENSOR_FIELDS = frozenset({"name", "data_type", "dims", "optional"})
-_COUNTS: Mapping[str, int | None] = MappingProxyType(
-    {"max_tokens": None, "row_tokens": 128, "run_tokens": 256, "intra_op_thread_count": 1}
+_COUNTS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
+    {
+        "max_tokens": (1, None),
+        "row_tokens": (1, 128),
+        "run_tokens": (1, 256),
+        "intra_op_thread_count": (1, 1),
+        "fixed_shapes": (0, 16),
+    }
 )
-"""Default of each whole-number parameter; None where it must be given."""
+"""Least value and default of each whole-number parameter; None where it must be given."""
 
+_MOST = 1_000_000
 _PROMPT = "prompt."
 _PRECISIONS = ("int8", "fp32", "fp16")
 PACKED = "packed"
@@ -80,6 +87,8 @@ class EncoderConfig:
     instance_count: int
     """Instances; 0 for one per physical core."""
     intra_op_thread_count: int
+    fixed_shapes: int
+    """Most shapes of runs that the engine prepares graphs of their own for."""
     prompts: Mapping[str, str]
     """Text to put before a text, by prompt name."""
     default_prompt: str | None
@@ -204,12 +213,12 @@ def _parameters(proto: model_config_pb2.ModelConfig) -> dict[str, str]:
 
 
 def _count(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str], key: str) -> int:
-    default = _COUNTS[key]
+    least, default = _COUNTS[key]
     if default is None and key not in parameters:
         raise _refused(proto, f'parameter "{key}"', "is missing")
     text = parameters.get(key, str(default))
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise _refused(proto, f'parameter "{key}"', f'must be 1 to 1000000, found "{text}"')
+    if not text.isascii() or not text.isdecimal() or not least <= int(text) <= _MOST:
+        raise _refused(proto, f'parameter "{key}"', f'must be {least} to {_MOST}, found "{text}"')
     return int(text)
 
 

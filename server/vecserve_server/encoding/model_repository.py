@@ -187,7 +187,9 @@ class _VersionFolder:
         digests = [self.verified(name) for name in names]
         joined = hashlib.sha256("".join(digests).encode()).hexdigest()
         return ModelFile(
-            path=self.path / names[0], digest=digests[0] if len(digests) == 1 else joined
+            path=self.path / names[0],
+            digest=digests[0] if len(digests) == 1 else joined,
+            size_bytes=sum((self.path / name).stat().st_size for name in names),
         )
 
     def verified(self, name: str) -> str:

@@ -14,6 +14,7 @@ import onnxruntime
 from vecserve_server.domain import Encodings
 from vecserve_server.encoding.cpu import int8_products_saturate
 from vecserve_server.encoding.engine import EMBEDDING, NORM, Feeds
+from vecserve_server.encoding.shapes import Shape
 from vecserve_server.errors import ModelError
 
 
@@ -47,6 +48,9 @@ class OnnxEngine:
         """See `Engine`."""
         for feeds in batches:
             self.run(feeds)
+
+    def specialise(self, shapes: Sequence[Shape]) -> None:
+        """See `Engine`; a session finds a shape's buffers at no cost."""
 
     def close(self) -> None:
         """See `Engine`."""

@@ -97,9 +97,8 @@ def pad(sequences: Sequence[TokenIds], order: Sequence[int], shape: tuple[int, i
 
 
 def _slots(sequences: int, tokens: int) -> int:
-    """Round the number of sequences up: to the usual one, or to all that could be there."""
-    usual = -(-tokens // 8)
-    return usual if sequences <= usual else tokens
+    """Round the number of sequences up to one of four, the largest of which holds any number."""
+    return next(slots for part in (8, 4, 2, 1) if (slots := -(-tokens // part)) >= sequences)
 
 
 def _scatter(

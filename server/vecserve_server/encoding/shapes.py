@@ -48,3 +48,20 @@ def run_shapes(*, run_tokens: int, max_tokens: int, shared: bool = True) -> list
         most = max(1, run_tokens // width) if round_width else 1
         shapes.extend(Shape(rows, width) for rows in range(1, most + 1))
     return shapes
+
+
+def fixed_shapes(*, run_tokens: int, max_tokens: int, shared: bool = True) -> list[Shape]:
+    """Return the shapes that most runs have, the most wanted first.
+
+    Full runs, for a queue of texts; single rows, for a text alone; and parts of full runs.
+    """
+    widths = (32, 64, 128)
+    full = [Shape(run_tokens // width, width) for width in widths]
+    single = [Shape(1, width) for width in (16, *range(32, run_tokens + 1, 32), 48)]
+    parts = [Shape(shape.rows // part, shape.width) for part in (2, 4) for shape in full]
+    allowed = {
+        shape
+        for shape in run_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+        if shape.tokens <= run_tokens
+    }
+    return [shape for shape in dict.fromkeys([*full, *single, *parts]) if shape in allowed]

@@ -67,11 +67,13 @@ def _quoted(text: str) -> str:
 
 
 _ENGINE = """\
-# Or "auto": the engine that runs the model faster on this machine, ONNX Runtime or OpenVINO. It is
+# "auto": the engine that runs the model faster on this machine, ONNX Runtime or OpenVINO. It is
 # measured at the first load and kept in the repository's .cache, because int8 vectors of one engine
-# do not compare with those of the other. Or OpenVINO by name:
+# do not compare with those of the other. Or "onnxruntime". Or, without this parameter, OpenVINO:
 #   optimization { execution_accelerators { cpu_execution_accelerator [ { name: "openvino" } ] } }
-parameters { key: "engine" value { string_value: "onnxruntime" } }
+parameters { key: "engine" value { string_value: "auto" } }
+# Shapes of runs that OpenVINO prepares a graph for, some 25 MB each with a small model; 0: none.
+parameters { key: "fixed_shapes" value { string_value: "16" } }
 """
 
 _HEAD = """\

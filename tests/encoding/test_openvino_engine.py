@@ -1,0 +1,146 @@
+"""OpenVINO: a specialised engine takes less time, and gives the same vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import BufferingHandler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vecserve_server.domain import Vectors
+from vecserve_server.encoding import openvino_engine
+from vecserve_server.encoding.engine import Feeds
+from vecserve_server.encoding.openvino_engine import OpenVinoEngine
+from vecserve_server.encoding.packing import pack
+from vecserve_server.encoding.shapes import Shape
+
+from .conftest import NAME, needs_openvino
+
+pytestmark = needs_openvino
+
+FIXED = [Shape(1, 16), Shape(2, 32), Shape(1, 64)]
+OTHER = [Shape(1, 32), Shape(3, 32), Shape(2, 64)]
+TIMEOUT_S = 60.0
+
+
+def batch(shape: Shape, sequences: int, seed: int) -> Feeds:
+    """Fill every row with about as many sequences."""
+    random = np.random.default_rng(seed)
+    each = max(1, min(sequences, shape.width) // shape.rows)
+    ids = [random.integers(1000, 20_000, shape.width // each) for _ in range(each * shape.rows)]
+    rows = [list(range(at, at + each)) for at in range(0, len(ids), each)]
+    return pack(ids, rows, shape)
+
+
+def vectors(engine: OpenVinoEngine, feeds: Feeds) -> Vectors:
+    """Return the vectors of the sequences; slots beyond them hold anything."""
+    count = int(feeds["segment_ids"].max()) + 1
+    return engine.run(feeds).vectors[:count]
+
+
+@pytest.fixture(scope="module")
+def model_file(model_repository: Path) -> Path:
+    return model_repository / NAME / "1" / "model.int8.xml"
+
+
+@pytest.fixture(scope="module")
+def general(model_file: Path) -> Iterator[OpenVinoEngine]:
+    engine = OpenVinoEngine(model_file=model_file, threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def specialised(model_file: Path) -> Iterator[OpenVinoEngine]:
+    engine = OpenVinoEngine(model_file=model_file, threads=2)
+    engine.warm_up([batch(shape, 1, 0) for shape in FIXED])
+    engine.specialise(FIXED)
+    assert engine.await_specialised(TIMEOUT_S)
+    yield engine
+    engine.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    shape=st.sampled_from([*FIXED, *OTHER]),
+    sequences=st.integers(1, 64),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_vectors_are_bit_for_bit_those_of_the_general_graph(
+    general: OpenVinoEngine, specialised: OpenVinoEngine, shape: Shape, sequences: int, seed: int
+) -> None:
+    feeds = batch(shape, sequences, seed)
+
+    np.testing.assert_array_equal(vectors(specialised, feeds), vectors(general, feeds))
+
+
+def test_threads_share_a_specialised_engine(
+    general: OpenVinoEngine, specialised: OpenVinoEngine
+) -> None:
+    batches = [batch(shape, 2, seed) for seed, shape in enumerate([*FIXED, *OTHER] * 4)]
+    expected = [vectors(general, feeds) for feeds in batches]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda feeds: vectors(specialised, feeds), batches))
+
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_engine_serves_while_it_is_specialised(model_file: Path) -> None:
+    engine = OpenVinoEngine(model_file=model_file, threads=1)
+    feeds = batch(FIXED[0], 1, 0)
+    expected = vectors(engine, feeds)
+    engine.specialise(FIXED[:1])
+
+    runs = 0
+    while not engine.await_specialised(0.0):
+        np.testing.assert_array_equal(vectors(engine, feeds), expected)
+        runs += 1
+    assert runs > 0
+    np.testing.assert_array_equal(vectors(engine, feeds), expected)
+    engine.close()
+
+
+def test_closing_does_not_wait_for_the_compiler(model_file: Path) -> None:
+    engine = OpenVinoEngine(model_file=model_file, threads=1)
+    engine.specialise(FIXED)
+    engine.close()
+
+    assert not engine.await_specialised(0.0)
+    assert engine.await_specialised(TIMEOUT_S)
+
+
+def test_no_shapes_are_nothing_to_do(general: OpenVinoEngine) -> None:
+    general.specialise([])
+
+    assert general.await_specialised(0.0)
+
+
+def test_an_engine_that_cannot_be_specialised_goes_on_and_says_so(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no such operator")
+
+    handler = BufferingHandler(capacity=100)
+    monkeypatch.setattr(openvino_engine, "with_branches", fail)
+    log = logging.getLogger("vecserve.encoding")
+    log.addHandler(handler)
+    try:
+        engine = OpenVinoEngine(model_file=model_file, threads=1)
+        engine.specialise(FIXED)
+        assert engine.await_specialised(TIMEOUT_S)
+        assert np.isfinite(vectors(engine, batch(FIXED[0], 1, 0))).all()
+        engine.close()
+    finally:
+        log.removeHandler(handler)
+
+    assert [record.getMessage() for record in handler.buffer] == ["not_specialised"]
