@@ -1,0 +1,76 @@
+"""A model as the inference protocol sees it: tensors in, tensors out.
+
+Owns the seam between the protocol and whatever computes. Must not know either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
+
+Tensors: TypeAlias = Mapping[str, NDArray[Any]]
+"""Arrays by name, the batch dimension included; BYTES are object arrays of bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRequest:
+    """What a caller asks of a model."""
+
+    inputs: Tensors
+    outputs: Sequence[str] = ()
+    """The outputs that are wanted, in that order; none: all."""
+    priority: int = 0
+    """1 is the highest; 0: the model's default."""
+    timeout_us: int = 0
+    """How long the request may wait in the queue, where the model lets a request say so; 0: as the
+    model is configured."""
+    deadline_ns: int | None = None
+    """Monotonic time at which the caller stops waiting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Where the time of one request went; the compute times are those of its whole run."""
+
+    queue_ns: int = 0
+    compute_input_ns: int = 0
+    compute_infer_ns: int = 0
+    compute_output_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorReply:
+    """What a model answers."""
+
+    outputs: Tensors
+    rows: int
+    """Batch size of the request, 1 for a model without batches."""
+    times: StageTimes
+    cache_hit: bool = False
+
+
+class TensorModel(Protocol):
+    """One loaded version of a model. Loop only."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Version, a decimal number."""
+        ...
+
+    @property
+    def config(self) -> model_config_pb2.ModelConfig:
+        """The configuration in force."""
+        ...
+
+    async def infer(self, request: TensorRequest) -> TensorReply:
+        """Compute; raises the errors of `errors.py`, naming the tensor at fault."""
+        ...
