@@ -137,8 +137,8 @@ def test_every_request_starts_or_expires_on_time(
     for entry in coming:
         if entry.work in server.expired_ns:
             assert entry.work not in server.started_ns
-            end_ns = expires_ns(entry) or entry.enqueued_ns + LONGEST_US * 1000
-            assert server.expired_ns[entry.work] == end_ns
+            queue_ns = entry.enqueued_ns + LONGEST_US * 1000
+            assert server.expired_ns[entry.work] == (expires_ns(entry) or queue_ns)
         elif entry.work in server.started_ns:
             end_ns = expires_ns(entry)
             assert end_ns is None or server.started_ns[entry.work] < end_ns
