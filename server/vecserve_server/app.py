@@ -37,7 +37,7 @@ from vecserve_server.observability.logging import configure, get_logger, log_eve
 from vecserve_server.observability.metrics import Metrics, make_metrics, serve_metrics
 from vecserve_server.observability.process import usable_physical_cores
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
-from vecserve_server.scheduling.policy import EncoderPolicy
+from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
