@@ -85,7 +85,9 @@ def measure(
 
 def direct_throughput(repository: Path, texts: Sequence[str], seconds: float) -> float:
     """Texts per second of tokeniser and encoder without a server, one thread for each core."""
-    model = ModelRepository(repository).load(MODEL)
+    cores = usable_physical_cores()
+    model = ModelRepository(repository, default_instances=cores).load(MODEL)
+    assert model.encoder.await_specialised(START_TIMEOUT_S)
     done: list[int] = []
     stop_s = time.perf_counter() + seconds
 
@@ -101,8 +103,7 @@ def direct_throughput(repository: Path, texts: Sequence[str], seconds: float) ->
 
     started_s = time.perf_counter()
     threads = [
-        threading.Thread(target=work, args=(number * len(texts) // 2,))
-        for number in range(usable_physical_cores())
+        threading.Thread(target=work, args=(number * len(texts) // 2,)) for number in range(cores)
     ]
     for thread in threads:
         thread.start()

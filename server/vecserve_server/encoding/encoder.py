@@ -32,6 +32,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def await_specialised(self, timeout_s: float) -> bool:
+        """Return whether runs are as fast as they get, after at most that long."""
+        ...
+
     def close(self) -> None:
         """Free the engine. No run may be in progress."""
         ...

@@ -56,6 +56,10 @@ class Engine(Protocol):
         """
         ...
 
+    def await_specialised(self, timeout_s: float) -> bool:
+        """Return whether specialising is over, after at most that long."""
+        ...
+
     def close(self) -> None:
         """Free the model. No run may be in progress."""
         ...

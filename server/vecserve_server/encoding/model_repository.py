@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain import ModelRef
+from vecserve_server.domain import NAME_PATTERN, ModelRef
 from vecserve_server.encoding.cost_model import CostModel
 from vecserve_server.encoding.encoder import Encoder
 from vecserve_server.encoding.loading import EncoderLoader, ModelFile
@@ -30,7 +30,6 @@ from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.encoding.tokenizer import TextTokenizer
 from vecserve_server.errors import InvalidArgument, ModelError
 
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _CONFIG = "config.pbtxt"
 _CARD = "card.json"
@@ -73,7 +72,7 @@ class ModelRepository:
         return sorted(
             folder.name
             for folder in self._root.iterdir()
-            if _NAME.fullmatch(folder.name) and (folder / _CONFIG).is_file()
+            if NAME_PATTERN.fullmatch(folder.name) and (folder / _CONFIG).is_file()
         )
 
     def versions(self, name: str) -> list[str]:
@@ -128,8 +127,10 @@ class ModelRepository:
         )
 
     def _folder(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise InvalidArgument("name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot")
+        if not NAME_PATTERN.fullmatch(name):
+            raise InvalidArgument(
+                "name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+            )
         return self._root / name
 
     def _choose(self, name: str, version: str | None) -> str:

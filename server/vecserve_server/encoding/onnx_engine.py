@@ -52,6 +52,10 @@ class OnnxEngine:
     def specialise(self, shapes: Sequence[Shape]) -> None:
         """See `Engine`; a session finds a shape's buffers at no cost."""
 
+    def await_specialised(self, timeout_s: float) -> bool:  # noqa: ARG002 - at once
+        """See `Engine`."""
+        return True
+
     def close(self) -> None:
         """See `Engine`."""
         del self._session

@@ -94,7 +94,7 @@ class OpenVinoEngine:
             self._builder.start()
 
     def await_specialised(self, timeout_s: float) -> bool:
-        """Return whether specialising is over, after at most that long."""
+        """See `Engine`."""
         if self._builder is None:
             return True
         self._builder.join(timeout_s)

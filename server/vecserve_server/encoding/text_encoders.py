@@ -40,6 +40,10 @@ class PackedEncoder:
             _fill(result, run, self._engine.run(pack(sequences, run.rows, run.shape)))
         return result
 
+    def await_specialised(self, timeout_s: float) -> bool:
+        """See `Encoder`."""
+        return self._engine.await_specialised(timeout_s)
+
     def close(self) -> None:
         """See `Encoder`."""
         self._engine.close()
@@ -73,6 +77,10 @@ class PaddedEncoder:
                 del feeds[TYPE_IDS]
             _fill(result, run, self._engine.run(feeds))
         return result
+
+    def await_specialised(self, timeout_s: float) -> bool:
+        """See `Encoder`."""
+        return self._engine.await_specialised(timeout_s)
 
     def close(self) -> None:
         """See `Encoder`."""

@@ -6,11 +6,14 @@ Owns the names and the settings of BERT checkpoints. Must not know pooling, prec
 from __future__ import annotations
 
 from vecserve_server.errors import ModelError
-from vecserve_server.export.blocks import PackedRows
-from vecserve_server.export.family import FamilySize, ModelConfigJson, Weights
-from vecserve_server.export.graph import GraphBuilder, Value
-from vecserve_server.export.linear import Linear
-from vecserve_server.export.post_norm import LayerNames, PostNormBuild, PostNormShape
+from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
+from vecserve_server.export.graph import Value
+from vecserve_server.export.post_norm import (
+    LayerNames,
+    PostNormBuild,
+    PostNormShape,
+    post_norm_build,
+)
 
 BERT_LAYER = LayerNames(
     layer="encoder.layer.{}",
@@ -40,24 +43,10 @@ class BertFamily:
             hidden=bert_shape(config).hidden, max_tokens=config.integer("max_position_embeddings")
         )
 
-    def token_states(
-        self,
-        *,
-        graph: GraphBuilder,
-        rows: PackedRows,
-        config: ModelConfigJson,
-        weights: Weights,
-        linear: Linear,
-    ) -> Value:
+    def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = PostNormBuild(
-            graph=graph,
-            rows=rows,
-            weights=weights.under(("bert.",), "embeddings.word_embeddings.weight"),
-            linear=linear,
-            shape=bert_shape(config),
-        )
-        return bert_states(build, config, rows.places.positions)
+        build = post_norm_build(parts, prefix="bert.", shape=bert_shape(parts.config))
+        return bert_states(build, parts.config, parts.rows.places.positions)
 
 
 def bert_shape(config: ModelConfigJson) -> PostNormShape:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.export.blocks import packed_rows
 from vecserve_server.export.encoder_graph import family_for
-from vecserve_server.export.family import ModelConfigJson, Weights
+from vecserve_server.export.family import EncoderParts, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.linear import float_linear
 from vecserve_server.export.sample_run import run_together, session_of
@@ -42,8 +42,9 @@ def _recording(
 ) -> onnx.ModelProto:
     """Build the encoder in fp32, with the inputs of the named blocks as its outputs."""
     graph = GraphBuilder()
+    rows = packed_rows(graph)
     family_for(config.architecture()).token_states(
-        graph=graph, rows=packed_rows(graph), config=config, weights=weights, linear=recorder
+        EncoderParts(graph=graph, rows=rows, config=config, weights=weights, linear=recorder)
     )
     for name, (value, width) in recorder.inputs.items():
         graph.output(name, value, onnx.TensorProto.FLOAT, ["T", width])

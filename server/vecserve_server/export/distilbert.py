@@ -5,11 +5,13 @@ Owns those names. Must not know pooling, precision or files.
 
 from __future__ import annotations
 
-from vecserve_server.export.blocks import PackedRows
-from vecserve_server.export.family import FamilySize, ModelConfigJson, Weights
-from vecserve_server.export.graph import GraphBuilder, Value
-from vecserve_server.export.linear import Linear
-from vecserve_server.export.post_norm import LayerNames, PostNormBuild, PostNormShape
+from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
+from vecserve_server.export.graph import Value
+from vecserve_server.export.post_norm import (
+    LayerNames,
+    PostNormShape,
+    post_norm_build,
+)
 
 _LAYER = LayerNames(
     layer="transformer.layer.{}",
@@ -38,34 +40,20 @@ class DistilBertFamily:
             hidden=_shape(config).hidden, max_tokens=config.integer("max_position_embeddings")
         )
 
-    def token_states(
-        self,
-        *,
-        graph: GraphBuilder,
-        rows: PackedRows,
-        config: ModelConfigJson,
-        weights: Weights,
-        linear: Linear,
-    ) -> Value:
+    def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = PostNormBuild(
-            graph=graph,
-            rows=rows,
-            weights=weights.under(("distilbert.",), "embeddings.word_embeddings.weight"),
-            linear=linear,
-            shape=_shape(config),
-        )
+        build = post_norm_build(parts, prefix="distilbert.", shape=_shape(parts.config))
         states = build.embeddings(
-            words=("embeddings.word_embeddings.weight", config.integer("vocab_size")),
+            words=("embeddings.word_embeddings.weight", parts.config.integer("vocab_size")),
             positions=(
                 "embeddings.position_embeddings.weight",
-                config.integer("max_position_embeddings"),
+                parts.config.integer("max_position_embeddings"),
             ),
             token_types=None,
-            at=rows.places.positions,
+            at=parts.rows.places.positions,
             norm="embeddings.LayerNorm",
         )
-        return build.layers(states, _LAYER, rows.attention_bias)
+        return build.layers(states, _LAYER, parts.rows.attention_bias)
 
 
 def _shape(config: ModelConfigJson) -> PostNormShape:

@@ -11,7 +11,7 @@ from vecserve_server.errors import ModelError
 from vecserve_server.export.bert import BertFamily
 from vecserve_server.export.blocks import packed_rows
 from vecserve_server.export.distilbert import DistilBertFamily
-from vecserve_server.export.family import Family, ModelConfigJson, Weights
+from vecserve_server.export.family import EncoderParts, Family, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
 from vecserve_server.export.head import Head, add_head
 from vecserve_server.export.linear import Linear
@@ -65,7 +65,7 @@ def encoder_graph(
     graph = GraphBuilder(half=half)
     rows = packed_rows(graph)
     states = family.token_states(
-        graph=graph, rows=rows, config=config, weights=weights, linear=linear
+        EncoderParts(graph=graph, rows=rows, config=config, weights=weights, linear=linear)
     )
     add_head(graph, head, rows.places, graph.in_float32(states), hidden=family.size(config).hidden)
     return graph.model("packed_encoder")

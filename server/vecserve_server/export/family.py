@@ -34,15 +34,7 @@ class Family(Protocol):
         """Return the model's dimensions; raises `ModelError` naming an unsupported setting."""
         ...
 
-    def token_states(
-        self,
-        *,
-        graph: GraphBuilder,
-        rows: PackedRows,
-        config: ModelConfigJson,
-        weights: Weights,
-        linear: Linear,
-    ) -> Value:
+    def token_states(self, parts: EncoderParts) -> Value:
         """Add the encoder and return its last hidden states [T, hidden].
 
         Raises `ModelError` for a missing or misshapen tensor.
@@ -143,3 +135,14 @@ class Weights:
                 f"model.safetensors: tensor {full_name} has shape {found}, expected {expected}"
             )
         return tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderParts:
+    """What a family builds an encoder from, and into."""
+
+    graph: GraphBuilder
+    rows: PackedRows
+    config: ModelConfigJson
+    weights: Weights
+    linear: Linear

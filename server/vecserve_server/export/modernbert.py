@@ -19,7 +19,7 @@ from vecserve_server.export.blocks import (
     sliding_window_bias,
     split_in_rows,
 )
-from vecserve_server.export.family import FamilySize, ModelConfigJson, Weights
+from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.linear import Linear
 
@@ -42,26 +42,18 @@ class ModernBertFamily:
             raise ModelError(f"config.json: heads of {hidden // heads} cannot be rotated in pairs")
         return FamilySize(hidden=hidden, max_tokens=config.integer("max_position_embeddings"))
 
-    def token_states(
-        self,
-        *,
-        graph: GraphBuilder,
-        rows: PackedRows,
-        config: ModelConfigJson,
-        weights: Weights,
-        linear: Linear,
-    ) -> Value:
+    def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
         build = _ModernBertBuild(
-            graph=graph,
-            rows=rows,
-            config=config,
-            weights=weights.under(("model.",), "embeddings.tok_embeddings.weight"),
-            linear=linear,
-            hidden=self.size(config).hidden,
+            graph=parts.graph,
+            rows=parts.rows,
+            config=parts.config,
+            weights=parts.weights.under(("model.",), "embeddings.tok_embeddings.weight"),
+            linear=parts.linear,
+            hidden=self.size(parts.config).hidden,
         )
         states = build.embeddings()
-        kinds = _layer_kinds(config)
+        kinds = _layer_kinds(parts.config)
         views = {kind: build.view(kind) for kind in sorted(set(kinds))}
         for i, kind in enumerate(kinds):
             states = build.layer(states, i, views[kind])

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.export.bert import bert_shape
-from vecserve_server.export.blocks import PackedRows, position_distance
-from vecserve_server.export.family import FamilySize, ModelConfigJson, Weights
-from vecserve_server.export.graph import GraphBuilder, Value
-from vecserve_server.export.linear import Linear
-from vecserve_server.export.post_norm import LayerNames, PostNormBuild
+from vecserve_server.export.blocks import position_distance
+from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
+from vecserve_server.export.graph import Value
+from vecserve_server.export.post_norm import LayerNames, PostNormBuild, post_norm_build
 
 _LAYER = LayerNames(
     layer="encoder.layer.{}",
@@ -47,35 +46,21 @@ class MPNetFamily:
         places = config.integer("max_position_embeddings")
         return FamilySize(hidden=bert_shape(config).hidden, max_tokens=places - _FIRST_POSITION)
 
-    def token_states(
-        self,
-        *,
-        graph: GraphBuilder,
-        rows: PackedRows,
-        config: ModelConfigJson,
-        weights: Weights,
-        linear: Linear,
-    ) -> Value:
+    def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = PostNormBuild(
-            graph=graph,
-            rows=rows,
-            weights=weights.under(("mpnet.",), "embeddings.word_embeddings.weight"),
-            linear=linear,
-            shape=bert_shape(config),
-        )
-        first = graph.const(np.int64(_FIRST_POSITION))
+        build = post_norm_build(parts, prefix="mpnet.", shape=bert_shape(parts.config))
+        first = parts.graph.const(np.int64(_FIRST_POSITION))
         states = build.embeddings(
-            words=("embeddings.word_embeddings.weight", config.integer("vocab_size")),
+            words=("embeddings.word_embeddings.weight", parts.config.integer("vocab_size")),
             positions=(
                 "embeddings.position_embeddings.weight",
-                config.integer("max_position_embeddings"),
+                parts.config.integer("max_position_embeddings"),
             ),
             token_types=None,
-            at=graph.op("Add", rows.places.positions, first),
+            at=parts.graph.op("Add", parts.rows.places.positions, first),
             norm="embeddings.LayerNorm",
         )
-        return build.layers(states, _LAYER, _relative_bias(build, config))
+        return build.layers(states, _LAYER, _relative_bias(build, parts.config))
 
 
 def _relative_bias(build: PostNormBuild, config: ModelConfigJson) -> Value:

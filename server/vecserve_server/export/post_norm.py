@@ -19,7 +19,7 @@ from vecserve_server.export.blocks import (
     layer_norm,
     split_in_rows,
 )
-from vecserve_server.export.family import Weights
+from vecserve_server.export.family import EncoderParts, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.linear import Linear
 
@@ -132,3 +132,14 @@ class PostNormBuild:
         weight = self.weights.take(f"{name}.weight", outputs, inputs).T
         bias = self.weights.take(f"{name}.bias", outputs)
         return self.linear(self.graph, x, weight, bias, smooth_as=smooth_as)
+
+
+def post_norm_build(parts: EncoderParts, *, prefix: str, shape: PostNormShape) -> PostNormBuild:
+    """Return the build; `prefix` stands before every name where the model has a task head."""
+    return PostNormBuild(
+        graph=parts.graph,
+        rows=parts.rows,
+        weights=parts.weights.under((prefix,), "embeddings.word_embeddings.weight"),
+        linear=parts.linear,
+        shape=shape,
+    )

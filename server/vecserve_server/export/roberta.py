@@ -8,11 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from vecserve_server.export.bert import bert_shape, bert_states
-from vecserve_server.export.blocks import PackedRows
-from vecserve_server.export.family import FamilySize, ModelConfigJson, Weights
-from vecserve_server.export.graph import GraphBuilder, Value
-from vecserve_server.export.linear import Linear
-from vecserve_server.export.post_norm import PostNormBuild
+from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
+from vecserve_server.export.graph import Value
+from vecserve_server.export.post_norm import post_norm_build
 
 
 class RobertaFamily:
@@ -31,25 +29,13 @@ class RobertaFamily:
             hidden=bert_shape(config).hidden, max_tokens=places - first_position(config)
         )
 
-    def token_states(
-        self,
-        *,
-        graph: GraphBuilder,
-        rows: PackedRows,
-        config: ModelConfigJson,
-        weights: Weights,
-        linear: Linear,
-    ) -> Value:
+    def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = PostNormBuild(
-            graph=graph,
-            rows=rows,
-            weights=weights.under(("roberta.",), "embeddings.word_embeddings.weight"),
-            linear=linear,
-            shape=bert_shape(config),
+        build = post_norm_build(parts, prefix="roberta.", shape=bert_shape(parts.config))
+        first = parts.graph.const(np.int64(first_position(parts.config)))
+        return bert_states(
+            build, parts.config, parts.graph.op("Add", parts.rows.places.positions, first)
         )
-        first = graph.const(np.int64(first_position(config)))
-        return bert_states(build, config, graph.op("Add", rows.places.positions, first))
 
 
 def first_position(config: ModelConfigJson) -> int:
