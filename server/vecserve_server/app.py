@@ -52,7 +52,7 @@ from vecserve_server.storage.writer import RowWriter
 EXIT_OK, EXIT_FAILED, EXIT_FORCED = 0, 1, 130
 # Threads hand the GIL over this often; the default of 5 ms would be most of a search's time.
 SWITCH_INTERVAL_S = 0.0005
-LOOK_AHEAD_ENTRIES = 64
+LOOK_AHEAD_ENTRIES = 32
 MIN_SHARE_TOKENS = 64
 WRITE_GROUP_ROWS = 1024
 CLOSE_TIMEOUT_S = 5.0
@@ -246,6 +246,7 @@ class _Application:
             min_share_tokens=MIN_SHARE_TOKENS,
             look_ahead_entries=LOOK_AHEAD_ENTRIES,
             abandoned=abandoned,
+            choose=text.encoder.together,
         )
         return DynamicBatcher(
             name=text.ref.name,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.encoder_policy import Choose, EncoderPolicy
 from vecserve_server.scheduling.policy import Entry
 
 RUN_TOKENS = 256
@@ -26,12 +27,13 @@ class Work:
     abandoned: bool = False
 
 
-def make_policy() -> EncoderPolicy[Work]:
+def make_policy(choose: Choose | None = None) -> EncoderPolicy[Work]:
     return EncoderPolicy(
         run_tokens=RUN_TOKENS,
         min_share_tokens=MIN_SHARE_TOKENS,
         look_ahead_entries=LOOK_AHEAD,
         abandoned=lambda work: work.abandoned,
+        choose=choose,
         max_passes=MAX_PASSES,
         default_priority=DEFAULT_PRIORITY,
     )
@@ -294,3 +296,43 @@ def test_a_long_queue_makes_forming_no_slower() -> None:
         looks = 0
         taken = run(policy)
         assert looks <= len(taken) + LOOK_AHEAD + 1
+
+
+@given(
+    lengths=st.lists(st.integers(1, RUN_TOKENS), min_size=1, max_size=60),
+    seed=st.randoms(use_true_random=False),
+    free=st.integers(1, 3),
+)
+def test_whatever_is_chosen_everything_runs_once_and_nothing_starves(
+    lengths: list[int], seed: random.Random, free: int
+) -> None:
+    offered: list[int] = []
+
+    def choose(found: Sequence[int]) -> Sequence[int]:
+        offered.append(len(found))
+        return [0, *seed.sample(range(1, len(found)), seed.randint(0, len(found) - 1))]
+
+    policy = make_policy(choose)
+    for number, tokens in enumerate(lengths):
+        policy.add(entry(number, tokens, priority=seed.randint(1, 3)))
+    ran: list[int] = []
+    waited = 0
+    while len(policy):
+        oldest = min(set(range(len(lengths))) - set(ran))
+        batch = policy.form(now_ns=0, free_instances=free)
+        assert batch.entries
+        ran += [taken.work.number for taken in batch.entries]
+        waited = 0 if oldest in ran else waited + 1
+        assert waited <= MAX_PASSES
+    assert sorted(ran) == list(range(len(lengths)))
+    assert all(count <= LOOK_AHEAD + 1 for count in offered)
+
+
+def test_what_is_chosen_runs_when_more_waits_than_fits() -> None:
+    policy = make_policy(lambda lengths: [0, len(lengths) - 1])
+    for number in range(4):
+        policy.add(entry(number, 100))
+
+    assert [e.work.number for e in policy.form(now_ns=0, free_instances=1).entries] == [0, 3]
+    # 200 tokens fit in one run: they are shared out as they came.
+    assert [e.work.number for e in policy.form(now_ns=0, free_instances=1).entries] == [1, 2]

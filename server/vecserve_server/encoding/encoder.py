@@ -32,6 +32,13 @@ class Encoder(Protocol):
         """
         ...
 
+    def together(self, lengths: Sequence[int]) -> Sequence[int]:
+        """Return with which of the others sequence 0 fills a run best; sequence 0 is among them.
+
+        `lengths` are 1 to `max_tokens`.
+        """
+        ...
+
     def await_specialised(self, timeout_s: float) -> bool:
         """Return whether runs are as fast as they get, after at most that long."""
         ...

@@ -40,6 +40,10 @@ class PackedEncoder:
             _fill(result, run, self._engine.run(pack(sequences, run.rows, run.shape)))
         return result
 
+    def together(self, lengths: Sequence[int]) -> Sequence[int]:
+        """See `Encoder`."""
+        return _run_of_first(self._planner.packed(lengths))
+
     def await_specialised(self, timeout_s: float) -> bool:
         """See `Encoder`."""
         return self._engine.await_specialised(timeout_s)
@@ -78,6 +82,10 @@ class PaddedEncoder:
             _fill(result, run, self._engine.run(feeds))
         return result
 
+    def together(self, lengths: Sequence[int]) -> Sequence[int]:
+        """See `Encoder`."""
+        return _run_of_first(self._planner.padded(lengths))
+
     def await_specialised(self, timeout_s: float) -> bool:
         """See `Encoder`."""
         return self._engine.await_specialised(timeout_s)
@@ -85,6 +93,12 @@ class PaddedEncoder:
     def close(self) -> None:
         """See `Encoder`."""
         self._engine.close()
+
+
+def _run_of_first(runs: Sequence[Run]) -> Sequence[int]:
+    return next(
+        members for run in runs if 0 in (members := [index for row in run.rows for index in row])
+    )
 
 
 def _empty(count: int, dim: int) -> Encodings:

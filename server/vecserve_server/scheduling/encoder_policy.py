@@ -6,11 +6,14 @@ Owns the order of service and the token budget of a run. Sans I/O, as every poli
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeAlias
 
 from vecserve_server.scheduling.live_heap import LiveHeap
 from vecserve_server.scheduling.policy import Batch, Entry, T
+
+Choose: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
+"""Of sequences of these lengths, the numbers of those that the first should run with, and 0."""
 
 _NEVER_NS = 1 << 63
 
@@ -22,6 +25,8 @@ class EncoderPolicy(Generic[T]):
     `look_ahead_entries`. Nothing starves: among `max_passes` + 1 runs in a row there is one that
     has the entry that is the oldest. When several instances are free the waiting tokens are
     shared out, down to `min_share_tokens`, below which splitting costs more per run than it saves.
+    When there is more than enough for all of them, `choose` picks from the first
+    `look_ahead_entries` the company in which the most urgent one leaves the least padding.
     Never waits for company.
     """
 
@@ -32,6 +37,7 @@ class EncoderPolicy(Generic[T]):
         min_share_tokens: int,
         look_ahead_entries: int,
         abandoned: Callable[[T], bool],
+        choose: Choose | None = None,
         max_passes: int = 16,
         default_priority: int = 2,
     ) -> None:
@@ -39,6 +45,7 @@ class EncoderPolicy(Generic[T]):
         self._min_share_tokens = min_share_tokens
         self._look_ahead_entries = look_ahead_entries
         self._abandoned = abandoned
+        self._choose = choose
         self._max_passes = max_passes
         self._default_priority = default_priority
         # By number, which is the order of arrival; whoever is not in it is not in the heaps.
@@ -67,8 +74,7 @@ class EncoderPolicy(Generic[T]):
     def form(self, *, now_ns: int, free_instances: int) -> Batch[T]:
         """Take the most urgent entry, or the oldest where it is due, and what fits beside it."""
         expired = self._expire(now_ns)
-        taken = self._fill(self._budget(free_instances)) if free_instances > 0 else []
-        return Batch(entries=taken, expired=expired)
+        return Batch(entries=self._take(free_instances), expired=expired)
 
     def wake_ns(self, now_ns: int) -> int | None:  # noqa: ARG002 - the interface's
         """Return when the next entry expires."""
@@ -90,11 +96,39 @@ class EncoderPolicy(Generic[T]):
                 expired.append(entry)
         return expired
 
-    def _fill(self, room: int) -> list[Entry[T]]:
-        taken: list[Entry[T]] = []
+    def _take(self, free_instances: int) -> list[Entry[T]]:
+        if free_instances < 1:
+            return []
         oldest = self._oldest()
-        if oldest is not None and self._passes >= self._max_passes:
-            taken.append(self._remove(oldest))
+        due = oldest if self._passes >= self._max_passes else None
+        if self._choose is None or self._queued_tokens < free_instances * self._run_tokens:
+            taken = self._fill(self._budget(free_instances), due)
+        else:
+            taken = self._chosen(self._choose, due)
+        self._passes = self._passes + 1 if oldest in self._waiting else 0
+        return taken
+
+    def _chosen(self, choose: Choose, due: int | None) -> list[Entry[T]]:
+        keys: list[tuple[int, ...]] = []
+        while len(keys) < self._look_ahead_entries and (key := self._order.pop()) is not None:
+            if self._abandoned(self._waiting[key[-1]].work):
+                self._remove(key[-1])
+            elif key[-1] != due:
+                keys.append(key)
+        numbers = [key[-1] for key in keys]
+        if due is not None:
+            numbers.insert(0, due)
+        picked = choose([self._waiting[number].tokens for number in numbers]) if numbers else ()
+        taken = [self._remove(numbers[index]) for index in picked]
+        for key in keys:
+            if key[-1] in self._waiting:
+                self._order.push(key)
+        return taken
+
+    def _fill(self, room: int, due: int | None) -> list[Entry[T]]:
+        taken: list[Entry[T]] = []
+        if due is not None:
+            taken.append(self._remove(due))
             room -= taken[0].tokens
         passed_over = []
         while (room > 0 or not taken) and (key := self._order.pop()) is not None:
@@ -110,7 +144,6 @@ class EncoderPolicy(Generic[T]):
                     break
         for key in passed_over:
             self._order.push(key)
-        self._passes = self._passes + 1 if oldest in self._waiting else 0
         return taken
 
     def _oldest(self) -> int | None:
