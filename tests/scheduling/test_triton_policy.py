@@ -1,153 +1,16 @@
-"""Triton's policy, compared with a transcription of Triton's rules at any interleaving."""
+"""Triton's rules one by one, with hand-fed time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import settings as examples
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
 
-from tests.scheduling.triton_model import NEVER_NS, TritonModel, Work
+from tests.scheduling.triton_model import Work
 from vecserve_server.errors import Overloaded
 from vecserve_server.scheduling.policy import Entry
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
-
-queue_policies = st.builds(
-    QueuePolicySettings,
-    delays_expired=st.booleans(),
-    default_timeout_us=st.sampled_from([0, 0, 2, 5]),
-    allow_timeout_override=st.booleans(),
-    max_queue_size=st.sampled_from([0, 0, 0, 3]),
-)
-
-
-@st.composite
-def policy_settings(draw: st.DrawFn) -> TritonPolicySettings:
-    most = draw(st.integers(0, 8))
-    sizes = st.sets(st.integers(1, most), min_size=1, max_size=3) if most else st.just(set())
-    levels = draw(st.sampled_from([0, 0, 1, 3]))
-    own = st.dictionaries(st.integers(1, levels), queue_policies) if levels else st.just({})
-    return TritonPolicySettings(
-        max_batch_size=most,
-        preferred_batch_sizes=tuple(sorted(draw(sizes | st.just({most} - {0})))),
-        max_queue_delay_us=draw(st.sampled_from([0, 1, 4])),
-        priority_levels=levels,
-        default_priority_level=draw(st.integers(1, levels)) if levels else 0,
-        default_queue_policy=draw(queue_policies),
-        queue_policies=draw(own),
-    )
-
-
-class PolicyMachine(RuleBasedStateMachine):
-    """Any interleaving of arrivals, cancellations, time and forming."""
-
-    @initialize(settings=policy_settings())
-    def start(self, settings: TritonPolicySettings) -> None:
-        self.policy: TritonPolicy[Work] = TritonPolicy(
-            settings=settings, abandoned=lambda work: work.abandoned
-        )
-        self.model = TritonModel(settings)
-        self.most = settings.max_batch_size
-        self.now_ns = 0
-        self.count = 0
-        self.ran: list[Entry[Work]] = []
-
-    @rule(
-        rows=st.sampled_from([0, 1, 1, 1, 2, 3]),
-        priority=st.integers(0, 4),
-        timeout_us=st.integers(0, 6),
-        patience_ns=st.sampled_from([None, None, 500, 3000, 6000]),
-        shape=st.sampled_from([(), (), (), (4,)]),
-    )
-    def arrive(
-        self,
-        rows: int,
-        priority: int,
-        timeout_us: int,
-        patience_ns: int | None,
-        shape: tuple[int, ...],
-    ) -> None:
-        arrived = Entry(
-            work=Work(self.count),
-            tokens=1,
-            enqueued_ns=self.now_ns,
-            deadline_ns=None if patience_ns is None else self.now_ns + patience_ns,
-            rows=min(rows, max(1, self.most)),
-            priority=priority,
-            timeout_us=timeout_us,
-            shape=shape,
-        )
-        if self.model.is_full(priority):
-            with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
-                self.policy.add(arrived)
-            return
-        self.count += 1
-        self.policy.add(arrived)
-        self.model.add(arrived)
-
-    @precondition(lambda self: self.model.waiting)
-    @rule(which=st.integers(0, 1000))
-    def abandon(self, which: int) -> None:
-        self.model.waiting.pop(which % len(self.model.waiting)).entry.work.abandoned = True
-
-    @rule(passed_ns=st.sampled_from([1, 500, 1000, 2500]))
-    def wait(self, passed_ns: int) -> None:
-        self.now_ns += passed_ns
-
-    @rule()
-    def sleep_as_told(self) -> None:
-        self.form(0)
-        wake_ns = self.policy.wake_ns(self.now_ns)
-        self.now_ns = self.now_ns if wake_ns is None else wake_ns
-
-    @rule(free_instances=st.sampled_from([0, 1, 1, 1, 3]))
-    def form(self, free_instances: int) -> None:
-        batch = self.policy.form(now_ns=self.now_ns, free_instances=free_instances)
-        expired = self.model.expire(self.now_ns)
-        assert sorted(batch.expired, key=number) == sorted(expired, key=number)
-        entries: list[Entry[Work]] = []
-        ends_ns = NEVER_NS
-        if free_instances:
-            entries, ends_ns = self.model.dynamic_batch(self.now_ns)
-        assert list(batch.entries) == entries
-        self.check_wake(ends_ns)
-
-    def check_wake(self, ends_ns: int) -> None:
-        needed_ns = min((w.expires_ns for w in self.model.waiting), default=NEVER_NS)
-        needed_ns = min(needed_ns, ends_ns)
-        wake_ns = self.policy.wake_ns(self.now_ns)
-        assert wake_ns is None or wake_ns > self.now_ns, "who sleeps as told never spins"
-        if needed_ns < NEVER_NS:
-            assert wake_ns is not None
-            assert wake_ns <= needed_ns
-
-    @invariant()
-    def nothing_is_lost(self) -> None:
-        if hasattr(self, "model"):
-            assert len(self.model.waiting) <= len(self.policy) <= self.count
-
-    def teardown(self) -> None:
-        left = [e for e in self.policy.clear() if not e.work.abandoned]
-        assert left == [w.entry for w in self.model.waiting]
-        assert len(self.policy) == 0
-        assert self.policy.wake_ns(self.now_ns) is None
-
-
-TestPolicyMachine = PolicyMachine.TestCase
-TestPolicyMachine.settings = examples(max_examples=100, stateful_step_count=50, deadline=None)
-
-
-def number(waiting: Entry[Work]) -> int:
-    return waiting.work.number
 
 
 class Queue:
@@ -194,7 +57,7 @@ class Queue:
 
 
 def numbers(entries: Sequence[Entry[Work]]) -> list[int]:
-    return [number(entry) for entry in entries]
+    return [entry.work.number for entry in entries]
 
 
 def make(*preferred: int, most: int = 8, delay_us: int = 0) -> TritonPolicySettings:
@@ -255,6 +118,12 @@ def test_another_shape_ends_a_batch_and_none_is_pulled_forward() -> None:
     assert queue.run(at_us=100) == [3]
 
 
+def test_a_request_above_every_preferred_size_waits_for_nothing() -> None:
+    queue = Queue(make(2, delay_us=100), lone_waits=True)
+    queue.add(rows=3)
+    assert queue.run() == [0]
+
+
 def test_a_lone_request_waits_for_no_company_unless_told_to() -> None:
     queue = Queue(make(delay_us=100))
     queue.add(at_us=1000)
@@ -289,6 +158,22 @@ def test_levels_are_served_in_order_and_unknown_ones_are_the_default() -> None:
     for priority in (3, 0, 1, 9, 2, 1):
         queue.add(priority=priority)
     assert queue.run() == [2, 5, 1, 3, 4, 0]
+
+
+def test_the_delay_is_that_of_the_oldest_whatever_its_level() -> None:
+    queue = Queue(
+        TritonPolicySettings(
+            max_batch_size=8,
+            preferred_batch_sizes=(8,),
+            max_queue_delay_us=100,
+            priority_levels=2,
+            default_priority_level=2,
+        )
+    )
+    queue.add(priority=2)
+    queue.add(priority=1, at_us=50)
+    assert queue.run(at_us=99) == []
+    assert queue.run(at_us=100) == [1, 0]
 
 
 def test_what_waited_too_long_is_refused_on_time_although_nothing_is_free() -> None:
@@ -342,28 +227,46 @@ def test_each_level_has_its_own_limit_in_requests() -> None:
     queue.add(priority=1)
 
 
-def test_the_abandoned_take_nobody_s_place() -> None:
-    queue = Queue(
-        TritonPolicySettings(
-            max_batch_size=8,
-            preferred_batch_sizes=(8,),
-            default_queue_policy=QueuePolicySettings(max_queue_size=1000),
-        )
-    )
-    queue.add_many(1000)
-    for work in queue.works[:500]:
+def test_the_abandoned_leave_when_they_are_met() -> None:
+    queue = Queue(make(4))
+    queue.add_many(5)
+    for work in queue.works[:3]:
         work.abandoned = True
+    assert queue.run() == [3, 4]
+    assert len(queue.policy) == 0
+
+
+def long_queue(abandoned: Callable[[Work], bool]) -> TritonPolicy[Work]:
+    """A thousand requests, and no more."""
+    limited = QueuePolicySettings(max_queue_size=1000)
+    policy = TritonPolicy(
+        settings=TritonPolicySettings(
+            max_batch_size=4, preferred_batch_sizes=(4,), default_queue_policy=limited
+        ),
+        abandoned=abandoned,
+    )
+    for count in range(1000):
+        policy.add(waiting(count))
+    return policy
+
+
+def waiting(count: int) -> Entry[Work]:
+    return Entry(work=Work(count), tokens=1, enqueued_ns=0, deadline_ns=10**9 + count)
+
+
+def test_the_abandoned_take_nobody_s_place() -> None:
+    policy = long_queue(lambda work: work.number < 500)
     refusals = 0
-    while len(queue.policy) != 501:
+    while len(policy) != 501:
         try:
-            queue.add()
+            policy.add(waiting(1000))
         except Overloaded:
             refusals += 1
         assert refusals < 20
-    assert queue.run() == list(range(500, 508))
+    assert numbers(policy.form(now_ns=0, free_instances=1).entries) == [500, 501, 502, 503]
 
 
-def test_a_long_queue_makes_forming_no_slower() -> None:
+def test_a_long_queue_makes_neither_forming_nor_refusing_slow() -> None:
     looks = 0
 
     def abandoned(_: Work) -> bool:
@@ -371,10 +274,11 @@ def test_a_long_queue_makes_forming_no_slower() -> None:
         looks += 1
         return False
 
-    policy: TritonPolicy[Work] = TritonPolicy(settings=make(4, delay_us=5), abandoned=abandoned)
-    for count in range(10_000):
-        policy.add(Entry(work=Work(count), tokens=1, enqueued_ns=0, deadline_ns=10**9 + count))
+    policy = long_queue(abandoned)
     for _ in range(100):
-        looks = 0
-        assert policy.form(now_ns=0, free_instances=1).entries
-        assert looks <= 10
+        with pytest.raises(Overloaded):
+            policy.add(waiting(1000))
+    assert looks <= 100 * 64
+    looks = 0
+    assert numbers(policy.form(now_ns=0, free_instances=1).entries) == [0, 1, 2, 3]
+    assert looks <= 8
