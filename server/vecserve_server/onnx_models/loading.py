@@ -29,7 +29,7 @@ Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Sequence[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedVersion:
+class LoadedOnnx:
     """A version of a model, ready to run."""
 
     config: model_config_pb2.ModelConfig
@@ -52,7 +52,7 @@ def load_version(
     name: str,
     cpu_cores: int,
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
-) -> LoadedVersion:
+) -> LoadedOnnx:
     """Load and warm up; `folder` is the model's, None stands for no configuration.
 
     `cpu_cores` is how many instances there are on the CPU where the configuration does not say.
@@ -66,7 +66,7 @@ def load_version(
     file = model_file(folder / str(version), config)
     sessions = [OnnxSession(file, settings, device_id=place.device_id) for place in places]
     config = completed(config, sessions[0].graph, default_max_batch_size=default_max_batch_size)
-    loaded = LoadedVersion(
+    loaded = LoadedOnnx(
         config=config,
         inputs=_specs(config.input, batched=config.max_batch_size > 0),
         outputs=_specs(config.output, batched=config.max_batch_size > 0),
@@ -89,7 +89,7 @@ def _specs(
     return {tensor.name: TensorSpec.read(tensor, batched=batched) for tensor in tensors}
 
 
-def _warm_up(session: OnnxSession, loaded: LoadedVersion, folder: Path) -> None:
+def _warm_up(session: OnnxSession, loaded: LoadedOnnx, folder: Path) -> None:
     for sample in read_warm_ups(loaded.config, folder, loaded.inputs):
         try:
             for _ in range(sample.count):
