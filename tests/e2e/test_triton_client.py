@@ -90,18 +90,6 @@ def test_server_and_model_describe_themselves(stock: triton.InferenceServerClien
     assert config["max_batch_size"] > 0
 
 
-def test_timeouts_and_reserved_parameters(stock: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="deadline"):
-        stock.infer(MODEL, [text_input(["word " * 200] * 64)], timeout=1)
-    with pytest.raises(InferenceServerException, match="sequences are not offered"):
-        stock.infer(MODEL, [text_input(["x"])], sequence_id=7)
-
-
-def test_what_is_not_offered_says_so(stock: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="RepositoryIndex is not offered"):
-        stock.get_model_repository_index()
-
-
 def test_reflection_lists_every_service(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.target) as channel:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)

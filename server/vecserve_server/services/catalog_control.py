@@ -3,6 +3,8 @@
 Owns the look-up for a server whose models are loaded once, at its start. Must not know protocols.
 """
 
+# ruff: noqa: ARG002  (the seam dictates arguments)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +28,11 @@ class CatalogControl:
     ) -> None:
         self._catalog = catalog
         self._models = {
-            served.text.ref.name: TextTensorModel(
-                served=served, service=service, clock_ns=clock_ns
-            )
+            served.text.ref.name: TextTensorModel(served=served, service=service, clock_ns=clock_ns)
             for served in catalog.all()
         }
 
-    async def index(self, ready_only: bool) -> Sequence[ModelEntry]:  # noqa: ARG002
+    async def index(self, ready_only: bool) -> Sequence[ModelEntry]:
         """List the models, all of which are ready."""
         return [ModelEntry(m.name, m.version, READY, "") for m in self._models.values()]
 
