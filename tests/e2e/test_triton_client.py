@@ -12,7 +12,6 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tritonclient.utils import InferenceServerException
 
 from tests.e2e.server_process import ServerProcess
 from vecserve_client import Client
