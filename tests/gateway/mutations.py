@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import DATATYPES
 from vecserve_server.gateway.tensors import TYPED_CONTENTS
 
-Request = service_pb2.ModelInferRequest
+Request: TypeAlias = service_pb2.ModelInferRequest
 Mutation = Callable[[random.Random, Request], None]
 COUNT = int(os.environ.get("VECSERVE_TEST_FUZZ_COUNT", "1500"))
 INTEGERS = (0, 1, -1, 2, 8, 9, 255, 2**31 - 1, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63))

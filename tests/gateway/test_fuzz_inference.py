@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -24,7 +24,7 @@ from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
 
 T = TypeVar("T")
-Request = service_pb2.ModelInferRequest
+Request: TypeAlias = service_pb2.ModelInferRequest
 SEEDS = [
     Request(
         model_name="echo",

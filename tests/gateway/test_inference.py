@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -15,7 +15,7 @@ from tritonclient.utils import triton_to_np_dtype
 from tests.gateway.echo_model import DATATYPES, NUMBERS, EchoServer
 from vecserve_server.errors import Draining, FailedPrecondition, Overloaded, StorageError
 
-Request = service_pb2.ModelInferRequest
+Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
 
 
