@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,6 +18,7 @@ from vecserve_server.errors import Draining, FailedPrecondition, Overloaded, Sto
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
+PATIENCE_S = 10.0
 
 
 def some(datatype: str) -> Any:
@@ -336,3 +338,12 @@ async def test_empty_tensors_come_back_empty(stub: Any, datatype: str) -> None:
     response = await stub.ModelInfer(request)
     assert response.outputs[0].shape == [3, 0]
     assert list(response.raw_output_contents) == [b""]
+
+
+async def test_a_call_that_is_cancelled_stops_its_work(echo: EchoServer, stub: Any) -> None:
+    echo.model.gate.clear()
+    call = stub.ModelInfer(bad())
+    async with asyncio.timeout(PATIENCE_S):
+        await echo.model.arrived.get()
+        call.cancel()
+        await echo.model.left.get()
