@@ -111,7 +111,11 @@ def test_an_output_never_runs_over_its_place(tensor: NDArray[Any], missing: int)
         (described("BYTES", [2]), b"\x03\x00\x00\x00abc\x01", "ends inside the length"),
         (described("BYTES", [2]), b"\x00\x00\x00\x00", "its 2 elements take 4 each"),
         (described("BYTES", [1]), b"\x00" * 8, "has 8 bytes; its 1 elements end at 4"),
-        (described("BYTES", [10**9, 1]), b"\x00" * 4, "has 1000000000 elements of their own"),
+        (
+            described("BYTES", [10**9, 1]),
+            b"\x00" * 4,
+            "has 1000000000 elements; the limit is 1048576",
+        ),
         (described("BYTES", [1 << 20]), b"\x00" * 4, "its 1048576 elements take"),
         (described("BYTES", [2**62, 4]), b"\x00" * 4, r"sizes must be >= 0 and < 2\^31"),
         (described("INT64", [0, 2**62, 2**62]), b"", r"sizes must be >= 0 and < 2\^31"),

@@ -128,7 +128,7 @@ def write_into(field: str, datatype: str, tensor: NDArray[Any], place: memoryvie
 
 def _check_count(field: str, count: int, *, limit: int) -> None:
     if count > limit:
-        raise InvalidArgument(field, f"has {count} elements of their own; the limit is {limit}")
+        raise InvalidArgument(field, f"has {count} elements; the limit is {limit}")
 
 
 def _check_room(field: str, size_bytes: int, place: memoryview) -> None:
