@@ -29,7 +29,7 @@ from vecserve_server.gateway.collection_servicer import CollectionServicer
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
-from vecserve_server.gateway.inference_servicer import InferenceServicer
+from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
@@ -40,6 +40,7 @@ from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog, ServedModel
+from vecserve_server.services.catalog_control import CatalogControl
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
@@ -286,7 +287,12 @@ class _Application:
                 queued_rows=lambda: core.writer.stats().queued_rows,
                 scope=scope,
             ),
-            inference=InferenceServicer(catalog=core.catalog, service=core.embedding, scope=scope),
+            inference=InferenceServicer(
+                control=CatalogControl(
+                    catalog=core.catalog, service=core.embedding, clock_ns=self._clock_ns
+                ),
+                scope=scope,
+            ),
         )
 
     def _open_metrics(self, stack: AsyncExitStack) -> int:
