@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from vecserve_server.errors import ConfigError
 
@@ -82,6 +82,12 @@ class ModelSettings:
     """Names to load. Empty: all of the repository."""
     precision: str = ""
     """Overrides the precision of every model's config.pbtxt. Empty: as configured."""
+    control_mode: Literal["none", "explicit", "poll"] = "none"
+    """How models change while the server runs: not at all, on request, or as the folder does."""
+    poll_s: float = 15.0
+    """How often mode poll looks at the repository."""
+    response_cache_bytes: int = 0
+    """Memory for the replies of models that ask for a response cache; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +275,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),
     ("limits.max_stream_window", 1, 1024),
+    ("models.poll_s", 0.05, 86400),
+    ("models.response_cache_bytes", 0, 1 << 40),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
 )
@@ -276,6 +284,7 @@ _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
     ("models.precision", ("", "int8", "fp32")),
+    ("models.control_mode", ("none", "explicit", "poll")),
 )
 
 

@@ -92,16 +92,20 @@ class ModelRepository:
         name: str,
         version: str | None = None,
         *,
+        proto: model_config_pb2.ModelConfig | None = None,
         precision: str | None = None,
         engine: str | None = None,
     ) -> TextModel:
         """Load a version, the latest when None, with the configured precision and engine when None.
 
+        `proto` stands in for the configuration in the folder.
+
         Raises `InvalidArgument` for a malformed name, `ModelError` for files that are missing,
         unsupported or differ from their card.
         """
         folder = self._folder(name)
-        proto = read_model_config(folder / _CONFIG)
+        if proto is None:
+            proto = read_model_config(folder / _CONFIG)
         config = encoder_config(proto)
         if config.name != name:
             raise ModelError(f'{name}/{_CONFIG}: name is "{config.name}", the folder is "{name}"')

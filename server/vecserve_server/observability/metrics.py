@@ -34,7 +34,6 @@ class Metrics:
     batch_items: Histogram
     batch_tokens: Histogram
     pending_items: Gauge
-    queued_entries: Gauge
     queued_rows: Gauge
     commits: Gauge
     failed_commits: Gauge
@@ -74,9 +73,6 @@ def make_metrics() -> Metrics:
             "vecserve_batch_tokens", "Tokens in one encoder run", ("model",), SIZE_BUCKETS
         ),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
-        queued_entries=gauge(
-            "vecserve_queued_entries", "Sequences that wait for a model instance", ("model",)
-        ),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),
         failed_commits=gauge("vecserve_failed_commits", "Transactions that failed"),

@@ -104,14 +104,30 @@ class EmbeddingService:
         names: Sequence[str] | None = None,
         deadline_ns: int | None = None,
     ) -> Embedded:
+        """Embed a batch with the latest version of a model, as `embed_with` does.
+
+        Raises NotFound for the model.
+        """
+        return await self.embed_with(
+            self._catalog.get(model), texts, options, names=names, deadline_ns=deadline_ns
+        )
+
+    async def embed_with(
+        self,
+        served: ServedModel,
+        texts: Sequence[str | RequestError],
+        options: EmbedOptions,
+        *,
+        names: Sequence[str] | None = None,
+        deadline_ns: int | None = None,
+    ) -> Embedded:
         """Embed a batch; a bad text fails alone, as does an item that is an error already.
 
-        `names` are the fields that the texts stand in, for messages.
+        `names` are the fields that the texts stand in, for messages. The model stays open
+        meanwhile.
 
-        Raises NotFound for the model, InvalidArgument for an option or the batch's size, and what
-        the batcher raises.
+        Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
-        served = self._catalog.get(model)
         check_count("inputs", len(texts), limit=self._limits.max_items_per_call)
         call = _Call(
             served=served,
@@ -129,7 +145,8 @@ class EmbeddingService:
         )
         good = self._good_texts(call)
         pieces = [good[at : at + PIECE_TEXTS] for at in range(0, len(good), PIECE_TEXTS)]
-        await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
+        with served.leases.hold():
+            await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
         return Embedded(
             model=served,
             vectors=call.vectors,
@@ -146,7 +163,8 @@ class EmbeddingService:
     ) -> Vectors:
         """Embed ready token ids; returns float32 [N, D]."""
         served = self._catalog.get(model)
-        encoded = await served.batcher.submit(sequences, deadline_ns=deadline_ns)
+        with served.leases.hold():
+            encoded = await served.batcher.submit(sequences, deadline_ns=deadline_ns)
         config = served.text.config
         return finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
 
