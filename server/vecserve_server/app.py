@@ -29,7 +29,7 @@ from vecserve_server.gateway.collection_servicer import CollectionServicer
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
-from vecserve_server.gateway.inference_servicer import InferenceServicer
+from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
@@ -40,6 +40,7 @@ from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.settings import Settings
 from vecserve_server.storage.atomic_files import write_atomically
@@ -75,6 +76,7 @@ class _Core:
     """What the servicers work with."""
 
     catalog: Catalog
+    control: ModelControl
     collections: Collections
     writer: RowWriter
     embedding: EmbeddingService
@@ -172,6 +174,7 @@ class _Application:
         catalog, embedding = models.catalog, models.embedding
         return _Core(
             catalog=catalog,
+            control=models.control,
             collections=collections,
             writer=writer,
             embedding=embedding,
@@ -250,7 +253,10 @@ class _Application:
                 queued_rows=lambda: core.writer.stats().queued_rows,
                 scope=scope,
             ),
-            inference=InferenceServicer(catalog=core.catalog, service=core.embedding, scope=scope),
+            inference=InferenceServicer(
+                control=core.control,
+                scope=scope,
+            ),
         )
 
     def _open_metrics(self, stack: AsyncExitStack) -> int:

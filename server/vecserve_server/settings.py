@@ -36,7 +36,7 @@ class ServerSettings:
     """Written when the server is READY: one JSON object with its ports and pid."""
     drain_s: float = 30.0
     """How long accepted calls may take to finish after SIGTERM."""
-    max_message_bytes: int = 256 * MIB
+    max_message_bytes: int = 2**31 - 1
     """Largest gRPC message, either way."""
     max_concurrent_calls: int = 4096
     """Calls and open streams; more are refused by gRPC itself."""
@@ -53,7 +53,7 @@ class LimitSettings:
     max_k: int = 1000
     max_pending_items: int = 16384
     """Items of accepted calls that are not answered yet, all calls together."""
-    max_pending_bytes: int = 1024 * MIB
+    max_pending_bytes: int = 2048 * MIB
     """Size of the messages of accepted calls that are not answered yet."""
     max_hits_per_call: int = 32768
     """Queries of a call times the hits that each asks for."""

@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
             )
         ),
         Code.INVALID_ARGUMENT,
-        "input 'text': has 1 elements; its shape [1, 1000000000] takes 1000000000",
+        "input 'text': has the shape [1, 1000000000]; the model takes [-1, 1]",
     ),
     "forged position in a page token": (
         lambda s: s.index.Scan(
@@ -176,7 +176,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
             )
         ),
         Code.INVALID_ARGUMENT,
-        "inputs[0].text: has 100000000 bytes; the limit is 1048576",
+        "input 'text'[0]: has 100000000 bytes; the limit is 1048576",
     ),
     "non-UTF-8, embed": (
         lambda s: s.raw(
@@ -213,7 +213,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
             )
         ),
         Code.INVALID_ARGUMENT,
-        "inputs: are pixels; 'text' alone",
+        "input 'pixels': is unknown; the model has 'text', 'input_ids', 'attention_mask'",
     ),
     "too many rows, KServe": (
         lambda s: s.inference.ModelInfer(
@@ -224,7 +224,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
             )
         ),
         Code.INVALID_ARGUMENT,
-        "have 10000 rows; max_batch_size",
+        "input 'text': has 10000 rows; 1 to max_batch_size = 64",
     ),
     "deadline already passed": (
         lambda s: s.embedding.Embed(embed_request(inputs=texts("x")), timeout=-1),

@@ -12,7 +12,6 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tritonclient.utils import InferenceServerException
 
 from tests.e2e.server_process import ServerProcess
 from vecserve_client import Client
@@ -88,18 +87,6 @@ def test_server_and_model_describe_themselves(stock: triton.InferenceServerClien
     config = stock.get_model_config(MODEL, as_json=True)["config"]
     assert config["name"] == MODEL
     assert config["max_batch_size"] > 0
-
-
-def test_timeouts_and_reserved_parameters(stock: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="deadline"):
-        stock.infer(MODEL, [text_input(["word " * 200] * 64)], timeout=1)
-    with pytest.raises(InferenceServerException, match="sequences are not offered"):
-        stock.infer(MODEL, [text_input(["x"])], sequence_id=7)
-
-
-def test_what_is_not_offered_says_so(stock: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException, match="RepositoryIndex is not offered"):
-        stock.get_model_repository_index()
 
 
 def test_reflection_lists_every_service(server: ServerProcess) -> None:

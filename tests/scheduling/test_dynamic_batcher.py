@@ -13,6 +13,7 @@ import pytest
 from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
 from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
 from vecserve_server.scheduling.policy import EncoderPolicy
 
@@ -76,6 +77,7 @@ async def batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
         max_queued_entries=100,
         clock_ns=time.perf_counter_ns,
         metrics=make_metrics(),
+        statistics=ModelStatistics(wall_clock_ms=int),
         on_death=deaths,
     )
     yield made

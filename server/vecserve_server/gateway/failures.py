@@ -32,5 +32,7 @@ class Failures:
         fields = {"method": method, "error_id": error_id}
         self._logger.error("call_failed", exc_info=error, extra={"fields": fields})
         kind = "storage error" if isinstance(error, StorageError) else "internal error"
-        code = code_of(error) if isinstance(error, VecserveError) else grpc.StatusCode.INTERNAL
+        code = grpc.StatusCode.INTERNAL
+        if isinstance(error, VecserveError):
+            code = code_of(error, dialect)
         return WireStatus(code=code, message=f"{kind} {error_id}; the server's log has the details")

@@ -30,7 +30,7 @@ from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.collection_servicer import CollectionServicer
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.index_servicer import IndexServicer
-from vecserve_server.gateway.inference_servicer import InferenceServicer
+from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 

@@ -43,12 +43,29 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
 }
 
 
+# Triton has no FAILED_PRECONDITION, DATA_LOSS or DEADLINE_EXCEEDED; its clients know these.
+TRITON_CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
+    **CODES,
+    errors.FailedPrecondition: Code.UNAVAILABLE,
+    errors.Overloaded: Code.UNAVAILABLE,
+    errors.DeadlineExceeded: Code.UNAVAILABLE,
+    errors.ModelError: Code.INTERNAL,
+    errors.ConfigError: Code.INTERNAL,
+    errors.CorruptData: Code.INTERNAL,
+    errors.StorageError: Code.INTERNAL,
+}
+TRITON_PREFIXES: Mapping[type[errors.VecserveError], str] = {
+    errors.Overloaded: "Exceeds maximum queue size",
+    errors.DeadlineExceeded: "Request timeout expired",
+}
+
+
 class Dialect(Enum):
     """Whose status codes a service speaks."""
 
     VECSERVE = "vecserve"
     TRITON = "triton"
-    """As Triton: a full queue is UNAVAILABLE, and there are no error details."""
+    """As Triton: its codes, its words for a full queue and a passed timeout, no error details."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +77,10 @@ class WireStatus:
     trailing_metadata: tuple[tuple[str, bytes], ...] = ()
 
 
-def code_of(error: errors.VecserveError) -> grpc.StatusCode:
-    """Find the code of the most specific kind that the table has."""
-    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+def code_of(error: errors.VecserveError, dialect: Dialect = Dialect.VECSERVE) -> grpc.StatusCode:
+    """Find the code of the most specific kind that the dialect's table has."""
+    codes = TRITON_CODES if dialect is Dialect.TRITON else CODES
+    return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
 
 
 def wire_message(error: errors.VecserveError) -> str:
@@ -75,13 +93,14 @@ def wire_message(error: errors.VecserveError) -> str:
 
 def wire_status(error: errors.VecserveError, dialect: Dialect) -> WireStatus:
     """Render a failure for the wire."""
-    message = wire_message(error)
-    if not isinstance(error, errors.Overloaded):
-        return WireStatus(code=code_of(error), message=message)
+    message, code = wire_message(error), code_of(error, dialect)
     if dialect is Dialect.TRITON:
-        return WireStatus(code=Code.UNAVAILABLE, message=f"Exceeds maximum queue size: {message}")
+        prefix = TRITON_PREFIXES.get(type(error))
+        return WireStatus(code=code, message=f"{prefix}: {message}" if prefix else message)
+    if not isinstance(error, errors.Overloaded):
+        return WireStatus(code=code, message=message)
     return WireStatus(
-        code=code_of(error),
+        code=code,
         message=message,
         trailing_metadata=((STATUS_DETAILS_KEY, _with_retry_info(error)),),
     )

@@ -1,6 +1,7 @@
 """Tensors of the KServe v2 protocol.
 
-Owns the reading of request inputs, raw or typed, and the packing of BYTES. Must not know models.
+Owns the reading of inputs, raw or typed, and the writing of outputs, both on bytes or on shared
+memory. BF16, which NumPy does not have, is uint16 with the same bits. Must not know models.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from vecserve_server.errors import InvalidArgument, Unsupported
+from vecserve_server.errors import InvalidArgument
 
 BYTES = "BYTES"
 NUMPY_TYPES = {
@@ -28,6 +29,7 @@ NUMPY_TYPES = {
     "INT32": "<i4",
     "INT64": "<i8",
     "FP16": "<f2",
+    "BF16": "<u2",
     "FP32": "<f4",
     "FP64": "<f8",
 }
@@ -47,97 +49,154 @@ TYPED_CONTENTS = {
 }
 LENGTH = struct.Struct("<I")
 MAX_RANK = 8
+Data: TypeAlias = bytes | memoryview
+InputTensor: TypeAlias = service_pb2.ModelInferRequest.InferInputTensor
 
 
-def read_inputs(request: service_pb2.ModelInferRequest) -> dict[str, NDArray[Any]]:
-    """Read all inputs by name; BYTES become object arrays of bytes."""
-    raw = list(request.raw_input_contents)
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidArgument(
-            "raw_input_contents", f"has {len(raw)} entries for {len(request.inputs)} inputs"
-        )
-    tensors: dict[str, NDArray[Any]] = {}
-    for index, tensor in enumerate(request.inputs):
-        if tensor.name in tensors:
-            raise InvalidArgument(f"inputs[{index}].name", f"{tensor.name!r} comes twice")
-        _refuse_shared_memory(tensor)
-        tensors[tensor.name] = _read(tensor, raw[index] if raw else None)
-    return tensors
-
-
-def _refuse_shared_memory(tensor: service_pb2.ModelInferRequest.InferInputTensor) -> None:
-    if "shared_memory_region" in tensor.parameters:
-        raise Unsupported(f"input {tensor.name!r}: shared memory is not offered by this server")
-
-
-def _read(
-    tensor: service_pb2.ModelInferRequest.InferInputTensor, raw: bytes | None
-) -> NDArray[Any]:
-    name = f"input {tensor.name!r}"
-    count = _element_count(name, tensor.shape)
-    if raw is not None and tensor.HasField("contents"):
-        raise InvalidArgument(name, "has contents beside raw_input_contents; one must be empty")
-    flat = (
-        _flat_typed(name, tensor) if raw is None else _flat_raw(name, tensor.datatype, raw, count)
-    )
-    if flat.size != count:
-        raise InvalidArgument(
-            name, f"has {flat.size} elements; its shape {list(tensor.shape)} takes {count}"
-        )
-    return flat.reshape(tuple(tensor.shape))
-
-
-def _element_count(name: str, shape: Sequence[int]) -> int:
+def check_shape(field: str, shape: Sequence[int]) -> int:
+    """Accept a shape that a tensor can have; returns its elements."""
     if len(shape) > MAX_RANK:
-        raise InvalidArgument(name, f"has {len(shape)} dimensions; the limit is {MAX_RANK}")
+        raise InvalidArgument(field, f"has {len(shape)} dimensions; the limit is {MAX_RANK}")
     # Each size by itself, too: beside a zero, the others could be anything.
     if any(not 0 <= size < 2**31 for size in shape):
-        raise InvalidArgument(name, f"has the shape {list(shape)}; sizes must be >= 0 and < 2^31")
+        raise InvalidArgument(field, f"has the shape {list(shape)}; sizes must be >= 0 and < 2^31")
     return math.prod(shape)
 
 
-def _flat_raw(name: str, datatype: str, raw: bytes, count: int) -> NDArray[Any]:
-    if datatype == BYTES:
-        # What came decides how much is allocated, not the shape that the client claims.
-        return _object_array(list(_split_bytes(name, raw)))
-    if datatype not in NUMPY_TYPES:
-        raise InvalidArgument(name, f"has the datatype {datatype!r}, which is unknown")
-    numpy_type = np.dtype(NUMPY_TYPES[datatype])
-    if len(raw) != count * numpy_type.itemsize:
-        raise InvalidArgument(
-            name, f"has {len(raw)} bytes; its shape takes {count * numpy_type.itemsize}"
-        )
-    return np.frombuffer(raw, numpy_type)
-
-
-def _flat_typed(name: str, tensor: service_pb2.ModelInferRequest.InferInputTensor) -> NDArray[Any]:
-    field = TYPED_CONTENTS.get(tensor.datatype)
-    if field is None:
-        raise InvalidArgument(name, f"has no typed contents for the datatype {tensor.datatype!r}")
-    values = list(getattr(tensor.contents, field))
+def read_raw(tensor: InputTensor, data: Data) -> NDArray[Any]:
+    """Read a tensor from its bytes: read-only, and without a copy where NumPy can."""
+    field = f"input {tensor.name!r}"
+    if tensor.HasField("contents"):
+        raise InvalidArgument(field, "has contents beside its bytes; one must be empty")
+    count = check_shape(field, tensor.shape)
     if tensor.datatype == BYTES:
-        return _object_array(values)
+        return _object_array(_split_bytes(field, data, count)).reshape(tuple(tensor.shape))
+    numpy_type = _numpy_type(field, tensor.datatype)
+    if len(data) != count * numpy_type.itemsize:
+        raise InvalidArgument(
+            field,
+            f"has {len(data)} bytes; its shape {list(tensor.shape)} takes "
+            f"{count * numpy_type.itemsize}",
+        )
+    return _from_bytes(data, numpy_type).reshape(tuple(tensor.shape))
+
+
+def read_typed(tensor: InputTensor) -> NDArray[Any]:
+    """Read a tensor from the typed contents of the request."""
+    field = f"input {tensor.name!r}"
+    count = check_shape(field, tensor.shape)
+    name = TYPED_CONTENTS.get(tensor.datatype)
+    if name is None:
+        raise InvalidArgument(field, f"has no typed contents for the datatype {tensor.datatype!r}")
+    _check_only(field, tensor, name)
+    values = getattr(tensor.contents, name)
+    if len(values) != count:
+        raise InvalidArgument(
+            field, f"has {len(values)} elements; its shape {list(tensor.shape)} takes {count}"
+        )
+    return _typed_array(field, tensor.datatype, values).reshape(tuple(tensor.shape))
+
+
+def write_raw(datatype: str, tensor: NDArray[Any]) -> bytes:
+    """Write an output as bytes."""
+    if datatype == BYTES:
+        return _join_bytes(tensor)
+    return np.ascontiguousarray(tensor, NUMPY_TYPES[datatype]).tobytes()
+
+
+def write_into(field: str, datatype: str, tensor: NDArray[Any], place: memoryview) -> int:
+    """Write an output to memory of its own size or more; returns its bytes."""
+    if datatype == BYTES:
+        data = _join_bytes(tensor)
+        _check_room(field, len(data), place)
+        place[: len(data)] = data
+        return len(data)
+    numpy_type = np.dtype(NUMPY_TYPES[datatype])
+    size_bytes = tensor.size * numpy_type.itemsize
+    _check_room(field, size_bytes, place)
+    if size_bytes:
+        flat = np.frombuffer(place[:size_bytes], numpy_type)
+        np.copyto(flat.reshape(tensor.shape), tensor, casting="unsafe")
+    return size_bytes
+
+
+def _check_room(field: str, size_bytes: int, place: memoryview) -> None:
+    if size_bytes > len(place):
+        raise InvalidArgument(
+            field, f"has {size_bytes} bytes; shared_memory_byte_size is {len(place)}"
+        )
+
+
+def _numpy_type(field: str, datatype: str) -> np.dtype[Any]:
+    if datatype not in NUMPY_TYPES:
+        raise InvalidArgument(field, f"has the datatype {datatype!r}, which is unknown")
+    return np.dtype(NUMPY_TYPES[datatype])
+
+
+def _from_bytes(data: Data, numpy_type: np.dtype[Any]) -> NDArray[Any]:
+    if not len(data):
+        return np.empty(0, numpy_type)
+    if numpy_type.kind == "b":
+        # Any byte but 0 is true; NumPy relies on 1.
+        return np.frombuffer(data, np.uint8).astype(numpy_type)
+    flat = np.frombuffer(data, numpy_type)
+    # Engines rely on the alignment, which an offset into shared memory need not have.
+    return flat if flat.flags.aligned else flat.copy()
+
+
+def _check_only(field: str, tensor: InputTensor, name: str) -> None:
+    others = [entry.name for entry, _ in tensor.contents.ListFields() if entry.name != name]
+    if others:
+        raise InvalidArgument(
+            field, f"has {', '.join(others)}; {tensor.datatype} takes {name} alone"
+        )
+
+
+def _typed_array(field: str, datatype: str, values: Sequence[Any]) -> NDArray[Any]:
+    if datatype == BYTES:
+        return _object_array(list(values))
     try:
-        return np.array(values, NUMPY_TYPES[tensor.datatype])
+        return np.array(values, NUMPY_TYPES[datatype])
     except OverflowError:
-        raise InvalidArgument(name, f"holds values that {tensor.datatype} cannot hold") from None
+        raise InvalidArgument(field, f"holds values that {datatype} cannot hold") from None
 
 
-def _object_array(values: list[bytes]) -> NDArray[Any]:
+def _object_array(values: Sequence[bytes]) -> NDArray[Any]:
     elements = np.empty(len(values), object)
     elements[:] = values
     return elements
 
 
-def _split_bytes(name: str, raw: bytes) -> Iterator[bytes]:
-    """Yield the elements of a BYTES tensor: each a little-endian uint32 length and its bytes."""
+def _split_bytes(field: str, data: Data, count: int) -> list[bytes]:
+    """Read `count` elements, each a little-endian uint32 length and its bytes."""
+    # What came decides how much is allocated, not the shape that the client claims.
+    if count * LENGTH.size > len(data):
+        raise InvalidArgument(
+            field, f"has {len(data)} bytes; its {count} elements take {LENGTH.size} each at least"
+        )
+    elements = list(_elements(field, data, count))
+    used = sum(map(len, elements)) + count * LENGTH.size
+    if used != len(data):
+        raise InvalidArgument(field, f"has {len(data)} bytes; its {count} elements end at {used}")
+    return elements
+
+
+def _elements(field: str, data: Data, count: int) -> Iterator[bytes]:
     at = 0
-    while at < len(raw):
-        if at + LENGTH.size > len(raw):
-            raise InvalidArgument(name, f"ends inside the length of an element, at byte {at}")
-        (size,) = LENGTH.unpack_from(raw, at)
+    for _ in range(count):
+        if at + LENGTH.size > len(data):
+            raise InvalidArgument(field, f"ends inside the length of an element, at byte {at}")
+        (size,) = LENGTH.unpack_from(data, at)
         at += LENGTH.size
-        if at + size > len(raw):
-            raise InvalidArgument(name, f"ends inside an element of {size} bytes, at byte {at}")
-        yield raw[at : at + size]
+        if at + size > len(data):
+            raise InvalidArgument(field, f"ends inside an element of {size} bytes, at byte {at}")
+        yield bytes(data[at : at + size])
         at += size
+
+
+def _join_bytes(tensor: NDArray[Any]) -> bytes:
+    parts: list[bytes] = []
+    for element in tensor.ravel():
+        data = element if isinstance(element, bytes) else str(element).encode()
+        parts += (LENGTH.pack(len(data)), data)
+    return b"".join(parts)

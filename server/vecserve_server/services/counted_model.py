@@ -6,7 +6,7 @@ Owns the classification of failures. Must not know what the model does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from tritonclient.grpc import model_config_pb2
 
@@ -39,6 +39,11 @@ class CountedModel:
     def config(self) -> model_config_pb2.ModelConfig:
         """See `TensorModel`."""
         return self._model.config
+
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Names of the classes, by output, where the model has them."""
+        return getattr(self._model, "labels", {})
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """See `TensorModel`."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from vecserve_server.domain import Encodings, TokenIds, Vectors
+from vecserve_server.domain import Encodings, Vectors
 from vecserve_server.encoding.model_config import EncoderConfig
 from vecserve_server.encoding.tokenizer import Tokenised
 from vecserve_server.errors import InvalidArgument, RequestError
@@ -157,16 +157,6 @@ class EmbeddingService:
             tokenise_us=call.tokenise_us,
             encode_us=call.encode_us,
         )
-
-    async def embed_tokens(
-        self, model: str, sequences: Sequence[TokenIds], *, deadline_ns: int | None = None
-    ) -> Vectors:
-        """Embed ready token ids; returns float32 [N, D]."""
-        served = self._catalog.get(model)
-        with served.leases.hold():
-            encoded = await served.batcher.submit(sequences, deadline_ns=deadline_ns)
-        config = served.text.config
-        return finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
 
     def _good_texts(self, call: _Call) -> list[int]:
         good = []

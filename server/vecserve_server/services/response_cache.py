@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -122,6 +122,11 @@ class CachedModel:
     def config(self) -> model_config_pb2.ModelConfig:
         """See `TensorModel`."""
         return self._model.config
+
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Names of the classes, by output, where the model has them."""
+        return getattr(self._model, "labels", {})
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """See `TensorModel`; a reply without a run of its own is marked as a hit."""

@@ -1,0 +1,184 @@
+"""One inference: a request's tensors to a model, its outputs to the response.
+
+Owns the order of the steps and what is held meanwhile. Must not know gRPC calls or streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from vecserve_server.errors import InvalidArgument, VecserveError
+from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.inference.classification import classify
+from vecserve_server.gateway.inference.contract import (
+    check_inputs,
+    requested_outputs,
+    wire_datatype,
+)
+from vecserve_server.gateway.inference.parameters import (
+    BYTE_SIZE,
+    FINAL_RESPONSE,
+    OFFSET,
+    REGION,
+    RegionSlice,
+    RequestedOutput,
+    input_slice,
+    request_parameters,
+)
+from vecserve_server.gateway.inference.shared_memory import Region, SharedMemoryRegions
+from vecserve_server.gateway.inference.trace_log import TraceLog
+from vecserve_server.gateway.tensors import BYTES, read_raw, read_typed, write_into, write_raw
+from vecserve_server.services.control import ModelControl
+from vecserve_server.services.tensor_model import TensorModel, TensorReply, TensorRequest
+
+Request: TypeAlias = service_pb2.ModelInferRequest
+Response: TypeAlias = service_pb2.ModelInferResponse
+
+
+class Inference:
+    """Answer inference requests with any model. Loop only."""
+
+    def __init__(
+        self,
+        *,
+        control: ModelControl,
+        regions: SharedMemoryRegions,
+        traces: TraceLog,
+        scope: CallScope,
+    ) -> None:
+        self._control = control
+        self._regions = regions
+        self._traces = traces
+        self._scope = scope
+
+    async def answer(
+        self, request: Request, deadline_ns: int | None, *, streamed: bool = False
+    ) -> Response:
+        """Infer; raises the errors of `errors.py`, naming the tensor at fault."""
+        if not request.model_name:
+            raise InvalidArgument("model_name", "is empty")
+        parameters = request_parameters(request)
+        started_ns = self._scope.clock_ns()
+        with self._control.lease(request.model_name, request.model_version) as model:
+            rows = check_inputs(request, model.config)
+            wanted = requested_outputs(request, model.config)
+            slices = _slices(request, wanted)
+            names = {field: place.region for field, place in slices.items()}
+            with self._scope.admit(request, items=rows), self._regions.hold(names) as regions:
+                views = _views(slices, regions)
+                reply = await model.infer(
+                    TensorRequest(
+                        inputs=_read_inputs(request, views),
+                        outputs=tuple(output.name for output in wanted) if request.outputs else (),
+                        priority=parameters.priority,
+                        timeout_us=parameters.timeout_us,
+                        deadline_ns=deadline_ns,
+                    )
+                )
+                response = _Writer(model, reply, views).write(request, wanted)
+        self._traces.record(request, response, reply.times, started_ns)
+        if streamed and parameters.wants_final_response:
+            response.parameters[FINAL_RESPONSE].bool_param = True
+        return response
+
+
+def _slices(request: Request, wanted: Sequence[RequestedOutput]) -> dict[str, RegionSlice]:
+    """Find which tensors lie in shared memory."""
+    slices = {_input(tensor.name): input_slice(tensor) for tensor in request.inputs}
+    slices |= {_output(output.name): output.slice for output in wanted}
+    return {field: place for field, place in slices.items() if place is not None}
+
+
+def _views(
+    slices: Mapping[str, RegionSlice], regions: Mapping[str, Region]
+) -> dict[str, memoryview]:
+    return {
+        field: regions[field].view(field, offset=place.offset, size_bytes=place.size_bytes)
+        for field, place in slices.items()
+    }
+
+
+def _read_inputs(request: Request, views: Mapping[str, memoryview]) -> dict[str, NDArray[Any]]:
+    """Read all inputs by name; those in shared memory have no raw contents."""
+    sent = [tensor for tensor in request.inputs if _input(tensor.name) not in views]
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(sent):
+        raise InvalidArgument(
+            "raw_input_contents", f"has {len(raw)} entries for {len(sent)} inputs"
+        )
+    contents = {tensor.name: data for tensor, data in zip(sent, raw, strict=False)}
+    tensors = {}
+    for tensor in request.inputs:
+        data = views.get(_input(tensor.name))
+        if data is not None:
+            tensors[tensor.name] = read_raw(tensor, data.toreadonly())
+        elif raw:
+            tensors[tensor.name] = read_raw(tensor, contents[tensor.name])
+        else:
+            tensors[tensor.name] = read_typed(tensor)
+    return tensors
+
+
+class _Writer:
+    """Puts the outputs of one reply into a response."""
+
+    def __init__(
+        self, model: TensorModel, reply: TensorReply, views: Mapping[str, memoryview]
+    ) -> None:
+        self._model = model
+        self._reply = reply
+        self._views = views
+        self._datatypes = {tensor.name: wire_datatype(tensor) for tensor in model.config.output}
+
+    def write(self, request: Request, wanted: Sequence[RequestedOutput]) -> Response:
+        """Write the wanted outputs in order; one entry of raw contents each, always."""
+        response = Response(
+            model_name=self._model.name, model_version=self._model.version, id=request.id
+        )
+        for output in wanted:
+            if output.name not in self._reply.outputs:
+                raise VecserveError(f"output {output.name!r}: the model did not return it")
+            self._write(response, output)
+        return response
+
+    def _write(self, response: Response, output: RequestedOutput) -> None:
+        datatype, tensor = self._datatypes[output.name], self._reply.outputs[output.name]
+        if output.classes:
+            tensor = self._classify(datatype, tensor, output)
+            datatype = BYTES
+        described = response.outputs.add(name=output.name, datatype=datatype, shape=tensor.shape)
+        view = self._views.get(_output(output.name))
+        if view is None or output.slice is None:
+            response.raw_output_contents.append(write_raw(datatype, tensor))
+            return
+        size_bytes = write_into(_output(output.name), datatype, tensor, view)
+        response.raw_output_contents.append(b"")
+        described.parameters[REGION].string_param = output.slice.region
+        described.parameters[BYTE_SIZE].int64_param = size_bytes
+        if output.slice.offset:
+            described.parameters[OFFSET].int64_param = output.slice.offset
+
+    def _classify(
+        self, datatype: str, tensor: NDArray[Any], output: RequestedOutput
+    ) -> NDArray[Any]:
+        labels: Mapping[str, Sequence[str]] = getattr(self._model, "labels", {})
+        return classify(
+            _output(output.name),
+            datatype,
+            tensor,
+            classes=output.classes,
+            batched=self._model.config.max_batch_size > 0,
+            labels=labels.get(output.name, ()),
+        )
+
+
+def _input(name: str) -> str:
+    return f"input {name!r}"
+
+
+def _output(name: str) -> str:
+    return f"output {name!r}"
