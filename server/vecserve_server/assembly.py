@@ -16,7 +16,7 @@ from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
 from vecserve_server.observability.process import usable_physical_cores
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
-from vecserve_server.scheduling.policy import EncoderPolicy
+from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.model_control import ControlPolicy, ModelControl

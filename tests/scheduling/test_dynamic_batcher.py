@@ -15,7 +15,7 @@ from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
-from vecserve_server.scheduling.policy import EncoderPolicy
+from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 
 PATIENCE_S = 10.0
 

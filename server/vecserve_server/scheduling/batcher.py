@@ -18,9 +18,7 @@ from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, Vecse
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.instance import Finished, ModelInstance, RunEncoder
-from vecserve_server.scheduling.policy import BatchPolicy, Entry
-
-RETRY_AFTER_MS = 100
+from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +105,7 @@ class DynamicBatcher:
         self._statistics = statistics
         self._on_death = on_death
         self._closed = False
+        self._alarm: asyncio.TimerHandle | None = None
         self._running: dict[ModelInstance, Sequence[Entry[Place]]] = {}
         self._loop = asyncio.get_running_loop()
         self._instances = [
@@ -159,6 +158,8 @@ class DynamicBatcher:
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         for entry in self._policy.clear():
             entry.work.ticket.fail(Draining("the server is shutting down"))
         ends = [asyncio.to_thread(instance.close, timeout_s) for instance in self._instances]
@@ -185,13 +186,31 @@ class DynamicBatcher:
             raise DeadlineExceeded("the deadline passed before the encoder was done") from None
 
     def _dispatch(self) -> None:
-        while self._free and len(self._policy):
+        while len(self._policy):
             now_ns = self._clock_ns()
             batch = self._policy.form(now_ns=now_ns, free_instances=len(self._free))
             for entry in batch.expired:
                 entry.work.ticket.fail(DeadlineExceeded("the deadline passed in the queue"))
-            if batch.entries:
-                self._start(batch.entries)
+            if not batch.entries:
+                break
+            self._start(batch.entries)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        now_ns = self._clock_ns()
+        wake_ns = self._policy.wake_ns(now_ns)
+        if wake_ns is None:
+            return
+        wake_s = self._loop.time() + max(0, wake_ns - now_ns) / 1e9
+        if self._alarm is not None:
+            if self._alarm.when() <= wake_s:
+                return
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(wake_s, self._wake)
+
+    def _wake(self) -> None:
+        self._alarm = None
+        self._dispatch()
 
     def _start(self, entries: Sequence[Entry[Place]]) -> None:
         instance = self._free.pop()

@@ -1,0 +1,138 @@
+"""Batches for encoders: as many sequences in a run as their lengths let.
+
+Owns the order of service and the token budget of a run. Sans I/O, as every policy.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic
+
+from vecserve_server.scheduling.live_heap import LiveHeap
+from vecserve_server.scheduling.policy import Batch, Entry, T
+
+_NEVER_NS = 1 << 63
+
+
+class EncoderPolicy(Generic[T]):
+    """Fill a run up to a token budget, by priority, then deadline, then arrival.
+
+    An entry that does not fit is passed over and keeps its place; a run passes over at most
+    `look_ahead_entries`. Nothing starves: among `max_passes` + 1 runs in a row there is one that
+    has the entry that is the oldest. When several instances are free the waiting tokens are
+    shared out, down to `min_share_tokens`, below which splitting costs more per run than it saves.
+    Never waits for company.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_tokens: int,
+        min_share_tokens: int,
+        look_ahead_entries: int,
+        abandoned: Callable[[T], bool],
+        max_passes: int = 16,
+        default_priority: int = 2,
+    ) -> None:
+        self._run_tokens = run_tokens
+        self._min_share_tokens = min_share_tokens
+        self._look_ahead_entries = look_ahead_entries
+        self._abandoned = abandoned
+        self._max_passes = max_passes
+        self._default_priority = default_priority
+        # By number, which is the order of arrival; whoever is not in it is not in the heaps.
+        self._waiting: OrderedDict[int, Entry[T]] = OrderedDict()
+        self._order = LiveHeap(self._waiting)
+        self._expiries = LiveHeap(self._waiting)
+        self._next_number = 0
+        self._queued_tokens = 0
+        self._passes = 0
+
+    def __len__(self) -> int:
+        """Entries that wait."""
+        return len(self._waiting)
+
+    def add(self, entry: Entry[T]) -> None:
+        """Append an entry."""
+        number = self._next_number
+        self._next_number += 1
+        self._waiting[number] = entry
+        self._queued_tokens += entry.tokens
+        expires_ns = _expires_ns(entry)
+        self._order.push((entry.priority or self._default_priority, expires_ns, number))
+        if expires_ns < _NEVER_NS:
+            self._expiries.push((expires_ns, number))
+
+    def form(self, *, now_ns: int, free_instances: int) -> Batch[T]:
+        """Take the most urgent entry, or the oldest where it is due, and what fits beside it."""
+        expired = self._expire(now_ns)
+        taken = self._fill(self._budget(free_instances)) if free_instances > 0 else []
+        return Batch(entries=taken, expired=expired)
+
+    def wake_ns(self, now_ns: int) -> int | None:  # noqa: ARG002 - the interface's
+        """Return when the next entry expires."""
+        key = self._expiries.peek()
+        return None if key is None else key[0]
+
+    def clear(self) -> list[Entry[T]]:
+        """Remove and return everything."""
+        entries = list(self._waiting.values())
+        self._waiting.clear()
+        self._queued_tokens = 0
+        return entries
+
+    def _expire(self, now_ns: int) -> list[Entry[T]]:
+        expired = []
+        while (key := self._expiries.pop_until(now_ns)) is not None:
+            entry = self._remove(key[-1])
+            if not self._abandoned(entry.work):
+                expired.append(entry)
+        return expired
+
+    def _fill(self, room: int) -> list[Entry[T]]:
+        taken: list[Entry[T]] = []
+        oldest = self._oldest()
+        if oldest is not None and self._passes >= self._max_passes:
+            taken.append(self._remove(oldest))
+            room -= taken[0].tokens
+        passed_over = []
+        while (room > 0 or not taken) and (key := self._order.pop()) is not None:
+            entry = self._waiting[key[-1]]
+            if self._abandoned(entry.work):
+                self._remove(key[-1])
+            elif not taken or entry.tokens <= room:
+                taken.append(self._remove(key[-1]))
+                room -= entry.tokens
+            else:
+                passed_over.append(key)
+                if len(passed_over) >= self._look_ahead_entries:
+                    break
+        for key in passed_over:
+            self._order.push(key)
+        self._passes = self._passes + 1 if oldest in self._waiting else 0
+        return taken
+
+    def _oldest(self) -> int | None:
+        while self._waiting:
+            number, entry = next(iter(self._waiting.items()))
+            if not self._abandoned(entry.work):
+                return number
+            self._remove(number)
+        return None
+
+    def _budget(self, free_instances: int) -> int:
+        share = -(-self._queued_tokens // free_instances)
+        return min(self._run_tokens, max(self._min_share_tokens, share))
+
+    def _remove(self, number: int) -> Entry[T]:
+        entry = self._waiting.pop(number)
+        self._queued_tokens -= entry.tokens
+        return entry
+
+
+def _expires_ns(entry: Entry[T]) -> int:
+    deadline_ns = _NEVER_NS if entry.deadline_ns is None else entry.deadline_ns
+    if not entry.timeout_us:
+        return deadline_ns
+    return min(deadline_ns, entry.enqueued_ns + entry.timeout_us * 1000)
