@@ -98,7 +98,10 @@ class Traffic:
         self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
 
     def _ask(self) -> None:
-        with triton.InferenceServerClient(self._target) as stock, Client(self._target) as ours:
+        with (
+            triton.InferenceServerClient(self._target) as stock,
+            Client(target=self._target) as ours,
+        ):
             while not self._stop.is_set():
                 try:
                     result = stock.infer(MODEL, [text_input()], model_version=self._version)
@@ -124,7 +127,7 @@ class Traffic:
 
 
 def traffic(server: ServerProcess) -> Traffic:
-    with Client(server.target) as client:
+    with Client(target=server.target) as client:
         return Traffic(server.target, client.embed(TEXTS).vectors)
 
 
@@ -270,7 +273,7 @@ def test_a_swap_never_mixes_vectors_of_other_weights_into_a_collection(
     start: Callable[..., ServerProcess], repository: Repository
 ) -> None:
     server = start(models_control_mode="poll", models_poll_s=0.1)
-    with Client(server.target) as client:
+    with Client(target=server.target) as client:
         client.create_collection("docs")
         client.upsert("docs", [Record(id="a", text="a red car")])
         text = repository.config().read_text()
