@@ -1,0 +1,119 @@
+"""From a version's folder to sessions that are warm.
+
+Owns the order of loading: configuration, sessions, agreement with the graph, warm-up. Must not
+know who calls the sessions. Blocks; for a thread of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
+
+from vecserve_server.errors import ModelError, VecserveError
+from vecserve_server.onnx_models.completion import DEFAULT_MAX_BATCH_SIZE, completed
+from vecserve_server.onnx_models.config import model_file, normalised
+from vecserve_server.onnx_models.instances import placements, with_instance_groups
+from vecserve_server.onnx_models.session import OnnxSession, cuda_is_available
+from vecserve_server.onnx_models.session_settings import session_settings
+from vecserve_server.onnx_models.supported import refused
+from vecserve_server.onnx_models.tensor_spec import TensorSpec
+from vecserve_server.onnx_models.warmup import read_warm_ups
+
+Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Sequence[NDArray[Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedVersion:
+    """A version of a model, ready to run."""
+
+    config: model_config_pb2.ModelConfig
+    """As it is in force."""
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    labels: Mapping[str, Sequence[str]]
+    """Names of the classes of each output that has them."""
+    digest: str
+    """Of the files and the configuration."""
+    runs: Sequence[Run]
+    """One per instance; instances on the same device share a session."""
+
+
+def load_version(
+    folder: Path,
+    version: int,
+    proto: model_config_pb2.ModelConfig | None,
+    *,
+    name: str,
+    cpu_cores: int,
+    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+) -> LoadedVersion:
+    """Load and warm up; `folder` is the model's, None stands for no configuration.
+
+    `cpu_cores` is how many instances there are on the CPU where the configuration does not say.
+    Raises `ModelError` naming the file or the field at fault.
+    """
+    config = with_instance_groups(
+        normalised(proto, name=name), cuda=cuda_is_available(), cpu_instances=cpu_cores
+    )
+    settings = session_settings(config, intra_op_threads=cpu_cores)
+    places = placements(config)
+    file = model_file(folder / str(version), config)
+    sessions = [OnnxSession(file, settings, device_id=place.device_id) for place in places]
+    config = completed(config, sessions[0].graph, default_max_batch_size=default_max_batch_size)
+    loaded = LoadedVersion(
+        config=config,
+        inputs=_specs(config.input, batched=config.max_batch_size > 0),
+        outputs=_specs(config.output, batched=config.max_batch_size > 0),
+        labels=_labels(config, folder),
+        digest=_digest(folder / str(version), config),
+        runs=[
+            session.run
+            for session, place in zip(sessions, places, strict=True)
+            for _ in range(place.count)
+        ],
+    )
+    for session in sessions:
+        _warm_up(session, loaded, folder)
+    return loaded
+
+
+def _specs(
+    tensors: Sequence[model_config_pb2.ModelInput | model_config_pb2.ModelOutput], *, batched: bool
+) -> dict[str, TensorSpec]:
+    return {tensor.name: TensorSpec.read(tensor, batched=batched) for tensor in tensors}
+
+
+def _warm_up(session: OnnxSession, loaded: LoadedVersion, folder: Path) -> None:
+    for sample in read_warm_ups(loaded.config, folder, loaded.inputs):
+        try:
+            for _ in range(sample.count):
+                session.run(sample.feeds, list(loaded.outputs))
+        except VecserveError as error:
+            raise refused(loaded.config, f'model_warmup "{sample.name}"', str(error)) from error
+
+
+def _labels(config: model_config_pb2.ModelConfig, folder: Path) -> dict[str, Sequence[str]]:
+    labels: dict[str, Sequence[str]] = {}
+    for output in config.output:
+        if output.label_filename:
+            path = folder / output.label_filename
+            try:
+                labels[output.name] = path.read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ModelError(f"{path}: not readable as labels ({error})") from error
+    return labels
+
+
+def _digest(version_folder: Path, config: model_config_pb2.ModelConfig) -> str:
+    digest = hashlib.sha256(config.SerializeToString(deterministic=True))
+    for path in sorted(path for path in version_folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        digest.update(str(path.relative_to(version_folder)).encode() + b"\0" + content)
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""A model in ONNX Runtime.
+
+Owns the session. Must not know configurations, batches or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from vecserve_server.errors import ModelError, RequestError, VecserveError
+from vecserve_server.onnx_models.datatypes import encoded
+from vecserve_server.onnx_models.graph import Graph, read_graph
+from vecserve_server.onnx_models.instances import CUDA
+from vecserve_server.onnx_models.session_settings import SessionSettings
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxSession:
+    """A loaded graph, which any number of threads may run at once."""
+
+    def __init__(
+        self, model_file: Path, settings: SessionSettings, *, device_id: int | None = None
+    ) -> None:
+        """Load the file, onto a GPU where one is named; raises `ModelError`."""
+        self._session = _open(model_file, settings, device_id)
+        if device_id is not None and CUDA not in self._session.get_providers():
+            raise ModelError(f"{model_file}: GPU {device_id} cannot be used by ONNX Runtime")
+        self._graph = _graph(self._session, model_file)
+        self._run_options = onnxruntime.RunOptions()
+        for key, value in settings.run_entries.items():
+            self._run_options.add_run_config_entry(key, value)
+
+    @property
+    def graph(self) -> Graph:
+        """The tensors that it takes and gives."""
+        return self._graph
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Compute the named outputs; string tensors go in as `str` and come out as bytes.
+
+        Raises `RequestError` for values that the graph cannot take, else `VecserveError`.
+        """
+        try:
+            results = self._session.run(list(outputs), feeds, self._run_options)
+        except InvalidArgument as error:
+            raise RequestError(f"the model refuses the inputs: {error}") from error
+        except Exception as error:
+            raise VecserveError(f"ONNX Runtime failed: {error}") from error
+        return [encoded(each) if each.dtype == object else each for each in results]
+
+
+def cuda_is_available() -> bool:
+    """Tell whether this ONNX Runtime was built for GPUs."""
+    return CUDA in onnxruntime.get_available_providers()
+
+
+def _open(
+    model_file: Path, settings: SessionSettings, device_id: int | None
+) -> onnxruntime.InferenceSession:
+    onnxruntime.disable_telemetry_events()
+    cuda = [(CUDA, {**settings.cuda_options, "device_id": str(device_id)})]
+    try:
+        return onnxruntime.InferenceSession(
+            model_file,
+            _options(settings),
+            providers=[*(cuda if device_id is not None else ()), CPU],
+        )
+    except Exception as error:
+        raise ModelError(f"{model_file}: not loadable by ONNX Runtime ({error})") from error
+
+
+def _options(settings: SessionSettings) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    level = onnxruntime.GraphOptimizationLevel
+    mode = onnxruntime.ExecutionMode
+    options.graph_optimization_level = getattr(level, settings.graph_level)
+    options.execution_mode = mode.ORT_PARALLEL if settings.parallel else mode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = settings.intra_op_threads
+    options.inter_op_num_threads = settings.inter_op_threads
+    options.enable_cpu_mem_arena = settings.memory_arena
+    options.enable_mem_pattern = settings.memory_pattern
+    options.log_severity_level = 3
+    # Threads that spin between runs would take the cores from the event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for key, value in settings.session_entries.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _graph(session: onnxruntime.InferenceSession, model_file: Path) -> Graph:
+    try:
+        return read_graph(
+            session.get_inputs(), session.get_overridable_initializers(), session.get_outputs()
+        )
+    except ModelError as error:
+        raise ModelError(f"{model_file}: {error}") from error
