@@ -17,11 +17,15 @@ from vecserve_server.observability.model_statistics import ModelStatistics, Stat
 from vecserve_server.observability.process import usable_physical_cores
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.model_control import ControlPolicy, ModelControl
 from vecserve_server.services.model_lifecycle import ModelLifecycle
 from vecserve_server.services.model_loading import ModelLoading
+from vecserve_server.services.onnx_loader import OnnxLoader
+from vecserve_server.services.onnx_loading import OnnxDefaults
 from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
 from vecserve_server.settings import ModelSettings, Settings
@@ -70,7 +74,7 @@ def build_models(
             name=text.ref.name,
             dim=text.config.dim,
             run_encoder=text.encoder.run,
-            policy=_encoder_policy(text),
+            policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
             instance_count=text.config.instance_count or usable_physical_cores(),
             max_queued_entries=settings.limits.max_pending_items,
             clock_ns=clock_ns,
@@ -87,9 +91,19 @@ def build_models(
         clock_ns=clock_ns,
         load_pool=pools.load,
     )
+    onnx = OnnxLoader(
+        defaults=OnnxDefaults(
+            cpu_cores=usable_physical_cores(),
+            max_queue_size=settings.limits.max_pending_items,
+            hold_until_queued=settings.models.delay_scheduler,
+        ),
+        metrics=metrics,
+        clock_ns=clock_ns,
+        load_pool=pools.load,
+    )
     cache_bytes = settings.models.response_cache_bytes
     loading = ModelLoading(
-        loaders=[texts],
+        loaders=[texts, onnx],
         statistics=statistics,
         cache=ResponseCache(max_bytes=cache_bytes) if cache_bytes else None,
         clock_ns=clock_ns,
@@ -110,20 +124,20 @@ def build_models(
     return ModelParts(catalog=catalog, embedding=embedding, control=control)
 
 
-def _encoder_policy(text: TextModel) -> EncoderPolicy[Place]:
-    return EncoderPolicy(
+def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Place]:
+    policy: EncoderPolicy[Place] = EncoderPolicy(
         run_tokens=text.config.run_tokens,
         min_share_tokens=MIN_SHARE_TOKENS,
         look_ahead_entries=LOOK_AHEAD_ENTRIES,
         abandoned=abandoned,
     )
+    return HoldPolicy(policy, hold=hold) if hold else policy
 
 
 def _control_policy(models: ModelSettings) -> ControlPolicy:
-    default = () if models.control_mode == "explicit" and not models.load else (models.default,)
     return ControlPolicy(
         mode=models.control_mode,
         names=models.load,
-        required={*models.load, *default},
+        default=models.default,
         poll_s=models.poll_s,
     )

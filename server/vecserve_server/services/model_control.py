@@ -7,6 +7,7 @@ kinds of models there are, nor protocols. Loop only.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from vecserve_server.errors import (
     NotFound,
     VecserveError,
 )
-from vecserve_server.observability.logging import get_logger
+from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.observability.model_statistics import StatisticsTable
 from vecserve_server.services.control import READY, ModelEntry
 from vecserve_server.services.model_folders import (
@@ -48,8 +49,8 @@ class ControlPolicy:
     mode: ControlMode
     names: Collection[str]
     """The models to serve; empty for all of the repository, or none in mode explicit."""
-    required: Collection[str]
-    """Those without which the server does not start."""
+    default: str
+    """The model that is used where a request names none; empty for none."""
     poll_s: float
 
 
@@ -74,22 +75,33 @@ class ModelControl:
     async def start(self) -> None:
         """Load what is to be served from the start; in mode poll, begin to watch the repository.
 
-        Raises ModelError where a required model cannot be loaded; others stay out of service.
+        Raises ModelError where the default model or one that is wanted by name cannot be loaded;
+        others stay out of service.
         """
-        policy = self._policy
-        found = await self._scan(policy.names)
-        explicit_only = policy.mode == "explicit" and not policy.names
-        names = policy.names or (() if explicit_only else found)
-        for name in sorted({*names, *policy.required}):
+        found = await self._scan(self._policy.names)
+        required = self._required(found)
+        explicit_only = self._policy.mode == "explicit" and not self._policy.names
+        for name in sorted(required if explicit_only else required | set(found)):
             try:
                 if name not in found:
                     raise ModelError(f"model {name!r} is not in {self._root}: run `make models`")
                 await self._lifecycle.apply(WantedModel(found=found[name]))
             except VecserveError:
-                if name in policy.required:
+                if name in required:
                     raise
-        if policy.mode == "poll":
+        if self._policy.mode == "poll":
             self._lifecycle.spawn(self._watch())
+
+    def _required(self, found: Collection[str]) -> set[str]:
+        """Return the models without which there is no point in starting."""
+        policy = self._policy
+        if policy.names or policy.mode == "explicit":
+            return set(policy.names)
+        if policy.default and found and policy.default not in found:
+            # A repository of another server need not have it.
+            log_event(self._log, logging.WARNING, "default_model_missing", model=policy.default)
+            return set()
+        return {policy.default} - {""}
 
     async def close(self, timeout_s: float) -> None:
         """Stop watching, and close every version whether it is in use or not."""

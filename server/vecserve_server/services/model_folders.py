@@ -127,29 +127,28 @@ def check_name(name: str) -> None:
 def _look(root: Path, folder: Path) -> FoundModel | None:
     if not folder.is_dir():
         return None
-    versions = [path for path in folder.iterdir() if _VERSION.fullmatch(path.name)]
-    config = folder / CONFIG_FILE
-    if not versions and not config.is_file():
+    parts = list(folder.iterdir())
+    versions = [path for path in parts if _VERSION.fullmatch(path.name) and path.is_dir()]
+    if not versions and not (folder / CONFIG_FILE).is_file():
         return None
-    common = _signature([config])
+    # The configuration, and what it may name beside it: labels, inputs for warming up.
+    common = _signature(file for path in parts if path not in versions for file in _files(path))
     return FoundModel(
         name=folder.name,
         root=root,
-        versions={
-            version.name: f"{common}-{_signature(_files(version))}"
-            for version in versions
-            if version.is_dir()
-        },
+        versions={path.name: f"{common}-{_signature(_files(path))}" for path in versions},
     )
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(Path(parent) / name for parent, _, names in os.walk(path) for name in names)
 
 
 def _signature(paths: Iterable[Path]) -> Signature:
     digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
+    for path in sorted(paths):
         try:
             facts = path.stat()
         except OSError:
