@@ -14,10 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.e2e.server_process import ServerProcess
+from tests.e2e.triton_requests import MODEL, TEXTS, text_input
 from vecserve_client import Client
-
-MODEL = "all-MiniLM-L6-v2"
-TEXTS = ["a red car", "", "Grüße aus Köln", "def f(x): return x", "🦄" * 20, "word " * 400]
 
 
 @pytest.fixture
@@ -29,12 +27,6 @@ def stock(server: ServerProcess) -> Iterator[triton.InferenceServerClient]:
 @pytest.fixture
 def ours(client: Client) -> np.ndarray:
     return client.embed(TEXTS).vectors
-
-
-def text_input(texts: list[str]) -> triton.InferInput:
-    tensor = triton.InferInput("text", [len(texts), 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[t.encode()] for t in texts], object))
-    return tensor
 
 
 def test_the_sync_client_gets_the_same_embeddings(

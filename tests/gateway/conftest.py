@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from grpc import aio
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.gateway.echo_model import EchoModel, EchoServer, echo_server
+from vecserve_server.observability.logging import LOGGER_NAME
+
+
+@pytest.fixture(autouse=True)
+def unchanged_level() -> Iterator[None]:
+    """The log settings are those of the process."""
+    logger = logging.getLogger(LOGGER_NAME)
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest_asyncio.fixture

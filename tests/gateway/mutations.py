@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import DATATYPES
 from vecserve_server.gateway.tensors import TYPED_CONTENTS
 
-Request = service_pb2.ModelInferRequest
+Request: TypeAlias = service_pb2.ModelInferRequest
 Mutation = Callable[[random.Random, Request], None]
 COUNT = int(os.environ.get("VECSERVE_TEST_FUZZ_COUNT", "1500"))
 INTEGERS = (0, 1, -1, 2, 8, 9, 255, 2**31 - 1, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63))
@@ -31,10 +31,11 @@ def mutated(choose: random.Random, seeds: Sequence[Request]) -> bytes:
     for _ in range(choose.randint(1, 4)):
         choose.choice(MUTATIONS)(choose, request)
     data = request.SerializeToString()
-    return _scrambled(choose, data) if choose.random() < 0.3 else data
+    return scrambled(choose, data) if choose.random() < 0.3 else data
 
 
-def _scrambled(choose: random.Random, data: bytes) -> bytes:
+def scrambled(choose: random.Random, data: bytes) -> bytes:
+    """Replace, insert or remove some bytes."""
     changed = bytearray(data)
     for _ in range(choose.randint(1, 3)):
         at, size = choose.randrange(len(changed) + 1), choose.randint(0, 8)
@@ -106,7 +107,7 @@ def _raw(choose: random.Random, request: Request) -> None:
         del contents[choose.randrange(len(contents))]
     else:
         at = choose.randrange(len(contents))
-        contents[at] = _scrambled(choose, contents[at])
+        contents[at] = scrambled(choose, contents[at])
 
 
 def _repeat(choose: random.Random, request: Request) -> None:

@@ -7,24 +7,35 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from google.protobuf.message import DecodeError
+import grpc
+import pytest
+from google.protobuf.message import DecodeError, Message
+from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from tests.gateway.echo_model import EchoModel, OneModel, echo_config, echo_scope
-from tests.gateway.mutations import COUNT, PARAMETERS, mutated
+from tests.gateway.echo_model import EchoModel, EchoServer, OneModel, echo_config, echo_scope
+from tests.gateway.mutations import COUNT, PARAMETERS, mutated, scrambled
 from vecserve_server.errors import RequestError
-from vecserve_server.gateway.inference.contract import check_inputs, requested_outputs
+from vecserve_server.gateway.inference.contract import make_contract
 from vecserve_server.gateway.inference.infer import Inference
 from vecserve_server.gateway.inference.parameters import request_parameters, requested_output
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
 
 T = TypeVar("T")
-Request = service_pb2.ModelInferRequest
+ALLOWED = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNAVAILABLE,
+}
+Request: TypeAlias = service_pb2.ModelInferRequest
 SEEDS = [
     Request(
         model_name="echo",
@@ -98,12 +109,12 @@ def test_parameters_of_outputs_are_read_or_refused_by_name(
 
 @given(st.randoms(use_true_random=False), st.sampled_from([0, 8]))
 def test_a_contract_that_holds_bounds_every_tensor(choose: random.Random, batch: int) -> None:
-    config = echo_config(batch)
+    contract = make_contract(echo_config(batch))
     request = Request()
     try:
         request.ParseFromString(mutated(choose, SEEDS))
-        rows = check_inputs(request, config)
-        wanted = requested_outputs(request, config)
+        rows = contract.check_inputs(request)
+        wanted = contract.requested_outputs(request)
     except (RequestError, DecodeError):
         return
     assert 1 <= rows <= max(batch, 1)
@@ -144,3 +155,53 @@ async def test_mutated_messages_are_answered_or_refused(tmp_path: Path) -> None:
     assert answered > COUNT / 50
     assert refused > COUNT / 10
     regions.unregister("")
+
+
+METHODS: dict[str, Message] = {
+    "ServerMetadata": service_pb2.ServerMetadataRequest(),
+    "ModelReady": service_pb2.ModelReadyRequest(name="echo", version="1"),
+    "ModelMetadata": service_pb2.ModelMetadataRequest(name="echo", version="1"),
+    "ModelConfig": service_pb2.ModelConfigRequest(name="echo", version="1"),
+    "ModelStatistics": service_pb2.ModelStatisticsRequest(name="echo", version="1"),
+    "RepositoryIndex": service_pb2.RepositoryIndexRequest(ready=True),
+    "RepositoryModelLoad": service_pb2.RepositoryModelLoadRequest(
+        model_name="echo",
+        parameters={
+            "config": {"string_param": "{}"},
+            "file:1/model.onnx": {"bytes_param": b"onnx"},
+        },
+    ),
+    "RepositoryModelUnload": service_pb2.RepositoryModelUnloadRequest(
+        model_name="echo", parameters={"unload_dependents": {"bool_param": True}}
+    ),
+    "SystemSharedMemoryStatus": service_pb2.SystemSharedMemoryStatusRequest(name="region"),
+    "SystemSharedMemoryRegister": service_pb2.SystemSharedMemoryRegisterRequest(
+        name="region", key="/vecserve-test-nothing", offset=16, byte_size=64
+    ),
+    "SystemSharedMemoryUnregister": service_pb2.SystemSharedMemoryUnregisterRequest(name="region"),
+    "CudaSharedMemoryRegister": service_pb2.CudaSharedMemoryRegisterRequest(name="region"),
+    "TraceSetting": service_pb2.TraceSettingRequest(
+        model_name="echo", settings={"trace_rate": {"value": ["5"]}}
+    ),
+    "LogSettings": service_pb2.LogSettingsRequest(
+        settings={"log_verbose_level": {"uint32_param": 1}, "log_info": {"bool_param": True}}
+    ),
+    "ModelStreamInfer": SEEDS[0],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_scrambled_messages_of_every_call_are_answered_or_refused(
+    echo: EchoServer, method: str
+) -> None:
+    choose, seed = random.Random(7), METHODS[method].SerializeToString()
+    async with aio.insecure_channel(echo.target) as opened:
+        channel: Any = opened
+        path = f"/inference.GRPCInferenceService/{method}"
+        for _ in range(max(1, COUNT // 30)):
+            data = scrambled(choose, seed)
+            if method == "ModelStreamInfer":
+                call = channel.stream_stream(path)(iter([data]))
+            else:
+                call = channel.unary_unary(path)(data)
+            assert await call.code() in ALLOWED, (data, await call.details())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -15,8 +16,9 @@ from tritonclient.utils import triton_to_np_dtype
 from tests.gateway.echo_model import DATATYPES, NUMBERS, EchoServer
 from vecserve_server.errors import Draining, FailedPrecondition, Overloaded, StorageError
 
-Request = service_pb2.ModelInferRequest
+Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
+PATIENCE_S = 10.0
 
 
 def some(datatype: str) -> Any:
@@ -336,3 +338,12 @@ async def test_empty_tensors_come_back_empty(stub: Any, datatype: str) -> None:
     response = await stub.ModelInfer(request)
     assert response.outputs[0].shape == [3, 0]
     assert list(response.raw_output_contents) == [b""]
+
+
+async def test_a_call_that_is_cancelled_stops_its_work(echo: EchoServer, stub: Any) -> None:
+    echo.model.gate.clear()
+    call = stub.ModelInfer(bad())
+    async with asyncio.timeout(PATIENCE_S):
+        await echo.model.arrived.get()
+        call.cancel()
+        await echo.model.left.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from vecserve_server.errors import InvalidArgument, ModelError, Unsupported, Vec
 from vecserve_server.gateway.inference.log_levels import LogLevels
 from vecserve_server.gateway.inference.trace_log import DEFAULTS, TraceLog
 
-Client = triton.InferenceServerClient
+Client: TypeAlias = triton.InferenceServerClient
 
 
 @pytest_asyncio.fixture

@@ -13,6 +13,7 @@ from vecserve_server import errors
 from vecserve_server.gateway.status_table import (
     CODES,
     STATUS_DETAILS_KEY,
+    TRITON_CODES,
     Dialect,
     code_number,
     code_of,
@@ -28,6 +29,7 @@ KINDS = [
 
 def test_the_table_is_total() -> None:
     assert set(CODES) == set(KINDS)
+    assert set(TRITON_CODES) == set(KINDS)
 
 
 def test_subclasses_that_the_table_does_not_know_take_the_code_of_their_parent() -> None:
@@ -42,6 +44,7 @@ def test_client_mistakes_never_look_like_server_faults(kind: type[errors.Vecserv
     server_faults = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
     if issubclass(kind, errors.RequestError):
         assert CODES[kind] not in server_faults
+        assert TRITON_CODES[kind] not in server_faults
 
 
 def test_an_overload_says_when_to_come_back() -> None:
@@ -60,3 +63,17 @@ def test_triton_clients_see_a_full_queue_as_triton_says_it() -> None:
     assert status.code is grpc.StatusCode.UNAVAILABLE
     assert status.message.startswith("Exceeds maximum queue size")
     assert status.trailing_metadata == ()
+
+
+def test_triton_clients_see_only_what_triton_sends() -> None:
+    assert set(TRITON_CODES.values()) <= {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.INTERNAL,
+    }
+    late = wire_status(errors.DeadlineExceeded("after 5 ms"), Dialect.TRITON)
+    assert late.code is grpc.StatusCode.UNAVAILABLE
+    assert late.message == "Request timeout expired: after 5 ms"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from vecserve_server.gateway.tensors import (
     write_raw,
 )
 
-Tensor = service_pb2.ModelInferRequest.InferInputTensor
+Tensor: TypeAlias = service_pb2.ModelInferRequest.InferInputTensor
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DATATYPES = st.sampled_from([*NUMPY_TYPES, "BYTES", "COMPLEX", ""])
 NUMBERS = st.sampled_from(sorted(NUMPY_TYPES))

@@ -6,7 +6,8 @@ names the tensor. Which inputs may be left out is the model's to say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -14,62 +15,106 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.inference.parameters import RequestedOutput, requested_output
 from vecserve_server.gateway.tensors import BYTES, check_shape
+from vecserve_server.services.tensor_model import TensorModel
 
 Config: TypeAlias = model_config_pb2.ModelConfig
 TensorConfig: TypeAlias = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
+MAX_KEPT_CONTRACTS = 1024
 
 
-def wire_datatype(tensor: TensorConfig) -> str:
-    """Name a configured tensor's datatype as the wire does."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorTerms:
+    """What one tensor of a model is like on the wire."""
+
+    datatype: str
+    shape: Sequence[int]
+    """With the batch dimension; -1 where a size may vary."""
+    batched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """What requests to one model must be like."""
+
+    config: Config
+    inputs: Mapping[str, TensorTerms]
+    outputs: Mapping[str, TensorTerms]
+    max_batch_size: int
+
+    def check_inputs(self, request: service_pb2.ModelInferRequest) -> int:
+        """Check every input that is there; returns the rows, 1 for a model without batches."""
+        seen: set[str] = set()
+        rows: int | None = None
+        for tensor in request.inputs:
+            name, shape = tensor.name, tensor.shape
+            field = f"input {name!r}"
+            if name in seen:
+                raise InvalidArgument(field, "comes twice")
+            seen.add(name)
+            terms = _known(field, name, self.inputs)
+            _check_datatype(field, tensor.datatype, terms.datatype)
+            check_shape(field, shape)
+            _check_dims(field, shape, terms.shape)
+            if terms.batched:
+                rows = _check_rows(field, shape[0], rows, self.max_batch_size)
+        return rows or 1
+
+    def requested_outputs(self, request: service_pb2.ModelInferRequest) -> list[RequestedOutput]:
+        """Read which outputs are wanted, in order; all of the model's where none is named."""
+        if not request.outputs:
+            return [RequestedOutput(name=name) for name in self.outputs]
+        wanted: dict[str, RequestedOutput] = {}
+        for output in request.outputs:
+            field = f"output {output.name!r}"
+            _known(field, output.name, self.outputs)
+            if output.name in wanted:
+                raise InvalidArgument(field, "is requested twice")
+            wanted[output.name] = requested_output(output)
+        return list(wanted.values())
+
+
+class Contracts:
+    """The contract of each model, made once. Loop only."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Contract] = {}
+
+    def of(self, model: TensorModel) -> Contract:
+        """Return the contract of the model's configuration as it is now."""
+        key, config = (model.name, model.version), model.config
+        contract = self._kept.get(key)
+        if contract is None or contract.config is not config:
+            if len(self._kept) >= MAX_KEPT_CONTRACTS:
+                self._kept.clear()
+            contract = self._kept[key] = make_contract(config)
+        return contract
+
+
+def make_contract(config: Config) -> Contract:
+    """Read a model's configuration."""
+    return Contract(
+        config=config,
+        inputs={tensor.name: _terms(tensor, config) for tensor in config.input},
+        outputs={tensor.name: _terms(tensor, config) for tensor in config.output},
+        max_batch_size=config.max_batch_size,
+    )
+
+
+def _terms(tensor: TensorConfig, config: Config) -> TensorTerms:
     name: str = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    return BYTES if name == "STRING" else name
-
-
-def wire_shape(tensor: TensorConfig, config: Config) -> list[int]:
-    """Return a configured tensor's shape with its batch dimension, -1 where it may vary."""
     batched = config.max_batch_size > 0 and not tensor.is_shape_tensor
-    return [-1, *tensor.dims] if batched else list(tensor.dims)
+    return TensorTerms(
+        datatype=BYTES if name == "STRING" else name,
+        shape=[-1, *tensor.dims] if batched else list(tensor.dims),
+        batched=batched,
+    )
 
 
-def check_inputs(request: service_pb2.ModelInferRequest, config: Config) -> int:
-    """Check every input that is there; returns the rows, 1 for a model without batches."""
-    known = {tensor.name: tensor for tensor in config.input}
-    seen: set[str] = set()
-    rows: int | None = None
-    for tensor in request.inputs:
-        field = f"input {tensor.name!r}"
-        if tensor.name in seen:
-            raise InvalidArgument(field, "comes twice")
-        seen.add(tensor.name)
-        if tensor.name not in known:
-            names = ", ".join(map(repr, known))
-            raise InvalidArgument(field, f"is unknown; the model has {names}")
-        expected = known[tensor.name]
-        _check_datatype(field, tensor.datatype, wire_datatype(expected))
-        check_shape(field, tensor.shape)
-        _check_dims(field, tensor.shape, wire_shape(expected, config))
-        if config.max_batch_size > 0 and not expected.is_shape_tensor:
-            rows = _check_rows(field, tensor.shape[0], rows, config.max_batch_size)
-    return rows or 1
-
-
-def requested_outputs(
-    request: service_pb2.ModelInferRequest, config: Config
-) -> list[RequestedOutput]:
-    """Read which outputs are wanted, in order; all of the model's where none is named."""
-    known = [tensor.name for tensor in config.output]
-    if not request.outputs:
-        return [RequestedOutput(name=name) for name in known]
-    wanted: dict[str, RequestedOutput] = {}
-    for output in request.outputs:
-        field = f"output {output.name!r}"
-        if output.name not in known:
-            names = ", ".join(map(repr, known))
-            raise InvalidArgument(field, f"is unknown; the model has {names}")
-        if output.name in wanted:
-            raise InvalidArgument(field, "is requested twice")
-        wanted[output.name] = requested_output(output)
-    return list(wanted.values())
+def _known(field: str, name: str, tensors: Mapping[str, TensorTerms]) -> TensorTerms:
+    if name not in tensors:
+        names = ", ".join(map(repr, tensors))
+        raise InvalidArgument(field, f"is unknown; the model has {names}")
+    return tensors[name]
 
 
 def _check_datatype(field: str, datatype: str, expected: str) -> None:

@@ -14,11 +14,7 @@ from tritonclient.grpc import service_pb2
 from vecserve_server.errors import InvalidArgument, VecserveError
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.inference.classification import classify
-from vecserve_server.gateway.inference.contract import (
-    check_inputs,
-    requested_outputs,
-    wire_datatype,
-)
+from vecserve_server.gateway.inference.contract import Contract, Contracts
 from vecserve_server.gateway.inference.parameters import (
     BYTE_SIZE,
     FINAL_RESPONSE,
@@ -54,6 +50,7 @@ class Inference:
         self._regions = regions
         self._traces = traces
         self._scope = scope
+        self._contracts = Contracts()
 
     async def answer(
         self, request: Request, deadline_ns: int | None, *, streamed: bool = False
@@ -64,8 +61,9 @@ class Inference:
         parameters = request_parameters(request)
         started_ns = self._scope.clock_ns()
         with self._control.lease(request.model_name, request.model_version) as model:
-            rows = check_inputs(request, model.config)
-            wanted = requested_outputs(request, model.config)
+            contract = self._contracts.of(model)
+            rows = contract.check_inputs(request)
+            wanted = contract.requested_outputs(request)
             slices = _slices(request, wanted)
             names = {field: place.region for field, place in slices.items()}
             with self._scope.admit(request, items=rows), self._regions.hold(names) as regions:
@@ -79,7 +77,7 @@ class Inference:
                         deadline_ns=deadline_ns,
                     )
                 )
-                response = _Writer(model, reply, views).write(request, wanted)
+                response = _Writer(model, contract, reply, views).write(request, wanted)
         self._traces.record(request, response, reply.times, started_ns)
         if streamed and parameters.wants_final_response:
             response.parameters[FINAL_RESPONSE].bool_param = True
@@ -88,9 +86,14 @@ class Inference:
 
 def _slices(request: Request, wanted: Sequence[RequestedOutput]) -> dict[str, RegionSlice]:
     """Find which tensors lie in shared memory."""
-    slices = {_input(tensor.name): input_slice(tensor) for tensor in request.inputs}
-    slices |= {_output(output.name): output.slice for output in wanted}
-    return {field: place for field, place in slices.items() if place is not None}
+    slices = {
+        _input(tensor.name): place
+        for tensor in request.inputs
+        if (place := input_slice(tensor)) is not None
+    }
+    return slices | {
+        _output(output.name): output.slice for output in wanted if output.slice is not None
+    }
 
 
 def _views(
@@ -127,12 +130,16 @@ class _Writer:
     """Puts the outputs of one reply into a response."""
 
     def __init__(
-        self, model: TensorModel, reply: TensorReply, views: Mapping[str, memoryview]
+        self,
+        model: TensorModel,
+        contract: Contract,
+        reply: TensorReply,
+        views: Mapping[str, memoryview],
     ) -> None:
         self._model = model
+        self._contract = contract
         self._reply = reply
         self._views = views
-        self._datatypes = {tensor.name: wire_datatype(tensor) for tensor in model.config.output}
 
     def write(self, request: Request, wanted: Sequence[RequestedOutput]) -> Response:
         """Write the wanted outputs in order; one entry of raw contents each, always."""
@@ -148,7 +155,8 @@ class _Writer:
         return response
 
     def _write(self, response: Response, output: RequestedOutput) -> None:
-        datatype, tensor = self._datatypes[output.name], self._reply.outputs[output.name]
+        datatype = self._contract.outputs[output.name].datatype
+        tensor = self._reply.outputs[output.name]
         if output.classes:
             tensor = self._classify(datatype, tensor, output)
             datatype = BYTES
@@ -173,7 +181,7 @@ class _Writer:
             datatype,
             tensor,
             classes=output.classes,
-            batched=self._model.config.max_batch_size > 0,
+            batched=self._contract.outputs[output.name].batched,
             labels=labels.get(output.name, ()),
         )
 

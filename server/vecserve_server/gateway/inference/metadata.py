@@ -5,11 +5,11 @@ Owns the messages of the metadata calls. Must not know how models are found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.grpc import service_pb2
 
-from vecserve_server.gateway.inference.contract import TensorConfig, wire_datatype, wire_shape
+from vecserve_server.gateway.inference.contract import TensorTerms, make_contract
 from vecserve_server.services.tensor_model import TensorModel
 
 EXTENSIONS = (
@@ -31,19 +31,22 @@ def model_metadata(
     model: TensorModel, versions: Iterable[str]
 ) -> service_pb2.ModelMetadataResponse:
     """Describe a model's tensors."""
-    config = model.config
+    config, contract = model.config, make_contract(model.config)
     return service_pb2.ModelMetadataResponse(
         name=model.name,
         versions=versions,
         platform=config.platform or config.backend,
-        inputs=[_tensor_metadata(tensor, config) for tensor in config.input],
-        outputs=[_tensor_metadata(tensor, config) for tensor in config.output],
+        inputs=_described(contract.inputs),
+        outputs=_described(contract.outputs),
     )
 
 
-def _tensor_metadata(
-    tensor: TensorConfig, config: model_config_pb2.ModelConfig
-) -> service_pb2.ModelMetadataResponse.TensorMetadata:
-    return service_pb2.ModelMetadataResponse.TensorMetadata(
-        name=tensor.name, datatype=wire_datatype(tensor), shape=wire_shape(tensor, config)
-    )
+def _described(
+    tensors: Mapping[str, TensorTerms],
+) -> list[service_pb2.ModelMetadataResponse.TensorMetadata]:
+    return [
+        service_pb2.ModelMetadataResponse.TensorMetadata(
+            name=name, datatype=terms.datatype, shape=terms.shape
+        )
+        for name, terms in tensors.items()
+    ]

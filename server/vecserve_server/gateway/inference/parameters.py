@@ -38,6 +38,9 @@ class RequestParameters:
     wants_final_response: bool
 
 
+NO_PARAMETERS = RequestParameters(priority=0, timeout_us=0, wants_final_response=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionSlice:
     """A part of a registered shared-memory region."""
@@ -61,6 +64,8 @@ class RequestedOutput:
 def request_parameters(request: service_pb2.ModelInferRequest) -> RequestParameters:
     """Read what the protocol defines, pass over what it leaves to users, refuse the rest."""
     parameters = request.parameters
+    if not parameters:
+        return NO_PARAMETERS
     for name in parameters:
         if name.startswith("triton_") and name != FINAL_RESPONSE_WANTED:
             raise InvalidArgument("parameters", f"{name!r} is reserved and not known here")
@@ -76,6 +81,8 @@ def request_parameters(request: service_pb2.ModelInferRequest) -> RequestParamet
 
 def input_slice(tensor: service_pb2.ModelInferRequest.InferInputTensor) -> RegionSlice | None:
     """Read where in shared memory an input lies; None: in the request."""
+    if not tensor.parameters:
+        return None
     return _slice(f"input {tensor.name!r}", tensor.parameters)
 
 
@@ -83,6 +90,8 @@ def requested_output(
     output: service_pb2.ModelInferRequest.InferRequestedOutputTensor,
 ) -> RequestedOutput:
     """Read what is wanted of one output."""
+    if not output.parameters:
+        return RequestedOutput(name=output.name)
     field = f"output {output.name!r}"
     classes = _whole_number(field, output.parameters, CLASSIFICATION, limit=2**31 - 1)
     place = _slice(field, output.parameters)
