@@ -128,7 +128,7 @@ class TensorBatcher:
         Overloaded, DeadlineExceeded, or what the run raised.
         """
         if self._closed:
-            raise Draining(f"model {self._name} is being unloaded")
+            raise self._draining()
         now_ns = self._clock_ns()
         if deadline_ns is not None and deadline_ns <= now_ns:
             raise DeadlineExceeded("the deadline passed before the model was asked")
@@ -157,12 +157,12 @@ class TensorBatcher:
         self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
-        draining = Draining(f"model {self._name} is being unloaded")
-        self._fail([*self._policy.clear(), *self._retries], draining)
+        self._fail([*self._policy.clear(), *self._retries], self._draining())
         self._retries.clear()
         ends = [asyncio.to_thread(each.worker.close, timeout_s) for each in self._instances]
         ended = all(await asyncio.gather(*ends))
-        self._fail([entry for entries in self._running.values() for entry in entries], draining)
+        left = [entry for entries in self._running.values() for entry in entries]
+        self._fail(left, self._draining())
         return ended
 
     async def _awaited(
@@ -257,15 +257,21 @@ class TensorBatcher:
 
     def _replace(self, instance: Instance, death: BaseException) -> None:
         log_event(self._log, logging.ERROR, "instance_died", model=self._name, reason=repr(death))
-        self._employ(instance)
+        if not self._closed:
+            self._employ(instance)
         self._retry_or_fail(self._release(instance), VecserveError("a model instance has died"))
         self._dispatch()
 
     def _retry_or_fail(self, entries: Sequence[Request], error: Exception) -> None:
-        if len(entries) > 1 and not self._closed:
-            self._retries.extend(entries)
-        else:
+        if len(entries) == 1:
             self._fail(entries, error)
+        elif self._closed:
+            self._fail(entries, self._draining())
+        else:
+            self._retries.extend(entries)
+
+    def _draining(self) -> Draining:
+        return Draining(f"model {self._name} is being unloaded")
 
     def _fail(self, entries: Sequence[Request], error: Exception) -> None:
         for entry in entries:

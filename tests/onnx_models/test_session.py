@@ -1,0 +1,146 @@
+"""ONNX Runtime with every type of tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from vecserve_server.errors import InvalidArgument, ModelError, RequestError
+from vecserve_server.onnx_models.datatypes import DATATYPES, Datatype, decoded
+from vecserve_server.onnx_models.session import OnnxSession
+from vecserve_server.onnx_models.session_settings import session_settings
+
+from . import tiny_models
+from .tiny_models import config, identity, model, value
+
+SETTINGS = session_settings(config(""), intra_op_threads=1)
+
+
+def open_session(folder: Path, proto: onnx.ModelProto) -> OnnxSession:
+    path = folder / "model.onnx"
+    onnx.save(proto, path)
+    return OnnxSession(path, SETTINGS)
+
+
+@pytest.fixture(params=DATATYPES, ids=lambda datatype: datatype.name)
+def datatype(request: pytest.FixtureRequest) -> Datatype:
+    made: Datatype = request.param
+    return made
+
+
+def arrays(datatype: Datatype) -> st.SearchStrategy[NDArray[Any]]:
+    shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=4)
+    if datatype.is_bytes:
+        return hnp.arrays(object, shapes, elements=st.text(max_size=5).map(str.encode), fill=None)
+    return hnp.arrays(datatype.numpy, shapes)
+
+
+@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_type_comes_out_as_it_went_in(
+    datatype: Datatype, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    session = open_session(tmp_path_factory.mktemp("m"), identity(["n", "t"], datatype))
+    assert session.graph.inputs["x"].datatype == datatype
+    array = data.draw(arrays(datatype))
+    fed = decoded("x", array) if datatype.is_bytes else array
+    (answer,) = session.run({"x": fed}, ["y"])
+    np.testing.assert_array_equal(answer, array, strict=True)
+
+
+def test_bytes_that_are_not_utf_8_are_refused_at_their_place() -> None:
+    array = np.array([[b"ok"], [b"\xff"]], object)
+    with pytest.raises(InvalidArgument, match=r"input 'x'\[1\]: is not valid UTF-8"):
+        decoded("input 'x'", array)
+
+
+def test_read_only_memory_is_read_where_it_lies(tmp_path: Path) -> None:
+    session = open_session(tmp_path, identity(["n"]))
+    memory = np.frombuffer(np.arange(4, dtype="<f4").tobytes(), "<f4")
+    assert not memory.flags.writeable
+    np.testing.assert_array_equal(session.run({"x": memory[1:]}, ["y"])[0], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        pytest.param(value("x", ["n"], TensorProto.BFLOAT16), id="BF16"),
+        pytest.param(
+            helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, ["n"]), id="sequence"
+        ),
+    ],
+)
+def test_a_type_that_no_caller_could_send_is_refused_at_load(
+    tmp_path: Path, described: onnx.ValueInfoProto
+) -> None:
+    output = onnx.ValueInfoProto()
+    output.CopyFrom(described)
+    output.name = "y"
+    proto = model([helper.make_node("Identity", ["x"], ["y"])], [described], [output])
+    with pytest.raises(ModelError, match=r'model.onnx: input "x": type .* is not supported'):
+        open_session(tmp_path, proto)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="not loadable by ONNX Runtime"):
+        OnnxSession(path, SETTINGS)
+
+
+def test_a_gpu_that_is_not_there_is_no_reason_to_run_on_the_cpu(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(identity(["n"]), path)
+    with pytest.raises(ModelError):
+        OnnxSession(path, SETTINGS, device_id=99)
+
+
+def test_values_that_the_graph_cannot_take_are_the_callers_fault(tmp_path: Path) -> None:
+    session = open_session(tmp_path, tiny_models.table_lookup())
+    with pytest.raises(RequestError, match="refuses the inputs"):
+        session.run({"id": np.array([[tiny_models.VOCABULARY]])}, ["row"])
+
+
+def test_an_initialiser_that_can_be_replaced_is_an_optional_input(tmp_path: Path) -> None:
+    session = open_session(tmp_path, tiny_models.scaled())
+    assert {name: each.optional for name, each in session.graph.inputs.items()} == {
+        "x": False,
+        "factor": True,
+    }
+    x = np.ones(2, np.float32)
+    assert session.run({"x": x}, ["y"])[0].tolist() == [3, 3]
+    factor = np.array([5], np.float32)
+    assert session.run({"x": x, "factor": factor}, ["y"])[0].tolist() == [5, 5]
+
+
+def test_every_setting_is_taken_by_onnx_runtime(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(identity(["n"]), path)
+    for level in (-1, 0, 1, 2):
+        for flag in ("0", "1"):
+            parameters = {
+                "intra_op_thread_count": "2",
+                "inter_op_thread_count": "2",
+                "execution_mode": flag,
+                "enable_mem_arena": flag,
+                "enable_mem_pattern": flag,
+                "session.use_device_allocator_for_initializers": flag,
+            }
+            if flag == "1":
+                parameters["memory.enable_memory_arena_shrinkage"] = "cpu:0"
+            text = f"optimization {{ graph {{ level: {level} }} }}" + "".join(
+                f'parameters {{ key: "{key}" value {{ string_value: "{text}" }} }}'
+                for key, text in parameters.items()
+            )
+            session = OnnxSession(path, session_settings(config(text), intra_op_threads=1))
+            assert session.run({"x": np.ones(1, np.float32)}, ["y"])[0].tolist() == [1]

@@ -1,0 +1,68 @@
+"""Joining the tensors of requests, and taking the results apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vecserve_server.errors import VecserveError
+from vecserve_server.scheduling.tensor_run import Arrays, Part, run_together
+
+
+def run(inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+    results = {"double": inputs["x"] * 2, "names": inputs["s"] + "!"}
+    return [results[name] for name in outputs]
+
+
+def a_part(rows: int, first: int, outputs: Sequence[str]) -> Part:
+    x = np.arange(first, first + rows * 2, dtype=np.float32).reshape(rows, 2)
+    names = np.array([[f"{first}-{row}"] for row in range(rows)], object)
+    return Part(inputs={"x": x, "s": names}, outputs=outputs, rows=rows)
+
+
+OUTPUTS = st.sampled_from([("double",), ("names",), ("double", "names"), ("names", "double")])
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), OUTPUTS), min_size=1, max_size=5))
+def test_together_every_part_gets_what_it_gets_alone(
+    parts: list[tuple[int, tuple[str, ...]]],
+) -> None:
+    made = [a_part(rows, 100 * index, names) for index, (rows, names) in enumerate(parts)]
+    ticks = count()
+    result = run_together(made, run, lambda: next(ticks))
+    assert len(result.outputs) == len(made)
+    for part, outputs in zip(made, result.outputs, strict=True):
+        assert list(outputs) == list(part.outputs)
+        for name, expected in zip(part.outputs, run(part.inputs, part.outputs), strict=True):
+            np.testing.assert_array_equal(outputs[name], expected, strict=True)
+    times = result.times
+    assert (times.started_ns, times.input_ns, times.infer_ns, times.output_ns) == (0, 1, 1, 1)
+
+
+def test_only_what_someone_wants_is_computed_and_nothing_is_copied_for_one() -> None:
+    asked: list[object] = []
+    part = a_part(2, 0, ("double",))
+
+    def spy(inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+        asked.append((inputs["x"] is part.inputs["x"], list(outputs)))
+        return run(inputs, outputs)
+
+    run_together([part], spy, lambda: 0)
+    assert asked == [(True, ["double"])]
+
+
+def test_an_output_without_the_batchs_rows_is_an_error() -> None:
+    parts = [a_part(2, 0, ("y",)), a_part(1, 0, ("y",))]
+    with pytest.raises(VecserveError, match=r"output 'y' has the shape \[2, 2\] for a batch of 3"):
+        run_together(parts, lambda inputs, _: [inputs["x"][:2]], lambda: 0)
+
+
+def test_without_a_batch_dimension_outputs_have_any_shape() -> None:
+    part = Part(inputs={"x": np.ones((2, 3), np.float32)}, outputs=("y",), rows=0)
+    (outputs,) = run_together([part], lambda inputs, _: [inputs["x"].sum()], lambda: 0).outputs
+    assert outputs["y"] == 6

@@ -1,0 +1,312 @@
+"""An ONNX model from its folder to its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from vecserve_server.errors import InvalidArgument, ModelError, RequestError
+from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.onnx_models.datatypes import DATATYPES, Datatype
+from vecserve_server.services.onnx_loading import OnnxDefaults, load_onnx_model
+from vecserve_server.services.onnx_model import OnnxModel
+from vecserve_server.services.tensor_model import TensorModel, TensorRequest
+
+from ..onnx_models import tiny_models
+from ..onnx_models.tiny_models import config, identity, save, scaled, sum_and_double, table_lookup
+
+PATIENCE_S = 10.0
+Load = Callable[..., Awaitable[OnnxModel]]
+
+
+class Runs(list[int]):
+    """The rows of every run."""
+
+    def __call__(self, rows: int, *times_ns: int) -> None:
+        assert len(times_ns) == 3
+        assert all(time_ns >= 0 for time_ns in times_ns)
+        self.append(rows)
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture
+async def load(tmp_path: Path, runs: Runs) -> AsyncIterator[Load]:
+    async with AsyncExitStack() as stack:
+
+        async def loaded(
+            proto: onnx.ModelProto,
+            text: str | None = None,
+            *,
+            folder: Path | None = None,
+            **defaults: int,
+        ) -> OnnxModel:
+            model = await load_onnx_model(
+                folder or save(tmp_path, proto),
+                1,
+                None if text is None else config(text),
+                name="m",
+                metrics=make_metrics(),
+                clock_ns=time.perf_counter_ns,
+                on_run=runs,
+                defaults=OnnxDefaults(**{"cpu_cores": 1, **defaults}),
+            )
+            stack.push_async_callback(model.close, PATIENCE_S)
+            return model
+
+        yield loaded
+
+
+async def infer(
+    model: TensorModel, *outputs: str, **inputs: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    reply = await model.infer(TensorRequest(inputs=inputs, outputs=outputs))
+    assert reply.times.queue_ns >= 0
+    assert reply.times.compute_infer_ns > 0
+    return dict(reply.outputs)
+
+
+def floats(*shape: int) -> NDArray[np.float32]:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+async def test_a_model_without_a_configuration_is_served(load: Load, runs: Runs) -> None:
+    model = await load(sum_and_double())
+    assert (model.name, model.version, model.config.max_batch_size) == ("m", "1", 4)
+    x = floats(3, 2)
+    answer = await infer(model, x=x)
+    assert list(answer) == ["sum", "double"]
+    np.testing.assert_array_equal(answer["sum"], x.sum(1, keepdims=True), strict=True)
+    np.testing.assert_array_equal(answer["double"], 2 * x, strict=True)
+    assert runs == [3]
+
+
+async def test_only_the_outputs_asked_for_come_in_their_order(load: Load) -> None:
+    model = await load(sum_and_double())
+    assert list(await infer(model, "double", x=floats(1, 2))) == ["double"]
+    assert list(await infer(model, "double", "sum", x=floats(1, 2))) == ["double", "sum"]
+
+
+@pytest.mark.parametrize("datatype", DATATYPES, ids=lambda each: each.name)
+@pytest.mark.parametrize("batched", [True, False])
+async def test_every_type_goes_through(load: Load, datatype: Datatype, batched: bool) -> None:
+    model = await load(identity(["n", 2] if batched else [3, 2], datatype))
+    assert model.config.max_batch_size == (4 if batched else 0)
+    flat = [str(each).encode() for each in range(6)] if datatype.is_bytes else range(6)
+    x = np.array(flat, datatype.numpy).reshape(3, 2)
+    reply = await model.infer(TensorRequest(inputs={"x": x}))
+    np.testing.assert_array_equal(reply.outputs["y"], x, strict=True)
+    assert reply.rows == (3 if batched else 1)
+
+
+async def test_requests_that_wait_together_run_together(load: Load, runs: Runs) -> None:
+    text = "max_batch_size: 8 dynamic_batching {}"
+    model = await load(sum_and_double(), text, hold_until_queued=3)
+    asked = [floats(rows, 2) + rows for rows in (1, 2, 3)]
+    answers = await asyncio.gather(*(infer(model, x=x) for x in asked))
+    for x, answer in zip(asked, answers, strict=True):
+        np.testing.assert_array_equal(answer["double"], 2 * x, strict=True)
+    assert runs == [6]
+
+
+async def test_requests_of_other_shapes_or_outputs(load: Load, runs: Runs) -> None:
+    text = "max_batch_size: 8 dynamic_batching {}"
+    model = await load(sum_and_double(), text, hold_until_queued=3)
+    answers = await asyncio.gather(
+        infer(model, "sum", x=floats(1, 2)),
+        infer(model, "double", x=floats(1, 2)),
+        infer(model, x=floats(1, 3)),
+    )
+    assert [list(each) for each in answers] == [["sum"], ["double"], ["sum", "double"]]
+    assert runs == [2, 1], "another shape is another batch, other outputs are not"
+
+
+async def test_a_model_without_batches_runs_requests_one_by_one(load: Load, runs: Runs) -> None:
+    text = "dynamic_batching {}"
+    model = await load(identity([2]), text, hold_until_queued=2)
+    answers = await asyncio.gather(*(infer(model, x=floats(2) + k) for k in range(2)))
+    assert [each["y"].tolist() for each in answers] == [[0, 1], [1, 2]]
+    assert runs == [1, 1]
+
+
+async def test_an_optional_input_may_be_left_out(load: Load) -> None:
+    text = """
+    input { name: "x" data_type: TYPE_FP32 dims: -1 }
+    input { name: "factor" data_type: TYPE_FP32 dims: 1 optional: true }
+    output { name: "y" data_type: TYPE_FP32 dims: -1 }
+    """
+    model = await load(scaled(), text)
+    assert (await infer(model, x=floats(3)))["y"].tolist() == [0, 3, 6]
+    factor = np.array([5], np.float32)
+    assert (await infer(model, x=floats(3), factor=factor))["y"].tolist() == [0, 5, 10]
+
+
+async def test_tensors_are_reshaped_between_callers_and_the_graph(load: Load) -> None:
+    text = """
+    max_batch_size: 4
+    input { name: "x" data_type: TYPE_FP32 dims: [1, 2, -1] reshape { shape: [2, -1] } }
+    output { name: "y" data_type: TYPE_FP32 dims: [2, -1, 1] reshape { shape: [2, -1] } }
+    """
+    model = await load(identity(["n", 2, "t"]), text)
+    x = floats(3, 1, 2, 5)
+    np.testing.assert_array_equal((await infer(model, x=x))["y"], x.reshape(3, 2, 5, 1))
+
+
+async def test_a_scalar_output_has_one_element(load: Load) -> None:
+    model = await load(identity([]))
+    assert list(model.config.output[0].dims) == [1]
+    assert (await infer(model, x=np.array([7], np.float32)))["y"].tolist() == [7]
+
+
+async def test_a_poisoned_request_fails_alone(load: Load, runs: Runs) -> None:
+    text = "max_batch_size: 8 dynamic_batching {}"
+    model = await load(table_lookup(), text, hold_until_queued=3)
+    ids = [np.array([[each]]) for each in (1, tiny_models.VOCABULARY, 3)]
+    answers = await asyncio.gather(*(infer(model, id=each) for each in ids), return_exceptions=True)
+    assert isinstance(answers[1], RequestError)
+    rows = [each["row"].tolist() for each in answers if isinstance(each, dict)]
+    assert rows == [[[10.0]], [[30.0]]]
+    assert runs == [1, 1]
+
+
+BATCHED_TEXT = """
+max_batch_size: 4
+input { name: "x" data_type: TYPE_FP32 dims: 2 }
+output { name: "sum" data_type: TYPE_FP32 dims: 1 }
+"""
+REFUSED: dict[str, dict[str, NDArray[Any]]] = {
+    "input 'x': is missing": {},
+    "input 'z': is unknown; the model takes x": {"x": floats(1, 2), "z": floats(1, 2)},
+    "input 'x': has the datatype INT64; the model takes FP32": {"x": np.ones((1, 2), np.int64)},
+    "input 'x': has the datatype BYTES": {"x": np.array([[b"a", b"b"]], object)},
+    "input 'x': has the shape [1, 3]; the model takes [-1, 2]": {"x": floats(1, 3)},
+    "input 'x': has the shape [2]": {"x": floats(2)},
+    "input 'x': has the shape []": {"x": np.array(1, np.float32)},
+    "input 'x': has a batch size of 5; 1 to 4 are allowed": {"x": floats(5, 2)},
+    "input 'x': has a batch size of 0": {"x": floats(0, 2)},
+}
+
+
+@pytest.mark.parametrize("problem", REFUSED)
+async def test_what_does_not_fit_is_refused_by_the_tensors_name(
+    load: Load, runs: Runs, problem: str
+) -> None:
+    model = await load(sum_and_double(), BATCHED_TEXT)
+    with pytest.raises(InvalidArgument) as caught:
+        await infer(model, **REFUSED[problem])
+    assert problem in str(caught.value)
+    assert runs == []
+
+
+async def test_an_output_that_is_not_configured_is_unknown(load: Load) -> None:
+    model = await load(sum_and_double(), BATCHED_TEXT)
+    with pytest.raises(InvalidArgument, match="output 'double': is unknown; the model has sum"):
+        await infer(model, "double", x=floats(1, 2))
+
+
+async def test_inputs_of_other_batch_sizes_are_refused(load: Load) -> None:
+    values = [tiny_models.value(name, ["n", 1]) for name in ("a", "b", "y")]
+    add = onnx.helper.make_node("Add", ["a", "b"], ["y"])
+    model = await load(tiny_models.model([add], values[:2], values[2:]))
+    with pytest.raises(InvalidArgument, match="input 'a': has a batch size of 1, another input"):
+        await infer(model, a=floats(1, 1), b=floats(2, 1))
+
+
+async def test_a_model_is_warmed_up_before_it_is_ready(load: Load, runs: Runs) -> None:
+    sample = """
+    model_warmup { name: "first" batch_size: 2 count: 2
+        inputs { key: "id" value { data_type: TYPE_INT64 dims: 1 input_data_file: "id" } } }
+    """
+    with pytest.raises(ModelError, match="warmup/id is not readable"):
+        await load(table_lookup(), sample)
+
+
+async def test_a_warm_up_that_fails_keeps_the_model_from_being_served(
+    load: Load, tmp_path: Path
+) -> None:
+    sample = """
+    model_warmup { name: "first" batch_size: 2 count: 2
+        inputs { key: "id" value { data_type: TYPE_INT64 dims: 1 input_data_file: "id" } } }
+    """
+    folder = save(tmp_path, table_lookup())
+    (folder / "warmup").mkdir()
+    file = folder / "warmup" / "id"
+    file.write_bytes(np.array([tiny_models.VOCABULARY], "<i8").tobytes())
+    with pytest.raises(ModelError, match='model_warmup "first" the model refuses the inputs'):
+        await load(table_lookup(), sample, folder=folder)
+    file.write_bytes(np.array([1], "<i8").tobytes())
+    model = await load(table_lookup(), sample, folder=folder)
+    assert (await infer(model, id=np.array([[2]])))["row"].tolist() == [[20]]
+
+
+async def test_labels_come_from_the_models_folder(load: Load, tmp_path: Path) -> None:
+    text = """
+    input { name: "x" data_type: TYPE_FP32 dims: 2 }
+    output { name: "y" data_type: TYPE_FP32 dims: 2 label_filename: "labels.txt" }
+    """
+    folder = save(tmp_path, identity([2]))
+    with pytest.raises(ModelError, match=r"labels\.txt: not readable"):
+        await load(identity([2]), text, folder=folder)
+    (folder / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
+    model = await load(identity([2]), text, folder=folder)
+    assert model.labels == {"y": ["cat", "dog"]}
+
+
+async def test_the_digest_is_of_the_files_and_the_configuration(load: Load, tmp_path: Path) -> None:
+    folder = save(tmp_path, identity([2]))
+    digests = [(await load(identity([2]), text, folder=folder)).digest for text in ("", "", None)]
+    assert len(set(digests)) == 1
+    other = await load(identity([2]), "dynamic_batching {}", folder=folder)
+    (folder / "1" / "more").touch()
+    changed = await load(identity([2]), "", folder=folder)
+    assert len({*digests, other.digest, changed.digest}) == 3
+
+
+async def test_external_data_lies_beside_the_model(load: Load, tmp_path: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.full(1000, 2, np.float32), "w")
+    add = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    proto = tiny_models.model(
+        [add], [tiny_models.value("x", [1000])], [tiny_models.value("y", [1000])], [weights]
+    )
+    folder = tmp_path / "m"
+    (folder / "1" / "model.onnx").mkdir(parents=True)
+    file = folder / "1" / "model.onnx" / "model.onnx"
+    onnx.save(proto, file, save_as_external_data=True, location="weights", size_threshold=0)
+    model = await load(proto, folder=folder)
+    assert (await infer(model, x=floats(1000)))["y"].sum() == floats(1000).sum() + 2000
+
+
+async def test_instances_and_queues_have_defaults(load: Load, tmp_path: Path) -> None:
+    model = await load(identity([2]), cpu_cores=3)
+    assert (model.instance_count, model.queued) == (3, 0)
+    assert model.config.instance_group[0].count == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sequence_batching {}", "sequence_batching is not supported"),
+        ("instance_group { kind: KIND_GPU }", "KIND_GPU needs ONNX Runtime's"),
+        (
+            "max_batch_size: 4 dynamic_batching { preferred_batch_size: 5 }",
+            "preferred_batch_size must be 1 to max_batch_size",
+        ),
+    ],
+)
+async def test_a_configuration_that_cannot_be_kept_is_refused(
+    load: Load, text: str, problem: str
+) -> None:
+    with pytest.raises(ModelError, match=problem):
+        await load(sum_and_double(), text)
