@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import settings as examples
@@ -50,12 +50,12 @@ def policy_settings(draw: st.DrawFn) -> TritonPolicySettings:
 class PolicyMachine(RuleBasedStateMachine):
     """Any interleaving of arrivals, cancellations, time and forming."""
 
-    @initialize(settings=policy_settings())
-    def start(self, settings: TritonPolicySettings) -> None:
+    @initialize(settings=policy_settings(), lone_waits=st.booleans())
+    def start(self, settings: TritonPolicySettings, lone_waits: bool) -> None:
         self.policy: TritonPolicy[Work] = TritonPolicy(
-            settings=settings, abandoned=lambda work: work.abandoned
+            settings=settings, abandoned=lambda work: work.abandoned, lone_waits=lone_waits
         )
-        self.model = TritonModel(settings)
+        self.model = TritonModel(settings, lone_waits)
         self.most = settings.max_batch_size
         self.now_ns = 0
         self.count = 0
@@ -255,6 +255,12 @@ def test_another_shape_ends_a_batch_and_none_is_pulled_forward() -> None:
     assert queue.run(at_us=100) == [3]
 
 
+def test_a_request_above_every_preferred_size_waits_for_nothing() -> None:
+    queue = Queue(make(2, delay_us=100), lone_waits=True)
+    queue.add(rows=3)
+    assert queue.run() == [0]
+
+
 def test_a_lone_request_waits_for_no_company_unless_told_to() -> None:
     queue = Queue(make(delay_us=100))
     queue.add(at_us=1000)
@@ -289,6 +295,22 @@ def test_levels_are_served_in_order_and_unknown_ones_are_the_default() -> None:
     for priority in (3, 0, 1, 9, 2, 1):
         queue.add(priority=priority)
     assert queue.run() == [2, 5, 1, 3, 4, 0]
+
+
+def test_the_delay_is_that_of_the_oldest_whatever_its_level() -> None:
+    queue = Queue(
+        TritonPolicySettings(
+            max_batch_size=8,
+            preferred_batch_sizes=(8,),
+            max_queue_delay_us=100,
+            priority_levels=2,
+            default_priority_level=2,
+        )
+    )
+    queue.add(priority=2)
+    queue.add(priority=1, at_us=50)
+    assert queue.run(at_us=99) == []
+    assert queue.run(at_us=100) == [1, 0]
 
 
 def test_what_waited_too_long_is_refused_on_time_although_nothing_is_free() -> None:
@@ -342,28 +364,46 @@ def test_each_level_has_its_own_limit_in_requests() -> None:
     queue.add(priority=1)
 
 
-def test_the_abandoned_take_nobody_s_place() -> None:
-    queue = Queue(
-        TritonPolicySettings(
-            max_batch_size=8,
-            preferred_batch_sizes=(8,),
-            default_queue_policy=QueuePolicySettings(max_queue_size=1000),
-        )
-    )
-    queue.add_many(1000)
-    for work in queue.works[:500]:
+def test_the_abandoned_leave_when_they_are_met() -> None:
+    queue = Queue(make(4))
+    queue.add_many(5)
+    for work in queue.works[:3]:
         work.abandoned = True
+    assert queue.run() == [3, 4]
+    assert len(queue.policy) == 0
+
+
+def long_queue(abandoned: Callable[[Work], bool]) -> TritonPolicy[Work]:
+    """A thousand requests, and no more."""
+    limited = QueuePolicySettings(max_queue_size=1000)
+    policy = TritonPolicy(
+        settings=TritonPolicySettings(
+            max_batch_size=4, preferred_batch_sizes=(4,), default_queue_policy=limited
+        ),
+        abandoned=abandoned,
+    )
+    for count in range(1000):
+        policy.add(waiting(count))
+    return policy
+
+
+def waiting(count: int) -> Entry[Work]:
+    return Entry(work=Work(count), tokens=1, enqueued_ns=0, deadline_ns=10**9 + count)
+
+
+def test_the_abandoned_take_nobody_s_place() -> None:
+    policy = long_queue(lambda work: work.number < 500)
     refusals = 0
-    while len(queue.policy) != 501:
+    while len(policy) != 501:
         try:
-            queue.add()
+            policy.add(waiting(1000))
         except Overloaded:
             refusals += 1
         assert refusals < 20
-    assert queue.run() == list(range(500, 508))
+    assert numbers(policy.form(now_ns=0, free_instances=1).entries) == [500, 501, 502, 503]
 
 
-def test_a_long_queue_makes_forming_no_slower() -> None:
+def test_a_long_queue_makes_neither_forming_nor_refusing_slow() -> None:
     looks = 0
 
     def abandoned(_: Work) -> bool:
@@ -371,10 +411,11 @@ def test_a_long_queue_makes_forming_no_slower() -> None:
         looks += 1
         return False
 
-    policy: TritonPolicy[Work] = TritonPolicy(settings=make(4, delay_us=5), abandoned=abandoned)
-    for count in range(10_000):
-        policy.add(Entry(work=Work(count), tokens=1, enqueued_ns=0, deadline_ns=10**9 + count))
+    policy = long_queue(abandoned)
     for _ in range(100):
-        looks = 0
-        assert policy.form(now_ns=0, free_instances=1).entries
-        assert looks <= 10
+        with pytest.raises(Overloaded):
+            policy.add(waiting(1000))
+    assert looks <= 100 * 64
+    looks = 0
+    assert numbers(policy.form(now_ns=0, free_instances=1).entries) == [0, 1, 2, 3]
+    assert looks <= 8

@@ -56,6 +56,7 @@ class Waiting:
 @dataclass
 class TritonModel:
     settings: TritonPolicySettings
+    lone_waits: bool = False
     waiting: list[Waiting] = field(default_factory=list)
     arrivals_ns: list[int] = field(default_factory=list)
     newest: Entry[Work] | None = None
@@ -134,4 +135,5 @@ class TritonModel:
 
     def is_lone(self, queue: list[Entry[Work]]) -> bool:
         """The one thing that is not as in Triton: a lone request waits for no company."""
-        return queue == [self.newest] and self.waiting[0].came_alone
+        alone = queue == [self.newest] and self.waiting[0].came_alone
+        return alone and not self.lone_waits

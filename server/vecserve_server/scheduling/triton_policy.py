@@ -129,7 +129,8 @@ class TritonPolicy(Generic[T]):
         late = self._delay_ns > 0 and now_ns >= delay_ends_ns
         if pending.best and not late:
             return numbers[: pending.best]
-        if late or not self._delay_ns or pending.cannot_grow() or self._is_lone(numbers):
+        is_lone = len(numbers) == 1 and self._last_came_alone and not self._lone_waits
+        if late or not self._delay_ns or pending.cannot_grow() or is_lone:
             return numbers
         self._delay_ends_ns = delay_ends_ns
         return []
@@ -148,11 +149,6 @@ class TritonPolicy(Generic[T]):
     def _in_order(self) -> Iterator[tuple[int, Entry[T]]]:
         for number in self._in_use:
             yield from self._levels[number].in_order()
-
-    def _is_lone(self, numbers: list[int]) -> bool:
-        """Tell whether these, which are all that wait, are one that came alone."""
-        is_last = numbers == [self._next_number - 1]
-        return is_last and self._last_came_alone and not self._lone_waits
 
     def _drop(self, numbers: list[int]) -> None:
         for number in numbers:
