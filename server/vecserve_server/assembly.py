@@ -64,52 +64,27 @@ def build_models(
     """Put together what serves models; nothing is loaded yet."""
     catalog = Catalog(default=settings.models.default)
     embedding = EmbeddingService(
-        catalog=catalog, tokenise_pool=pools.tokenise, limits=settings.limits, clock_ns=clock_ns
+        catalog=catalog,
+        tokenise_pool=pools.tokenise,
+        limits=settings.limits,
+        clock_ns=clock_ns,
+        metrics=metrics,
     )
     statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
     metrics.registry.register(ModelMetrics(statistics))
 
-    def start_batcher(text: TextModel, counted: ModelStatistics) -> DynamicBatcher:
-        return DynamicBatcher(
-            name=text.ref.name,
-            dim=text.config.dim,
-            run_encoder=text.encoder.run,
-            policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
-            instance_count=text.config.instance_count or usable_physical_cores(),
-            max_queued_entries=settings.limits.max_pending_items,
-            clock_ns=clock_ns,
-            metrics=metrics,
-            statistics=counted,
-            on_death=on_death,
-        )
-
-    texts = TextLoader(
-        default_instances=usable_physical_cores(),
-        precision=settings.models.precision or None,
-        start_batcher=start_batcher,
-        service=embedding,
-        clock_ns=clock_ns,
-        load_pool=pools.load,
-    )
-    onnx = OnnxLoader(
-        defaults=OnnxDefaults(
-            cpu_cores=usable_physical_cores(),
-            max_queue_size=settings.limits.max_pending_items,
-            hold_until_queued=settings.models.delay_scheduler,
-        ),
-        metrics=metrics,
-        clock_ns=clock_ns,
-        load_pool=pools.load,
-    )
     cache_bytes = settings.models.response_cache_bytes
-    loading = ModelLoading(
-        loaders=[texts, onnx],
-        statistics=statistics,
-        cache=ResponseCache(max_bytes=cache_bytes) if cache_bytes else None,
-        clock_ns=clock_ns,
-    )
     lifecycle = ModelLifecycle(
-        loading=loading,
+        loading=ModelLoading(
+            loaders=[
+                _text_loader(settings, pools, embedding, metrics, clock_ns, on_death),
+                _onnx_loader(settings, pools, metrics, clock_ns),
+            ],
+            statistics=statistics,
+            cache=ResponseCache(max_bytes=cache_bytes) if cache_bytes else None,
+            metrics=metrics,
+            clock_ns=clock_ns,
+        ),
         catalog=catalog,
         statistics=statistics,
         folder_pool=pools.folders,
@@ -122,6 +97,54 @@ def build_models(
         statistics=statistics,
     )
     return ModelParts(catalog=catalog, embedding=embedding, control=control)
+
+
+def _text_loader(
+    settings: Settings,
+    pools: Pools,
+    embedding: EmbeddingService,
+    metrics: Metrics,
+    clock_ns: Callable[[], int],
+    on_death: Callable[[BaseException], None],
+) -> TextLoader:
+    def start_batcher(text: TextModel, statistics: ModelStatistics) -> DynamicBatcher:
+        return DynamicBatcher(
+            name=text.ref.name,
+            dim=text.config.dim,
+            run_encoder=text.encoder.run,
+            policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
+            instance_count=text.config.instance_count or usable_physical_cores(),
+            max_queued_entries=settings.limits.max_pending_items,
+            clock_ns=clock_ns,
+            metrics=metrics,
+            statistics=statistics,
+            on_death=on_death,
+        )
+
+    return TextLoader(
+        default_instances=usable_physical_cores(),
+        precision=settings.models.precision or None,
+        start_batcher=start_batcher,
+        service=embedding,
+        metrics=metrics,
+        clock_ns=clock_ns,
+        load_pool=pools.load,
+    )
+
+
+def _onnx_loader(
+    settings: Settings, pools: Pools, metrics: Metrics, clock_ns: Callable[[], int]
+) -> OnnxLoader:
+    return OnnxLoader(
+        defaults=OnnxDefaults(
+            cpu_cores=usable_physical_cores(),
+            max_queue_size=settings.limits.max_pending_items,
+            hold_until_queued=settings.models.delay_scheduler,
+        ),
+        metrics=metrics,
+        clock_ns=clock_ns,
+        load_pool=pools.load,
+    )
 
 
 def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Place]:

@@ -51,7 +51,11 @@ async def controlled(
             load_pool=loads,
         )
         loading = ModelLoading(
-            loaders=[loader], statistics=statistics, cache=None, clock_ns=time.perf_counter_ns
+            loaders=[loader],
+            statistics=statistics,
+            cache=None,
+            metrics=make_metrics(),
+            clock_ns=time.perf_counter_ns,
         )
         lifecycle = ModelLifecycle(
             loading=loading,

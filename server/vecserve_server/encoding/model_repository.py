@@ -16,8 +16,8 @@ from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.domain import ModelRef
 from vecserve_server.encoding.cost_model import CostModel
-from vecserve_server.encoding.encoder import Encoder
-from vecserve_server.encoding.loading import EncoderLoader, ModelFile
+from vecserve_server.encoding.encoder import Encoder, OnRun
+from vecserve_server.encoding.loading import EncoderLoader, ModelFile, ignored
 from vecserve_server.encoding.model_config import (
     AUTO,
     ONNXRUNTIME,
@@ -95,10 +95,11 @@ class ModelRepository:
         proto: model_config_pb2.ModelConfig | None = None,
         precision: str | None = None,
         engine: str | None = None,
+        on_run: OnRun = ignored,
     ) -> TextModel:
         """Load a version, the latest when None, with the configured precision and engine when None.
 
-        `proto` stands in for the configuration in the folder.
+        `proto` stands in for the configuration in the folder; `on_run` is told of every run.
 
         Raises `InvalidArgument` for a malformed name, `ModelError` for files that are missing,
         unsupported or differ from their card.
@@ -120,6 +121,7 @@ class ModelRepository:
             {engine: files.model_file(engine, config) for engine in files.engines(config)},
             config,
             threads=config.instance_count or self._default_instances,
+            on_run=on_run,
         )
         return TextModel(
             ref=ModelRef(name=name, version=files.path.name, digest=loaded.digest),

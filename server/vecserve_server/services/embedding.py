@@ -18,6 +18,7 @@ from vecserve_server.domain import Encodings, Vectors
 from vecserve_server.encoding.model_config import EncoderConfig
 from vecserve_server.encoding.tokenizer import Tokenised
 from vecserve_server.errors import InvalidArgument, RequestError
+from vecserve_server.observability.metrics import Metrics, length_label
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
@@ -89,11 +90,13 @@ class EmbeddingService:
         tokenise_pool: Executor,
         limits: LimitSettings,
         clock_ns: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         self._catalog = catalog
         self._tokenise_pool = tokenise_pool
         self._limits = limits
         self._clock_ns = clock_ns
+        self._metrics = metrics
 
     async def embed(
         self,
@@ -129,6 +132,7 @@ class EmbeddingService:
         Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
         check_count("inputs", len(texts), limit=self._limits.max_items_per_call)
+        started_ns = self._clock_ns()
         call = _Call(
             served=served,
             texts=texts,
@@ -147,6 +151,10 @@ class EmbeddingService:
         pieces = [good[at : at + PIECE_TEXTS] for at in range(0, len(good), PIECE_TEXTS)]
         with served.leases.hold():
             await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
+        if good:
+            self._metrics.embed_seconds.labels(
+                model=served.text.ref.name, tokens=length_label(max(call.tokens))
+            ).observe((self._clock_ns() - started_ns) / 1e9)
         return Embedded(
             model=served,
             vectors=call.vectors,

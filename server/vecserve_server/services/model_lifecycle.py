@@ -117,8 +117,7 @@ class ModelLifecycle:
             if gone:
                 record.found = {}
             drains = [self._retire(record, version) for version in record.serving()]
-            for version in [number for number in record.versions if record.forget(number)]:
-                self._statistics.forget(name, version)
+            self._forget_gone(record)
         await asyncio.gather(*drains)
         self._drop_if_gone(record)
 
@@ -148,6 +147,7 @@ class ModelLifecycle:
             if all(record.version(version).loaded is not None for version in versions):
                 for version in set(record.serving()) - set(versions):
                     self._retire(record, version)
+            self._forget_gone(record)
             if failures:
                 raise failures[0]
 
@@ -216,9 +216,14 @@ class ModelLifecycle:
         finally:
             entry.draining -= 1
         self._log_state(record, version, logging.INFO, "model_closed")
-        if record.forget(version):
-            self._statistics.forget(record.name, version)
+        self._forget_gone(record)
         self._drop_if_gone(record)
+
+    def _forget_gone(self, record: ModelRecord) -> None:
+        """Drop what is neither in use nor in the repository any more."""
+        for version in list(record.versions):
+            if record.forget(version):
+                self._statistics.forget(record.name, version)
 
     def _drop_if_gone(self, record: ModelRecord) -> None:
         if not record.versions and not record.found and not record.lock.locked():

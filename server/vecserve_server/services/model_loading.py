@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.observability.logging import get_logger
+from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
 from vecserve_server.services.counted_model import CountedModel
 from vecserve_server.services.model_versions import LoadedVersion, VersionLoader, VersionSource
@@ -29,12 +30,14 @@ class ModelLoading:
         loaders: Sequence[VersionLoader],
         statistics: StatisticsTable,
         cache: ResponseCache | None,
+        metrics: Metrics,
         clock_ns: Callable[[], int],
     ) -> None:
         """Take the first loader that accepts a configuration; None for `cache` turns it off."""
         self._loaders = loaders
         self._statistics = statistics
         self._cache = cache
+        self._metrics = metrics
         self._clock_ns = clock_ns
         self._log = get_logger("models")
 
@@ -73,4 +76,6 @@ class ModelLoading:
                 statistics=statistics,
                 clock_ns=self._clock_ns,
             )
-        return CountedModel(model, statistics=statistics, clock_ns=self._clock_ns)
+        return CountedModel(
+            model, statistics=statistics, metrics=self._metrics, clock_ns=self._clock_ns
+        )

@@ -14,8 +14,10 @@ from typing import TypeAlias
 
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.model_config import BACKEND
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.services.catalog import ServedModel
@@ -36,6 +38,7 @@ class TextLoader:
         precision: str | None,
         start_batcher: StartBatcher,
         service: EmbeddingService,
+        metrics: Metrics,
         clock_ns: Callable[[], int],
         load_pool: Executor,
     ) -> None:
@@ -44,6 +47,7 @@ class TextLoader:
         self._precision = precision
         self._start_batcher = start_batcher
         self._service = service
+        self._metrics = metrics
         self._clock_ns = clock_ns
         self._load_pool = load_pool
 
@@ -60,6 +64,7 @@ class TextLoader:
             source.version,
             proto=source.proto,
             precision=self._precision,
+            on_run=self._fill(source.name),
         )
         text = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
         served = ServedModel(text=text, batcher=self._start_batcher(text, statistics))
@@ -70,6 +75,10 @@ class TextLoader:
             text=served,
             leases=served.leases,
         )
+
+    def _fill(self, name: str) -> OnRun:
+        histogram = self._metrics.token_fill.labels(model=name)
+        return lambda used, computed: histogram.observe(used / computed)
 
 
 async def _close(served: ServedModel, timeout_s: float) -> bool:
