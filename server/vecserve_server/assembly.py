@@ -73,7 +73,7 @@ def build_models(
     statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
     metrics.registry.register(ModelMetrics(statistics))
 
-    cache_bytes = settings.models.response_cache_bytes
+    cache = _response_cache(settings, metrics)
     lifecycle = ModelLifecycle(
         loading=ModelLoading(
             loaders=[
@@ -81,7 +81,7 @@ def build_models(
                 _onnx_loader(settings, pools, metrics, clock_ns),
             ],
             statistics=statistics,
-            cache=ResponseCache(max_bytes=cache_bytes) if cache_bytes else None,
+            cache=cache,
             metrics=metrics,
             clock_ns=clock_ns,
         ),
@@ -97,6 +97,14 @@ def build_models(
         statistics=statistics,
     )
     return ModelParts(catalog=catalog, embedding=embedding, control=control)
+
+
+def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | None:
+    if not settings.models.response_cache_bytes:
+        return None
+    cache = ResponseCache(max_bytes=settings.models.response_cache_bytes)
+    metrics.response_cache_bytes.set_function(lambda: cache.size_bytes)
+    return cache
 
 
 def _text_loader(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.server_process import ServerProcess, start_server
+from tests.services.tiny_onnx import add_version
 from vecserve_client import Client, FailedPrecondition, Record
 
 MODEL = "all-MiniLM-L6-v2"
@@ -113,6 +116,11 @@ class Traffic:
                 if any(np.abs(found - self._expected).max() > 1e-5 for found in vectors):
                     self.failures.append("a wrong answer")
 
+    def wait_for_answers(self, count: int) -> None:
+        """Wait for so many more."""
+        wanted = len(self.versions) + count
+        eventually(lambda: len(self.versions) >= wanted)
+
     @contextmanager
     def running(self) -> Iterator[Traffic]:
         for thread in self._threads:
@@ -154,9 +162,8 @@ def test_a_reload_of_the_version_that_serves_fails_no_request(
         for comment in ("# 1\n", "# 2\n", "# 3\n"):
             with repository.config().open("a") as file:
                 file.write(comment)
-            answered = len(seen.versions)
             stock.load_model(MODEL)
-            eventually(lambda at=answered: len(seen.versions) > at + 5)
+            seen.wait_for_answers(5)
     assert not seen.failures
     assert server.log.count("model_loaded") == 4
     assert server.log.count("model_closed") == 3
@@ -324,6 +331,48 @@ def test_statistics_and_metrics_say_the_same(
     assert stats.compute_input.count == stats.compute_infer.count == stats.compute_output.count == 5
     assert stats.compute_infer.ns > 0
     assert stats.success.ns >= stats.compute_infer.ns + stats.queue.ns
+
+
+def test_a_repository_of_onnx_models_serves_and_follows_its_folder(
+    tmp_path: Path, start: Callable[..., ServerProcess], repository: Repository
+) -> None:
+    """Every answer says which version gave it, and is that version's."""
+    shutil.rmtree(repository.root / MODEL)
+    add_version(repository.root, "add", 1)
+    server = start(models_control_mode="poll", models_poll_s=0.05)
+    failures: list[object] = []
+    versions = [1]
+    stop = threading.Event()
+
+    def keep_asking(number: int) -> None:
+        tensor = triton.InferInput("x", [1, 1], "FP32")
+        tensor.set_data_from_numpy(np.array([[number]], np.float32))
+        with triton.InferenceServerClient(server.target) as stock:
+            while not stop.is_set():
+                try:
+                    result = stock.infer("add", [tensor])
+                except InferenceServerException as error:
+                    failures.append(error)
+                    return
+                version = int(result.get_response().model_version)
+                versions.append(version)
+                if result.as_numpy("y")[0, 0] != number + version:
+                    failures.append("a wrong answer")
+
+    def answered_by(version: int) -> bool:
+        return version in versions[-8:] or bool(failures)
+
+    threads = [threading.Thread(target=keep_asking, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for version in range(2, 8):
+        add_version(repository.root, "add", version)
+        eventually(partial(answered_by, version))
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert not failures
+    assert set(versions) == set(range(1, 8))
 
 
 def scrape(server: ServerProcess) -> dict[tuple[str, str], float]:

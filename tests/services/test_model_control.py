@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -316,3 +318,26 @@ async def test_every_version_counts_for_itself(tmp_path: Path) -> None:
         assert {v: m.inference_count for v, m in counted.items()} == {"1": 1, "2": 3}
         assert {v: m.inference_stats.success.count for v, m in counted.items()} == {"1": 1, "2": 3}
         assert [m.version for m in await control.statistics(NAME, "2")] == ["2"]
+
+
+async def test_nothing_of_an_unloaded_model_stays_in_memory(tmp_path: Path) -> None:
+    add_version(tmp_path, NAME, 1)
+    async with controlled(tmp_path, names=(NAME,)) as control:
+        with control.lease(NAME, "") as model:
+            assert await ask(model) == 1.0
+            remains = weakref.ref(model._model)  # type: ignore[attr-defined]
+        del model
+        await control.unload(NAME, unload_dependents=False)
+        gc.collect()
+        assert remains() is None
+
+
+async def test_a_load_goes_on_when_whoever_asked_has_gone(tmp_path: Path) -> None:
+    add_version(tmp_path, NAME, 1)
+    async with controlled(tmp_path) as control:
+        asked = asyncio.create_task(control.load(NAME))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        await eventually(is_served(control, "1"))
+        assert await answer(control) == 1.0

@@ -38,6 +38,7 @@ class Metrics:
     token_fill: Histogram
     embed_seconds: Histogram
     inference_seconds: Histogram
+    response_cache_bytes: Gauge
     pending_items: Gauge
     queued_rows: Gauge
     commits: Gauge
@@ -95,6 +96,7 @@ def make_metrics() -> Metrics:
             ("model", "stage"),
             SECONDS_BUCKETS,
         ),
+        response_cache_bytes=gauge("vecserve_response_cache_bytes", "Size of the kept replies"),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),

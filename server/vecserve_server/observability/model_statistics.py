@@ -152,6 +152,10 @@ class ModelStatistics:
         """Count a request that the cache could not answer."""
         self.cache_miss.add(lookup_and_insert_ns)
 
+    def closed(self) -> None:
+        """Let go of the queue: the version does not serve any more."""
+        self.queued = _nothing
+
     def as_proto(self, name: str, version: str) -> service_pb2.ModelStatistics:
         """Write the counters for the protocol."""
         failures = list(self.failures.values())

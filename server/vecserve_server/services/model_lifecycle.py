@@ -83,8 +83,17 @@ class ModelLifecycle:
         """Run something that ends with the server at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        # Whoever asked may have gone away; what a model lacks is noted with it already.
+        error = task.exception()
+        if error is not None and not isinstance(error, VecserveError):
+            self._log.error("model_change_failed", exc_info=error)
 
     async def in_pool(self, work: Callable[[], T]) -> T:
         """Read folders in a thread."""
@@ -215,6 +224,8 @@ class ModelLifecycle:
             await loaded.close(CLOSE_TIMEOUT_S)
         finally:
             entry.draining -= 1
+        if entry.loaded is None:
+            self._statistics.of(record.name, version).closed()
         self._log_state(record, version, logging.INFO, "model_closed")
         self._forget_gone(record)
         self._drop_if_gone(record)
