@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
     "unknown model, KServe": (
         lambda s: s.inference.ModelInfer(service_pb2.ModelInferRequest(model_name="none")),
         Code.NOT_FOUND,
-        "model: 'none' is not loaded",
+        "'none'",
     ),
     "wrong dimension, query": (
         lambda s: s.search.Search(search_request(query={"vector": vector_of([1.0] * 7)})),

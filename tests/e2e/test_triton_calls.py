@@ -84,7 +84,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_a_failure(
         assert error is None
         assert result.get_response().id == str(index)
         assert np.abs(result.as_numpy("embedding")[0] - expected[index]).max() <= 1e-3
-    assert "'none' is not loaded" in str(got[-2][1])
+    assert "'none'" in str(got[-2][1])
     response = got[-1][0].get_response()
     assert response.id == "last"
     assert response.parameters["triton_final_response"].bool_param
@@ -197,7 +197,7 @@ def test_the_server_says_what_it_offers(stock: triton.InferenceServerClient) -> 
     assert [(model.name, model.version, model.state) for model in index] == [(MODEL, "1", "READY")]
     statistics = stock.get_inference_statistics(MODEL).model_stats
     assert [(entry.name, entry.version) for entry in statistics] == [(MODEL, "1")]
-    with pytest.raises(InferenceServerException, match="not loaded"):
+    with pytest.raises(InferenceServerException, match="'none'"):
         stock.get_inference_statistics("none")
 
 

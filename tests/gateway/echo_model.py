@@ -149,7 +149,9 @@ async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
     interceptor = CallInterceptor(
         metrics=scope.metrics, failures=scope.failures, clock_ns=scope.clock_ns
     )
-    server: Any = aio.server(interceptors=[interceptor])
+    server: Any = aio.server(
+        interceptors=[interceptor], options=[("grpc.max_receive_message_length", -1)]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
         InferenceServicer(control=control, scope=scope), server

@@ -13,9 +13,11 @@ from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import STREAM_WINDOW, EchoServer
 from vecserve_server.errors import Draining
-from vecserve_server.gateway.inference.stream import answer_in_order
+from vecserve_server.gateway.streams import answer_stream
 
 PATIENCE_S = 10.0
+# More than HTTP/2 sends to somebody who does not read.
+BIG = 12 << 20
 FLAG = "triton_enable_empty_final_response"
 
 
@@ -93,6 +95,28 @@ async def test_a_client_that_leaves_cancels_what_it_asked_for(echo: EchoServer, 
             await echo.model.left.get()
 
 
+async def test_a_client_that_does_not_read_and_leaves_cancels_what_it_asked_for(
+    echo: EchoServer, stub: Any
+) -> None:
+    big = request(
+        0,
+        inputs=[{"name": "INT8", "datatype": "INT8", "shape": [1, BIG]}],
+        outputs=[{"name": "OUT_INT8"}],
+        raw_input_contents=[bytes(BIG)],
+    )
+    call = stub.ModelStreamInfer()
+    async with asyncio.timeout(PATIENCE_S):
+        await call.write(big)
+        await echo.model.arrived.get()
+        echo.model.gate.clear()
+        for number in range(1, STREAM_WINDOW):
+            await call.write(request(number))
+            await echo.model.arrived.get()
+        call.cancel()
+        for _ in range(1, STREAM_WINDOW):
+            await echo.model.left.get()
+
+
 async def test_a_closing_server_answers_what_it_read_and_says_why_it_ends(
     echo: EchoServer, stub: Any
 ) -> None:
@@ -120,7 +144,7 @@ async def test_a_slow_answer_holds_back_the_later_ones_but_not_their_work() -> N
             others.set()
         return number
 
-    stream = answer_in_order(numbers(), answer, window=4, closing=asyncio.Event())
+    stream = answer_stream(numbers(), answer, window=4, closing=asyncio.Event(), in_order=True)
     async with asyncio.timeout(PATIENCE_S):
         first = asyncio.ensure_future(anext(stream))
         await others.wait()
@@ -147,7 +171,7 @@ async def test_a_stream_leaves_no_task_behind(end: str) -> None:
             raise ValueError("no more")
         return number
 
-    stream = answer_in_order(endless(), answer, window=4, closing=closing)
+    stream = answer_stream(endless(), answer, window=4, closing=closing, in_order=True)
     async with asyncio.timeout(PATIENCE_S):
         assert [await anext(stream), await anext(stream)] == [0, 1]
         if end == "close":

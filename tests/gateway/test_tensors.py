@@ -111,7 +111,12 @@ def test_an_output_never_runs_over_its_place(tensor: NDArray[Any], missing: int)
         (described("BYTES", [2]), b"\x03\x00\x00\x00abc\x01", "ends inside the length"),
         (described("BYTES", [2]), b"\x00\x00\x00\x00", "its 2 elements take 4 each"),
         (described("BYTES", [1]), b"\x00" * 8, "has 8 bytes; its 1 elements end at 4"),
-        (described("BYTES", [10**9, 1]), b"\x00" * 4, "its 1000000000 elements take"),
+        (
+            described("BYTES", [10**9, 1]),
+            b"\x00" * 4,
+            "has 1000000000 elements; the limit is 1048576",
+        ),
+        (described("BYTES", [1 << 20]), b"\x00" * 4, "its 1048576 elements take"),
         (described("BYTES", [2**62, 4]), b"\x00" * 4, r"sizes must be >= 0 and < 2\^31"),
         (described("INT64", [0, 2**62, 2**62]), b"", r"sizes must be >= 0 and < 2\^31"),
         (described("INT64", [1] * 65), b"\x00" * 8, "has 65 dimensions; the limit is 8"),
@@ -133,6 +138,8 @@ def test_malformed_bytes_are_refused_by_name(bad: Tensor, raw: bytes, problem: s
         (described("UINT16", [1], uint_contents=[70000]), "holds values that UINT16 cannot hold"),
         (described("FP16", [1]), "no typed contents"),
         (described("INT8", [2], int_contents=[1]), "has 1 elements"),
+        (described("INT8", [1 << 23], int_contents=[1]), "the limit is 4194304"),
+        (described("BYTES", [1 << 21], bytes_contents=[b""]), "the limit is 1048576"),
         (described("INT8", [1], int_contents=[1], fp32_contents=[1.0]), "has fp32_contents"),
     ],
 )

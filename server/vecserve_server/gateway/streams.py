@@ -21,15 +21,17 @@ async def answer_stream(
     *,
     window: int,
     closing: asyncio.Event,
+    in_order: bool = False,
 ) -> AsyncGenerator[Reply, None]:
     """Yield replies as they come, while at most `window` requests are unanswered.
 
-    A reply counts as answered once the client's flow control has taken it. When `closing` is set
-    no more is read, what was read is answered, and the stream ends with Draining. An exception of
-    `answer` ends the stream.
+    With `in_order` a reply, though not its work, waits for those of the requests before it. A reply
+    counts as answered once the client's flow control has taken it. When `closing` is set no more
+    is read, what was read is answered, and the stream ends with Draining. An exception of `answer`
+    ends the stream.
     """
     slots = asyncio.Semaphore(window)
-    finished: asyncio.Queue[asyncio.Task[Reply] | asyncio.Task[None]] = asyncio.Queue()
+    due: asyncio.Queue[asyncio.Task[Reply] | asyncio.Task[None]] = asyncio.Queue()
     answering: set[asyncio.Task[Reply]] = set()
 
     async def run(request: Request) -> Reply:
@@ -40,18 +42,22 @@ async def answer_stream(
             await slots.acquire()
             task = asyncio.create_task(run(request), name="stream-answer")
             answering.add(task)
-            task.add_done_callback(finished.put_nowait)
+            if in_order:
+                due.put_nowait(task)
+            else:
+                task.add_done_callback(due.put_nowait)
 
     reading = asyncio.create_task(read(), name="stream-read")
-    reading.add_done_callback(finished.put_nowait)
+    reading.add_done_callback(due.put_nowait)
     watching = asyncio.create_task(closing.wait(), name="stream-closing")
     watching.add_done_callback(lambda _: reading.cancel())
     try:
         while answering or not reading.done():
-            task = await finished.get()
+            task = await due.get()
             if task in answering:
+                reply = await task
                 answering.discard(task)
-                yield task.result()  # type: ignore[misc]
+                yield reply  # type: ignore[misc]
                 slots.release()
         if closing.is_set():
             raise Draining("the server is shutting down")

@@ -49,6 +49,9 @@ TYPED_CONTENTS = {
 }
 LENGTH = struct.Struct("<I")
 MAX_RANK = 8
+# Each takes a Python object, and they are read on the event loop; raw numbers take neither.
+MAX_BYTES_ELEMENTS = 1 << 20
+MAX_TYPED_ELEMENTS = 1 << 22
 Data: TypeAlias = bytes | memoryview
 InputTensor: TypeAlias = service_pb2.ModelInferRequest.InferInputTensor
 
@@ -70,6 +73,7 @@ def read_raw(tensor: InputTensor, data: Data) -> NDArray[Any]:
         raise InvalidArgument(field, "has contents beside its bytes; one must be empty")
     count = check_shape(field, tensor.shape)
     if tensor.datatype == BYTES:
+        _check_count(field, count, limit=MAX_BYTES_ELEMENTS)
         return _object_array(_split_bytes(field, data, count)).reshape(tuple(tensor.shape))
     numpy_type = _numpy_type(field, tensor.datatype)
     if len(data) != count * numpy_type.itemsize:
@@ -89,6 +93,8 @@ def read_typed(tensor: InputTensor) -> NDArray[Any]:
     if name is None:
         raise InvalidArgument(field, f"has no typed contents for the datatype {tensor.datatype!r}")
     _check_only(field, tensor, name)
+    limit = MAX_BYTES_ELEMENTS if tensor.datatype == BYTES else MAX_TYPED_ELEMENTS
+    _check_count(field, count, limit=limit)
     values = getattr(tensor.contents, name)
     if len(values) != count:
         raise InvalidArgument(
@@ -118,6 +124,11 @@ def write_into(field: str, datatype: str, tensor: NDArray[Any], place: memoryvie
         flat = np.frombuffer(place[:size_bytes], numpy_type)
         np.copyto(flat.reshape(tensor.shape), tensor, casting="unsafe")
     return size_bytes
+
+
+def _check_count(field: str, count: int, *, limit: int) -> None:
+    if count > limit:
+        raise InvalidArgument(field, f"has {count} elements; the limit is {limit}")
 
 
 def _check_room(field: str, size_bytes: int, place: memoryview) -> None:
@@ -156,7 +167,7 @@ def _typed_array(field: str, datatype: str, values: Sequence[Any]) -> NDArray[An
     if datatype == BYTES:
         return _object_array(list(values))
     try:
-        return np.array(values, NUMPY_TYPES[datatype])
+        return np.fromiter(values, NUMPY_TYPES[datatype], len(values))
     except OverflowError:
         raise InvalidArgument(field, f"holds values that {datatype} cannot hold") from None
 

@@ -21,9 +21,9 @@ from vecserve_server.gateway.inference.infer import Inference
 from vecserve_server.gateway.inference.log_levels import LogLevels
 from vecserve_server.gateway.inference.metadata import EXTENSIONS, model_metadata
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
-from vecserve_server.gateway.inference.stream import answer_in_order
 from vecserve_server.gateway.inference.trace_log import TraceLog
 from vecserve_server.gateway.status_table import Dialect
+from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.observability.logging import LOGGER_NAME, get_logger
 from vecserve_server.services.control import READY, ModelControl
 
@@ -122,8 +122,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
                 return self._stream_failure(request, error)
             return service_pb2.ModelStreamInferResponse(infer_response=response)
 
-        replies = answer_in_order(
-            requests, answer, window=self._scope.stream_window, closing=self._scope.closing
+        replies = answer_stream(
+            requests,
+            answer,
+            window=self._scope.stream_window,
+            closing=self._scope.closing,
+            in_order=True,
         )
         async for reply in replies:
             yield reply
