@@ -81,6 +81,7 @@ def test_settings_have_defaults() -> None:
         session_entries={},
         run_entries={},
         cuda_options={},
+        openvino=False,
     )
 
 
@@ -105,6 +106,7 @@ def test_the_parameters_of_tritons_backend_are_read() -> None:
         session_entries={"session.use_device_allocator_for_initializers": "1"},
         run_entries={"memory.enable_memory_arena_shrinkage": "cpu:0"},
         cuda_options={},
+        openvino=False,
     )
 
 
@@ -146,8 +148,13 @@ def test_cuda_takes_its_options_where_there_is_a_gpu() -> None:
         ("optimization { graph { level: 3 } }", "optimization.graph.level is 3"),
         (
             "optimization { execution_accelerators { cpu_execution_accelerator { "
-            'name: "openvino" } } }',
-            'cpu_execution_accelerator "openvino" is not supported',
+            'name: "openvino" parameters { key: "device" value: "GPU" } } } }',
+            'cpu_execution_accelerator "openvino" takes no parameters',
+        ),
+        (
+            "optimization { execution_accelerators { cpu_execution_accelerator { "
+            'name: "dnnl" } } }',
+            'cpu_execution_accelerator "dnnl" is not supported',
         ),
         (
             "optimization { execution_accelerators { gpu_execution_accelerator { "

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import InvalidArgument, ModelError, RequestError
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.onnx_models.datatypes import DATATYPES, Datatype
@@ -310,3 +311,70 @@ async def test_a_configuration_that_cannot_be_kept_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=problem):
         await load(sum_and_double(), text)
+
+
+OPENVINO = """
+optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }
+"""
+needs_openvino = pytest.mark.skipif(not openvino_is_installed(), reason="OpenVINO is not installed")
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "datatype", [each for each in DATATYPES if not each.is_bytes], ids=lambda each: each.name
+)
+@pytest.mark.parametrize("shape", [["n", 2], [3, 2], []], ids=["batched", "fixed", "scalar"])
+async def test_openvino_runs_the_model_where_it_is_asked_for(
+    load: Load, datatype: Datatype, shape: list[int | str]
+) -> None:
+    model = await load(identity(shape, datatype), OPENVINO)
+    x = np.arange(6 if shape else 1).astype(datatype.numpy).reshape((3, 2) if shape else (1,))
+    x.flags.writeable = False
+    np.testing.assert_array_equal((await infer(model, x=x))["y"], x, strict=True)
+
+
+@needs_openvino
+async def test_openvino_answers_every_request_with_its_own(load: Load, runs: Runs) -> None:
+    text = f"max_batch_size: 8 dynamic_batching {{}} instance_group {{ count: 2 }} {OPENVINO}"
+    model = await load(sum_and_double(), text, cpu_cores=2)
+    asked = [floats(rows, 2) + k for k in range(10) for rows in (1, 2)]
+    answers = await asyncio.gather(*(infer(model, "double", "sum", x=x) for x in asked))
+    for x, answer in zip(asked, answers, strict=True):
+        np.testing.assert_array_equal(answer["double"], 2 * x, strict=True)
+        np.testing.assert_array_equal(answer["sum"], x.sum(1, keepdims=True), strict=True)
+    assert sum(runs) == 30
+    with pytest.raises(InvalidArgument):
+        await infer(model, x=floats(3))
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("INT64", 2**31), ("INT64", -(2**31) - 1), ("UINT64", 2**31), ("UINT32", 2**31)],
+)
+async def test_openvino_refuses_numbers_that_it_would_cut_off(
+    load: Load, name: str, value: int
+) -> None:
+    datatype = next(each for each in DATATYPES if each.name == name)
+    model = await load(identity(["n", 2], datatype), OPENVINO)
+    with pytest.raises(RequestError, match=f"input 'x': holds {value}; OpenVINO takes"):
+        await infer(model, x=np.array([[1, value]], datatype.numpy))
+    within = np.array([[2**31 - 1, 0]], datatype.numpy)
+    np.testing.assert_array_equal((await infer(model, x=within))["y"], within)
+
+
+@needs_openvino
+async def test_openvino_refuses_what_it_cannot_run(load: Load, tmp_path: Path) -> None:
+    strings = next(each for each in DATATYPES if each.is_bytes)
+    with pytest.raises(ModelError, match='"x" is BYTES, not for OpenVINO'):
+        await load(identity(["n"], strings), OPENVINO)
+    folder = save(tmp_path / "scaled", scaled())
+    optional = """
+    input { name: "x" data_type: TYPE_FP32 dims: -1 }
+    input { name: "factor" data_type: TYPE_FP32 dims: 1 optional: true }
+    output { name: "y" data_type: TYPE_FP32 dims: -1 }
+    """
+    with pytest.raises(ModelError, match='input "factor" is not in the graph'):
+        await load(scaled(), optional + OPENVINO, folder=folder)
+    model = await load(scaled(), OPENVINO, folder=folder)
+    assert (await infer(model, x=floats(2, 1)))["y"].tolist() == [[0], [3]]

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
@@ -18,9 +18,11 @@ from tritonclient.grpc import model_config_pb2
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.onnx_models.completion import DEFAULT_MAX_BATCH_SIZE, completed
 from vecserve_server.onnx_models.config import model_file, normalised
-from vecserve_server.onnx_models.instances import placements, with_instance_groups
+from vecserve_server.onnx_models.graph import Graph
+from vecserve_server.onnx_models.instances import Placement, placements, with_instance_groups
+from vecserve_server.onnx_models.openvino_session import OpenVinoSession
 from vecserve_server.onnx_models.session import OnnxSession, cuda_is_available
-from vecserve_server.onnx_models.session_settings import session_settings
+from vecserve_server.onnx_models.session_settings import SessionSettings, session_settings
 from vecserve_server.onnx_models.supported import refused
 from vecserve_server.onnx_models.tensor_spec import TensorSpec
 from vecserve_server.onnx_models.warmup import read_warm_ups
@@ -28,8 +30,25 @@ from vecserve_server.onnx_models.warmup import read_warm_ups
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Sequence[NDArray[Any]]]
 
 
+class Session(Protocol):
+    """A loaded graph, which any number of threads may run at once."""
+
+    @property
+    def graph(self) -> Graph:
+        """The tensors that it takes and gives."""
+        ...
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Compute the named outputs."""
+        ...
+
+
+def _no_openvino() -> Any:
+    raise ModelError("OpenVINO is not at hand")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedVersion:
+class LoadedOnnx:
     """A version of a model, ready to run."""
 
     config: model_config_pb2.ModelConfig
@@ -52,11 +71,13 @@ def load_version(
     name: str,
     cpu_cores: int,
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
-) -> LoadedVersion:
+    openvino: Callable[[], Any] = _no_openvino,
+) -> LoadedOnnx:
     """Load and warm up; `folder` is the model's, None stands for no configuration.
 
     `cpu_cores` is how many instances there are on the CPU where the configuration does not say.
-    Raises `ModelError` naming the file or the field at fault.
+    `openvino` imports the module of that name, or raises `ModelError`; it is called where the
+    configuration asks for it. Raises `ModelError` naming the file or the field at fault.
     """
     config = with_instance_groups(
         normalised(proto, name=name), cuda=cuda_is_available(), cpu_instances=cpu_cores
@@ -64,9 +85,9 @@ def load_version(
     settings = session_settings(config, intra_op_threads=cpu_cores)
     places = placements(config)
     file = model_file(folder / str(version), config)
-    sessions = [OnnxSession(file, settings, device_id=place.device_id) for place in places]
+    sessions = [_open(file, settings, place, openvino) for place in places]
     config = completed(config, sessions[0].graph, default_max_batch_size=default_max_batch_size)
-    loaded = LoadedVersion(
+    loaded = LoadedOnnx(
         config=config,
         inputs=_specs(config.input, batched=config.max_batch_size > 0),
         outputs=_specs(config.output, batched=config.max_batch_size > 0),
@@ -89,7 +110,17 @@ def _specs(
     return {tensor.name: TensorSpec.read(tensor, batched=batched) for tensor in tensors}
 
 
-def _warm_up(session: OnnxSession, loaded: LoadedVersion, folder: Path) -> None:
+def _open(
+    file: Path, settings: SessionSettings, place: Placement, openvino: Callable[[], Any]
+) -> Session:
+    session = OnnxSession(file, settings, device_id=place.device_id)
+    if place.device_id is not None or not settings.openvino:
+        return session
+    threads = settings.intra_op_threads
+    return OpenVinoSession(file, session.graph, openvino(), streams=place.count, threads=threads)
+
+
+def _warm_up(session: Session, loaded: LoadedOnnx, folder: Path) -> None:
     for sample in read_warm_ups(loaded.config, folder, loaded.inputs):
         try:
             for _ in range(sample.count):

@@ -54,6 +54,8 @@ class SessionSettings:
     session_entries: Mapping[str, str]
     run_entries: Mapping[str, str]
     cuda_options: Mapping[str, str]
+    openvino: bool
+    """On the CPU, OpenVINO runs the model."""
 
 
 def session_settings(
@@ -64,7 +66,7 @@ def session_settings(
     Unlike Triton's backend, memory patterns are off unless asked for: one would be kept for every
     shape ever seen.
     """
-    _check_accelerators(config)
+    openvino = _check_accelerators(config)
     on_gpu = any(group.gpus for group in config.instance_group)
     parameters = _parameters(config, (*_PARAMETERS, *(CUDA_PARAMETERS if on_gpu else ())))
     return SessionSettings(
@@ -80,6 +82,7 @@ def session_settings(
             **{key: parameters[key] for key in CUDA_PARAMETERS if key in parameters},
             **_cuda_options(config),
         },
+        openvino=openvino,
     )
 
 
@@ -91,17 +94,22 @@ def _graph_level(config: model_config_pb2.ModelConfig) -> str:
     return _GRAPH_LEVELS[level]
 
 
-def _check_accelerators(config: model_config_pb2.ModelConfig) -> None:
+def _check_accelerators(config: model_config_pb2.ModelConfig) -> bool:
+    """Refuse what is not supported; return whether OpenVINO is asked for."""
     accelerators = config.optimization.execution_accelerators
     for accelerator in accelerators.cpu_execution_accelerator:
         where = f'cpu_execution_accelerator "{accelerator.name}"'
-        raise refused(config, where, "is not supported for ONNX models: leave it out")
+        if accelerator.name != "openvino":
+            raise refused(config, where, 'is not supported: "openvino" is')
+        if accelerator.parameters:
+            raise refused(config, where, "takes no parameters")
     for accelerator in accelerators.gpu_execution_accelerator:
         where = f'gpu_execution_accelerator "{accelerator.name}"'
         if accelerator.name != "cuda":
             raise refused(config, where, 'is not supported: "cuda" is')
         if not any(group.gpus for group in config.instance_group):
             raise refused(config, where, f"needs a group of KIND_GPU and {CUDA}")
+    return bool(accelerators.cpu_execution_accelerator)
 
 
 def _cuda_options(config: model_config_pb2.ModelConfig) -> dict[str, str]:

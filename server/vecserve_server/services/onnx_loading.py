@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.encoding.openvino_runtime import openvino_module
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.onnx_models.completion import DEFAULT_MAX_BATCH_SIZE
 from vecserve_server.onnx_models.loading import load_version
@@ -67,6 +68,7 @@ async def load_onnx_model(
         name=name,
         cpu_cores=defaults.cpu_cores,
         default_max_batch_size=defaults.max_batch_size,
+        openvino=openvino_module,
     )
     loaded = await loop.run_in_executor(load_pool, load)
     settings = _bounded(triton_policy_settings(loaded.config), defaults.max_queue_size)

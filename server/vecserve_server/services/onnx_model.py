@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.onnx_models.loading import LoadedVersion
+from vecserve_server.onnx_models.loading import LoadedOnnx
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher
 from vecserve_server.scheduling.tensor_run import Part
 from vecserve_server.services.tensor_model import StageTimes, TensorReply, TensorRequest, Tensors
@@ -25,7 +25,7 @@ class OnnxModel:
         self,
         *,
         version: int,
-        loaded: LoadedVersion,
+        loaded: LoadedOnnx,
         batcher: TensorBatcher,
     ) -> None:
         self._version = version
