@@ -16,6 +16,9 @@ from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.triton_policy import TritonPolicy
+from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
 PATIENCE_S = 10.0
 
@@ -63,12 +66,8 @@ async def deaths() -> Deaths:
     return Deaths()
 
 
-@pytest.fixture
-async def batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
-    policy: EncoderPolicy[Place] = EncoderPolicy(
-        run_tokens=256, min_share_tokens=64, look_ahead_entries=64, abandoned=abandoned
-    )
-    made = DynamicBatcher(
+def make_batcher(gate: Gate, deaths: Deaths, policy: BatchPolicy[Place]) -> DynamicBatcher:
+    return DynamicBatcher(
         name="m",
         dim=2,
         run_encoder=gate.run,
@@ -80,6 +79,29 @@ async def batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
         statistics=ModelStatistics(wall_clock_ms=int),
         on_death=deaths,
     )
+
+
+@pytest.fixture
+async def batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
+    policy: EncoderPolicy[Place] = EncoderPolicy(
+        run_tokens=256, min_share_tokens=64, look_ahead_entries=64, abandoned=abandoned
+    )
+    made = make_batcher(gate, deaths, policy)
+    yield made
+    gate.opened.set()
+    await made.close(PATIENCE_S)
+
+
+@pytest.fixture
+async def patient_batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
+    """Waits for company for 2 ms, and refuses what has waited for 50."""
+    settings = TritonPolicySettings(
+        max_batch_size=8,
+        preferred_batch_sizes=(8,),
+        max_queue_delay_us=2000,
+        default_queue_policy=QueuePolicySettings(default_timeout_us=50_000),
+    )
+    made = make_batcher(gate, deaths, TritonPolicy(settings=settings, abandoned=abandoned))
     yield made
     gate.opened.set()
     await made.close(PATIENCE_S)
@@ -157,6 +179,28 @@ async def test_work_past_its_deadline_fails_and_is_not_run(
     await busy
     await batcher.submit(ids(3))
     assert gate.runs == [[1], [3]]
+
+
+async def test_a_policy_that_waits_for_company_is_asked_again(
+    patient_batcher: DynamicBatcher, gate: Gate
+) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await patient_batcher.submit(ids(1, 2))
+    assert gate.runs == [[1, 2]]
+
+
+async def test_a_policy_s_timeout_takes_effect_although_no_instance_is_free(
+    patient_batcher: DynamicBatcher, gate: Gate
+) -> None:
+    gate.opened.clear()
+    busy = asyncio.create_task(patient_batcher.submit(ids(1)))
+    await gate.wait_for_a_run()
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(DeadlineExceeded):
+            await patient_batcher.submit(ids(2))
+    gate.opened.set()
+    await busy
+    assert gate.runs == [[1]]
 
 
 async def test_work_that_comes_too_late_is_never_queued(

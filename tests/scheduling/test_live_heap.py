@@ -24,6 +24,13 @@ def test_the_least_live_key_comes_first(steps: list[tuple[int, bool]]) -> None:
     assert heap.pop() is None
 
 
+def test_until_includes_the_last() -> None:
+    heap = LiveHeap({0, 1})
+    heap.push((5, 0))
+    heap.push((6, 1))
+    assert [heap.pop_until(last) for last in (4, 5, 5, 6)] == [None, (5, 0), None, (6, 1)]
+
+
 def test_it_stays_small_although_none_of_the_gone_is_ever_met() -> None:
     live: dict[int, None] = {-1: None}
     heap = LiveHeap(live)
