@@ -62,8 +62,8 @@ def repository(tmp_path: Path, serving_repository: Path) -> Repository:
 def start(tmp_path: Path, repository: Repository) -> Iterator[Callable[..., ServerProcess]]:
     started: list[ServerProcess] = []
 
-    def start_one(**settings: object) -> ServerProcess:
-        started.append(start_server(tmp_path, repository=repository.root, **settings))
+    def start_one(*, name: str = "server", **settings: object) -> ServerProcess:
+        started.append(start_server(tmp_path, repository=repository.root, name=name, **settings))
         return started[-1]
 
     yield start_one
