@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.server_process import ServerProcess, start_server
-from tests.services.tiny_onnx import add_version
+from tests.services.tiny_onnx import add_version, config_text
 from vecserve_client import Client, FailedPrecondition, Record
 
 MODEL = "all-MiniLM-L6-v2"
@@ -373,6 +373,30 @@ def test_a_repository_of_onnx_models_serves_and_follows_its_folder(
         thread.join(PATIENCE_S)
     assert not failures
     assert set(versions) == set(range(1, 8))
+
+
+def test_the_test_hook_holds_requests_until_they_fill_a_batch(
+    start: Callable[..., ServerProcess], repository: Repository
+) -> None:
+    shutil.rmtree(repository.root / MODEL)
+    add_version(repository.root, "add", 1)
+    batching = config_text("add", "dynamic_batching { }")
+    (repository.root / "add" / "config.pbtxt").write_text(batching)
+    server = start(delay_scheduler=6)
+    answers: list[object] = []
+    tensor = triton.InferInput("x", [1, 1], "FP32")
+    tensor.set_data_from_numpy(np.array([[1]], np.float32))
+    with triton.InferenceServerClient(server.target) as stock:
+        for _ in range(5):
+            stock.async_infer("add", [tensor], callback=lambda result, error: answers.append(error))
+        eventually(lambda: scrape(server)["nv_inference_pending_request_count", "add"] == 5)
+        assert not answers
+        stock.infer("add", [tensor])
+        eventually(lambda: answers == [None] * 5)
+        [counted] = stock.get_inference_statistics("add").model_stats
+    assert (counted.inference_count, counted.execution_count) == (6, 1)
+    assert [(b.batch_size, b.compute_infer.count) for b in counted.batch_stats] == [(6, 1)]
+    assert counted.inference_stats.compute_infer.count == 6
 
 
 def scrape(server: ServerProcess) -> dict[tuple[str, str], float]:

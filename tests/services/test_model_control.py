@@ -7,6 +7,7 @@ import gc
 import shutil
 import time
 import weakref
+from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from vecserve_server.errors import (
+    Draining,
     FailedPrecondition,
     InvalidArgument,
     ModelError,
@@ -341,3 +343,18 @@ async def test_a_load_goes_on_when_whoever_asked_has_gone(tmp_path: Path) -> Non
         await asyncio.wait([asked])
         await eventually(is_served(control, "1"))
         assert await answer(control) == 1.0
+
+
+async def test_the_end_of_the_server_closes_what_still_drains(tmp_path: Path) -> None:
+    add_version(tmp_path, NAME, 1)
+    async with controlled(tmp_path, names=(NAME,)) as control:
+        await control.load(NAME, "{}", {"4/model.onnx": graph_bytes(40)})
+        lease = control.lease(NAME, "4")
+        model = lease.__enter__()
+        unload = asyncio.create_task(control.unload(NAME, unload_dependents=False))
+        await eventually(lambda: not control.is_ready(NAME, "4"))
+        await control.close(PATIENCE_S)
+        with pytest.raises(CancelledError):
+            await unload
+        with pytest.raises(Draining):
+            await ask(model)

@@ -221,8 +221,8 @@ class ModelLifecycle:
         try:
             if not await loaded.leases.drained(self._drain_s):
                 self._log_state(record, version, logging.WARNING, "model_still_in_use")
+        finally:  # at the end of the server, too
             await loaded.close(CLOSE_TIMEOUT_S)
-        finally:
             entry.draining -= 1
         if entry.loaded is None:
             self._statistics.of(record.name, version).closed()
