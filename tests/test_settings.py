@@ -39,7 +39,7 @@ def test_every_key_can_be_set_from_the_environment(tmp_path: Path) -> None:
     for key in known_keys():
         section, _, name = key.partition(".")
         value = given[section][name]
-        text = ",".join(value) if isinstance(value, tuple) else str(value or "")
+        text = ",".join(value) if isinstance(value, tuple) else _text(value)
         environ = {f"VECSERVE_{section}_{name}".upper(): text}
         assert as_dict(load(tmp_path, environ=environ)) == given
 
@@ -76,3 +76,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 def test_variables_of_other_programs_are_left_alone(tmp_path: Path) -> None:
     environ = {"VECSERVE_SERVER_TARGET": "x:1", "VECSERVE_TEST_DATA": "x", "PATH": "x"}
     assert load(tmp_path, environ=environ) == load(tmp_path)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

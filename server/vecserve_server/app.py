@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vecserve_server import __version__
-from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.assembly import ModelParts, Pools, build_models
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
@@ -35,15 +35,12 @@ from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics, serve_metrics
-from vecserve_server.observability.process import usable_physical_cores
-from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.services.admission import Admission
-from vecserve_server.services.catalog import Catalog, ServedModel
-from vecserve_server.services.catalog_control import CatalogControl
+from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.settings import Settings
 from vecserve_server.storage.atomic_files import write_atomically
@@ -53,8 +50,6 @@ from vecserve_server.storage.writer import RowWriter
 EXIT_OK, EXIT_FAILED, EXIT_FORCED = 0, 1, 130
 # Threads hand the GIL over this often; the default of 5 ms would be most of a search's time.
 SWITCH_INTERVAL_S = 0.0005
-LOOK_AHEAD_ENTRIES = 32
-MIN_SHARE_TOKENS = 64
 WRITE_GROUP_ROWS = 1024
 CLOSE_TIMEOUT_S = 5.0
 STOP_GRACE_S = 1.0
@@ -81,6 +76,7 @@ class _Core:
     """What the servicers work with."""
 
     catalog: Catalog
+    control: ModelControl
     collections: Collections
     writer: RowWriter
     embedding: EmbeddingService
@@ -174,12 +170,11 @@ class _Application:
             collections=len(collections.all()),
             rows=rows,
         )
-        catalog = await self._load_models(stack)
-        embedding = EmbeddingService(
-            catalog=catalog, tokenise_pool=tokenise_pool, limits=limits, clock_ns=self._clock_ns
-        )
+        models = await self._start_models(stack, tokenise_pool)
+        catalog, embedding = models.catalog, models.embedding
         return _Core(
             catalog=catalog,
+            control=models.control,
             collections=collections,
             writer=writer,
             embedding=embedding,
@@ -216,50 +211,21 @@ class _Application:
         stack.push_async_callback(asyncio.to_thread, writer.drain, CLOSE_TIMEOUT_S)
         return writer
 
-    async def _load_models(self, stack: AsyncExitStack) -> Catalog:
-        wanted = self._settings.models
-        repository = ModelRepository(wanted.repository, default_instances=usable_physical_cores())
-        names = wanted.load or tuple(repository.names())
-        if wanted.default not in names:
-            names = (*names, wanted.default)  # loading it says what is wrong
-        models = []
-        for name in names:
-            text = await asyncio.to_thread(
-                repository.load, name, precision=wanted.precision or None
-            )
-            stack.callback(text.encoder.close)
-            batcher = self._start_batcher(text)
-            stack.push_async_callback(batcher.close, CLOSE_TIMEOUT_S)
-            models.append(ServedModel(text=text, batcher=batcher))
-            log_event(
-                self._log,
-                logging.INFO,
-                "model_loaded",
-                model=name,
-                engine=text.engine,
-                digest=text.ref.digest,
-            )
-        return Catalog(models=models, default=wanted.default)
-
-    def _start_batcher(self, text: TextModel) -> DynamicBatcher:
-        policy: EncoderPolicy[Place] = EncoderPolicy(
-            run_tokens=text.config.run_tokens,
-            min_share_tokens=MIN_SHARE_TOKENS,
-            look_ahead_entries=LOOK_AHEAD_ENTRIES,
-            abandoned=abandoned,
-            choose=text.encoder.together,
-        )
-        return DynamicBatcher(
-            name=text.ref.name,
-            dim=text.config.dim,
-            run_encoder=text.encoder.run,
-            policy=policy,
-            instance_count=text.config.instance_count or usable_physical_cores(),
-            max_queued_entries=self._settings.limits.max_pending_items,
-            clock_ns=self._clock_ns,
+    async def _start_models(self, stack: AsyncExitStack, tokenise_pool: Executor) -> ModelParts:
+        models = build_models(
+            settings=self._settings,
+            pools=Pools(
+                tokenise=tokenise_pool,
+                load=self._pool(stack, "load", 1),
+                folders=self._pool(stack, "folders", 1),
+            ),
             metrics=self._metrics,
+            clock_ns=self._clock_ns,
             on_death=self._die,
         )
+        stack.push_async_callback(models.control.close, CLOSE_TIMEOUT_S)
+        await models.control.start()
+        return models
 
     def _servicers(self, core: _Core, admission: Admission) -> Servicers:
         scope = CallScope(
@@ -288,9 +254,7 @@ class _Application:
                 scope=scope,
             ),
             inference=InferenceServicer(
-                control=CatalogControl(
-                    catalog=core.catalog, service=core.embedding, clock_ns=self._clock_ns
-                ),
+                control=core.control,
                 scope=scope,
             ),
         )

@@ -12,6 +12,7 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     ├── CapacityError         the same call may succeed later
     │   ├── Overloaded
     │   ├── Starting
+    │   ├── ModelUnavailable
     │   └── Draining
     ├── DeadlineExceeded
     ├── ConfigError           the operator can mend it; the server refuses to start
@@ -70,6 +71,10 @@ class Overloaded(CapacityError):
 
 class Starting(CapacityError):
     """The server is not ready yet."""
+
+
+class ModelUnavailable(CapacityError):
+    """The model is known, but the version asked for does not serve now."""
 
 
 class Draining(CapacityError):

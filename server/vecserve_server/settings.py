@@ -12,7 +12,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, get_type_hints
 
 from vecserve_server.errors import ConfigError
 
@@ -20,6 +21,9 @@ MIB = 1 << 20
 ENV_PREFIX = "VECSERVE_"
 # Variables with the prefix that other programs of the distribution read.
 FOREIGN_VARIABLES = frozenset({"VECSERVE_CONFIG", "VECSERVE_SERVER_TARGET"})
+SHORT_VARIABLES: Mapping[str, str] = MappingProxyType(
+    {"VECSERVE_DELAY_SCHEDULER": "models.delay_scheduler"}
+)
 FOREIGN_PREFIXES = ("VECSERVE_TEST_", "VECSERVE_BENCH_")
 
 
@@ -82,6 +86,14 @@ class ModelSettings:
     """Names to load. Empty: all of the repository."""
     precision: str = ""
     """Overrides the precision of every model's config.pbtxt. Empty: as configured."""
+    control_mode: Literal["none", "explicit", "poll"] = "none"
+    """How models change while the server runs: not at all, on request, or as the folder does."""
+    poll_s: float = 15.0
+    """How often mode poll looks at the repository."""
+    response_cache_bytes: int = 0
+    """Memory for the replies of models that ask for a response cache; 0: none."""
+    delay_scheduler: int = 0
+    """Test hook: hold each model's queue until so many requests have waited at once; 0: off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +196,7 @@ def _from_toml(path: Path) -> Iterator[tuple[str, str, object]]:
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, object]]:
     by_variable = {ENV_PREFIX + key.replace(".", "_").upper(): key for key in known_keys()}
+    by_variable |= SHORT_VARIABLES
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable in FOREIGN_VARIABLES:
             continue
@@ -269,6 +282,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),
     ("limits.max_stream_window", 1, 1024),
+    ("models.poll_s", 0.05, 86400),
+    ("models.response_cache_bytes", 0, 1 << 40),
+    ("models.delay_scheduler", 0, 1 << 20),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
 )
@@ -276,6 +292,7 @@ _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
     ("models.precision", ("", "int8", "fp32")),
+    ("models.control_mode", ("none", "explicit", "poll")),
 )
 
 
@@ -302,5 +319,5 @@ def _cross_check(settings: Settings) -> None:
         low, high = _value(settings, smaller), _value(settings, larger)
         if low > high:
             raise ConfigError(f"{smaller} = {low}: exceeds {larger} = {high}")
-    if models.load and models.default not in models.load:
+    if models.load and models.default not in ("", *models.load):
         raise ConfigError(f"models.default = {models.default!r}: is not in models.load")

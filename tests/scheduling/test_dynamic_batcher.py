@@ -13,6 +13,7 @@ import pytest
 from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
 from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
@@ -75,6 +76,7 @@ def make_batcher(gate: Gate, deaths: Deaths, policy: BatchPolicy[Place]) -> Dyna
         max_queued_entries=100,
         clock_ns=time.perf_counter_ns,
         metrics=make_metrics(),
+        statistics=ModelStatistics(wall_clock_ms=int),
         on_death=deaths,
     )
 

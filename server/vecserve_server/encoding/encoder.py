@@ -5,10 +5,14 @@ Owns the encoder interface. Must not know engines, queues or protocols.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from vecserve_server.domain import Encodings, TokenIds
+
+OnRun: TypeAlias = Callable[[int, int], None]
+"""Told of every run how many tokens its sequences had and how many were computed, padding
+included; called from the thread of the run."""
 
 
 class Encoder(Protocol):

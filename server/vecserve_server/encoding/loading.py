@@ -24,7 +24,7 @@ from vecserve_server.encoding.cost_model import (
     measure_change_s,
     measured_shapes,
 )
-from vecserve_server.encoding.encoder import Encoder
+from vecserve_server.encoding.encoder import Encoder, OnRun
 from vecserve_server.encoding.engine import (
     PACKED_INPUTS,
     PADDED_INPUTS,
@@ -70,6 +70,10 @@ class LoadedEncoder:
     cost: CostModel
 
 
+def ignored(used_tokens: int, computed_tokens: int) -> None:
+    """Be told of a run for nothing."""
+
+
 class EncoderLoader:
     """Load encoders on this machine."""
 
@@ -79,13 +83,18 @@ class EncoderLoader:
         self._kept = Measurements(cache_folder)
 
     def load(
-        self, files: Mapping[str, ModelFile], config: EncoderConfig, *, threads: int
+        self,
+        files: Mapping[str, ModelFile],
+        config: EncoderConfig,
+        *,
+        threads: int,
+        on_run: OnRun = ignored,
     ) -> LoadedEncoder:
         """Open the configured engine for `threads` runs at once; `files` go by engine.
 
         Raises `ModelError` for a file that is missing, unreadable or not of the layout.
         """
-        return _Load(files, config, threads, self._kept, self._compiled).run()
+        return _Load(files, config, threads, self._kept, self._compiled, on_run).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,7 @@ class _Load:
     threads: int
     kept: Measurements
     compiled: CompiledModels
+    on_run: OnRun
 
     def run(self) -> LoadedEncoder:
         name = self._chosen()
@@ -221,9 +231,8 @@ class _Load:
         row_tokens, longest = self.config.row_tokens, self.config.max_tokens
         planned = planning_cost(cost, self._fixed_shapes(engine.name))
         planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=row_tokens)
-        if self.config.layout == PACKED:
-            return PackedEncoder(engine=engine, planner=planner, max_tokens=longest)
-        return PaddedEncoder(engine=engine, planner=planner, max_tokens=longest)
+        kind = PackedEncoder if self.config.layout == PACKED else PaddedEncoder
+        return kind(engine=engine, planner=planner, max_tokens=longest, on_run=self.on_run)
 
 
 def _discard(_: object) -> None:

@@ -27,6 +27,7 @@ _FIELDS = frozenset(
         "input",
         "output",
         "dynamic_batching",
+        "response_cache",
         "instance_group",
         "optimization",
         "parameters",
@@ -117,7 +118,6 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         raise _refused(proto, f"dynamic_batching.{field.name}", "is not supported")
     if proto.max_batch_size < 1:
         raise _refused(proto, "max_batch_size", "must be at least 1")
-    _check_version_policy(proto)
     _check_inputs(proto)
     parameters = _parameters(proto)
     counts = {key: _count(proto, parameters, key) for key in _COUNTS}
@@ -139,13 +139,6 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         default_prompt=_default_prompt(proto, parameters, prompts),
         **counts,
     )
-
-
-def _check_version_policy(proto: model_config_pb2.ModelConfig) -> None:
-    policy = proto.version_policy
-    latest = policy.latest.num_versions in (0, 1)
-    if policy.WhichOneof("policy_choice") not in (None, "latest") or not latest:
-        raise _refused(proto, "version_policy", "must be latest { num_versions: 1 }")
 
 
 def _check_inputs(proto: model_config_pb2.ModelConfig) -> None:

@@ -16,8 +16,8 @@ from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.domain import NAME_PATTERN, ModelRef
 from vecserve_server.encoding.cost_model import CostModel
-from vecserve_server.encoding.encoder import Encoder
-from vecserve_server.encoding.loading import EncoderLoader, ModelFile
+from vecserve_server.encoding.encoder import Encoder, OnRun
+from vecserve_server.encoding.loading import EncoderLoader, ModelFile, ignored
 from vecserve_server.encoding.model_config import (
     AUTO,
     ONNXRUNTIME,
@@ -91,16 +91,21 @@ class ModelRepository:
         name: str,
         version: str | None = None,
         *,
+        proto: model_config_pb2.ModelConfig | None = None,
         precision: str | None = None,
         engine: str | None = None,
+        on_run: OnRun = ignored,
     ) -> TextModel:
         """Load a version, the latest when None, with the configured precision and engine when None.
+
+        `proto` stands in for the configuration in the folder; `on_run` is told of every run.
 
         Raises `InvalidArgument` for a malformed name, `ModelError` for files that are missing,
         unsupported or differ from their card.
         """
         folder = self._folder(name)
-        proto = read_model_config(folder / _CONFIG)
+        if proto is None:
+            proto = read_model_config(folder / _CONFIG)
         config = encoder_config(proto)
         if config.name != name:
             raise ModelError(f'{name}/{_CONFIG}: name is "{config.name}", the folder is "{name}"')
@@ -115,6 +120,7 @@ class ModelRepository:
             {engine: files.model_file(engine, config) for engine in files.engines(config)},
             config,
             threads=config.instance_count or self._default_instances,
+            on_run=on_run,
         )
         return TextModel(
             ref=ModelRef(name=name, version=files.path.name, digest=loaded.digest),

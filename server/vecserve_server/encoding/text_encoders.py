@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.engine import TYPE_IDS, Engine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Run, RunPlanner
@@ -18,10 +19,13 @@ from vecserve_server.encoding.planning import Run, RunPlanner
 class PackedEncoder:
     """Implement `Encoder` over a packed-rows graph."""
 
-    def __init__(self, *, engine: Engine, planner: RunPlanner, max_tokens: int) -> None:
+    def __init__(
+        self, *, engine: Engine, planner: RunPlanner, max_tokens: int, on_run: OnRun
+    ) -> None:
         self._engine = engine
         self._planner = planner
         self._max_tokens = max_tokens
+        self._on_run = on_run
 
     @property
     def dim(self) -> int:
@@ -36,8 +40,10 @@ class PackedEncoder:
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`; more than the run budget is computed in several runs."""
         result = _empty(len(sequences), self.dim)
-        for run in self._planner.packed([len(ids) for ids in sequences]):
+        lengths = [len(ids) for ids in sequences]
+        for run in self._planner.packed(lengths):
             _fill(result, run, self._engine.run(pack(sequences, run.rows, run.shape)))
+            self._on_run(_used(run, lengths), run.shape.tokens)
         return result
 
     def together(self, lengths: Sequence[int]) -> Sequence[int]:
@@ -56,10 +62,13 @@ class PackedEncoder:
 class PaddedEncoder:
     """Implement `Encoder` over a graph of one sequence per row with an attention mask."""
 
-    def __init__(self, *, engine: Engine, planner: RunPlanner, max_tokens: int) -> None:
+    def __init__(
+        self, *, engine: Engine, planner: RunPlanner, max_tokens: int, on_run: OnRun
+    ) -> None:
         self._engine = engine
         self._planner = planner
         self._max_tokens = max_tokens
+        self._on_run = on_run
         self._with_types = TYPE_IDS in engine.inputs
 
     @property
@@ -75,11 +84,13 @@ class PaddedEncoder:
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`; sequences of similar length run together."""
         result = _empty(len(sequences), self.dim)
-        for run in self._planner.padded([len(ids) for ids in sequences]):
+        lengths = [len(ids) for ids in sequences]
+        for run in self._planner.padded(lengths):
             feeds = pad(sequences, [index for [index] in run.rows], run.shape)
             if not self._with_types:
                 del feeds[TYPE_IDS]
             _fill(result, run, self._engine.run(feeds))
+            self._on_run(_used(run, lengths), run.shape.tokens)
         return result
 
     def together(self, lengths: Sequence[int]) -> Sequence[int]:
@@ -99,6 +110,10 @@ def _run_of_first(runs: Sequence[Run]) -> Sequence[int]:
     return next(
         members for run in runs if 0 in (members := [index for row in run.rows for index in row])
     )
+
+
+def _used(run: Run, lengths: Sequence[int]) -> int:
+    return sum(lengths[index] for row in run.rows for index in row)
 
 
 def _empty(count: int, dim: int) -> Encodings:

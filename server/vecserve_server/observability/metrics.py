@@ -21,6 +21,8 @@ from prometheus_client import (
 # Geometric, factor 1.5, from 50 microseconds to about 40 seconds.
 SECONDS_BUCKETS = tuple(50e-6 * 1.5**step for step in range(35))
 SIZE_BUCKETS = tuple(float(2**step) for step in range(13))
+FILL_BUCKETS = tuple(step / 20 for step in range(1, 21))
+LENGTH_BOUNDS = (16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,11 @@ class Metrics:
     stage_seconds: Histogram
     batch_items: Histogram
     batch_tokens: Histogram
+    token_fill: Histogram
+    embed_seconds: Histogram
+    inference_seconds: Histogram
+    response_cache_bytes: Gauge
     pending_items: Gauge
-    queued_entries: Gauge
     queued_rows: Gauge
     commits: Gauge
     failed_commits: Gauge
@@ -73,10 +78,26 @@ def make_metrics() -> Metrics:
         batch_tokens=histogram(
             "vecserve_batch_tokens", "Tokens in one encoder run", ("model",), SIZE_BUCKETS
         ),
-        pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
-        queued_entries=gauge(
-            "vecserve_queued_entries", "Sequences that wait for a model instance", ("model",)
+        token_fill=histogram(
+            "vecserve_token_fill",
+            "Part of the tokens of a run that were the texts' and not padding",
+            ("model",),
+            FILL_BUCKETS,
         ),
+        embed_seconds=histogram(
+            "vecserve_embed_seconds",
+            "Time from texts to vectors, by the tokens of the longest text of the call",
+            ("model", "tokens"),
+            SECONDS_BUCKETS,
+        ),
+        inference_seconds=histogram(
+            "vecserve_inference_seconds",
+            "Time of an inference request, by stage",
+            ("model", "stage"),
+            SECONDS_BUCKETS,
+        ),
+        response_cache_bytes=gauge("vecserve_response_cache_bytes", "Size of the kept replies"),
+        pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),
         failed_commits=gauge("vecserve_failed_commits", "Transactions that failed"),
@@ -88,6 +109,12 @@ def make_metrics() -> Metrics:
             "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry
         ),
     )
+
+
+def length_label(tokens: int) -> str:
+    """Name the bucket of a length, so that latency can be told apart by it."""
+    bounds = (bound for bound in LENGTH_BOUNDS if tokens <= bound)
+    return f"<={bound}" if (bound := next(bounds, None)) else f">{LENGTH_BOUNDS[-1]}"
 
 
 def serve_metrics(metrics: Metrics, *, host: str, port: int) -> tuple[int, Callable[[], None]]:

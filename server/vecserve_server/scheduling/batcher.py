@@ -16,6 +16,7 @@ import numpy as np
 from vecserve_server.domain import Encodings, TokenIds, Vectors
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
 from vecserve_server.observability.metrics import Metrics
+from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.instance import Finished, ModelInstance, RunEncoder
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
@@ -92,6 +93,7 @@ class DynamicBatcher:
         max_queued_entries: int,
         clock_ns: Callable[[], int],
         metrics: Metrics,
+        statistics: ModelStatistics,
         on_death: Callable[[BaseException], None],
     ) -> None:
         self._name = name
@@ -100,6 +102,7 @@ class DynamicBatcher:
         self._max_queued_entries = max_queued_entries
         self._clock_ns = clock_ns
         self._metrics = metrics
+        self._statistics = statistics
         self._on_death = on_death
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -115,8 +118,7 @@ class DynamicBatcher:
             for number in range(instance_count)
         ]
         self._free = list(self._instances)
-        self._depth = metrics.queued_entries.labels(model=name)
-        self._depth.set_function(lambda: len(policy))
+        statistics.queued = policy.__len__
 
     @property
     def instance_count(self) -> int:
@@ -160,7 +162,6 @@ class DynamicBatcher:
             self._alarm.cancel()
         for entry in self._policy.clear():
             entry.work.ticket.fail(Draining("the server is shutting down"))
-        self._depth.set_function(lambda: 0)
         ends = [asyncio.to_thread(instance.close, timeout_s) for instance in self._instances]
         return all(await asyncio.gather(*ends))
 
@@ -228,6 +229,9 @@ class DynamicBatcher:
         entries = self._running.pop(instance)
         self._free.append(instance)
         self._dispatch()  # the instance works on while the answers go out
+        if finished.encodings is not None:
+            run_ns = finished.ended_ns - finished.started_ns
+            self._statistics.executed(len(entries), 0, run_ns, 0)
         for position, entry in enumerate(entries):
             ticket = entry.work.ticket
             if finished.encodings is None:

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 from vecserve_server.services.tensor_model import TensorModel
 
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+LOADING, UNLOADING = "LOADING", "UNLOADING"
 
 
 class ModelEntry(NamedTuple):

@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from vecserve_server.domain import Encodings, TokenIds, Vectors
+from vecserve_server.domain import Encodings, Vectors
 from vecserve_server.encoding.model_config import EncoderConfig
 from vecserve_server.encoding.tokenizer import Tokenised
 from vecserve_server.errors import InvalidArgument, RequestError
+from vecserve_server.observability.metrics import Metrics, length_label
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
@@ -89,11 +90,13 @@ class EmbeddingService:
         tokenise_pool: Executor,
         limits: LimitSettings,
         clock_ns: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         self._catalog = catalog
         self._tokenise_pool = tokenise_pool
         self._limits = limits
         self._clock_ns = clock_ns
+        self._metrics = metrics
 
     async def embed(
         self,
@@ -104,15 +107,32 @@ class EmbeddingService:
         names: Sequence[str] | None = None,
         deadline_ns: int | None = None,
     ) -> Embedded:
+        """Embed a batch with the latest version of a model, as `embed_with` does.
+
+        Raises NotFound for the model.
+        """
+        return await self.embed_with(
+            self._catalog.get(model), texts, options, names=names, deadline_ns=deadline_ns
+        )
+
+    async def embed_with(
+        self,
+        served: ServedModel,
+        texts: Sequence[str | RequestError],
+        options: EmbedOptions,
+        *,
+        names: Sequence[str] | None = None,
+        deadline_ns: int | None = None,
+    ) -> Embedded:
         """Embed a batch; a bad text fails alone, as does an item that is an error already.
 
-        `names` are the fields that the texts stand in, for messages.
+        `names` are the fields that the texts stand in, for messages. The model stays open
+        meanwhile.
 
-        Raises NotFound for the model, InvalidArgument for an option or the batch's size, and what
-        the batcher raises.
+        Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
-        served = self._catalog.get(model)
         check_count("inputs", len(texts), limit=self._limits.max_items_per_call)
+        started_ns = self._clock_ns()
         call = _Call(
             served=served,
             texts=texts,
@@ -129,7 +149,12 @@ class EmbeddingService:
         )
         good = self._good_texts(call)
         pieces = [good[at : at + PIECE_TEXTS] for at in range(0, len(good), PIECE_TEXTS)]
-        await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
+        with served.leases.hold():
+            await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
+        if good:
+            self._metrics.embed_seconds.labels(
+                model=served.text.ref.name, tokens=length_label(max(call.tokens))
+            ).observe((self._clock_ns() - started_ns) / 1e9)
         return Embedded(
             model=served,
             vectors=call.vectors,
@@ -140,15 +165,6 @@ class EmbeddingService:
             tokenise_us=call.tokenise_us,
             encode_us=call.encode_us,
         )
-
-    async def embed_tokens(
-        self, model: str, sequences: Sequence[TokenIds], *, deadline_ns: int | None = None
-    ) -> Vectors:
-        """Embed ready token ids; returns float32 [N, D]."""
-        served = self._catalog.get(model)
-        encoded = await served.batcher.submit(sequences, deadline_ns=deadline_ns)
-        config = served.text.config
-        return finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
 
     def _good_texts(self, call: _Call) -> list[int]:
         good = []

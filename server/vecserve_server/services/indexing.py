@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain import CollectionSpec, NewRow
 from vecserve_server.errors import FailedPrecondition, InvalidArgument, RequestError
-from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
 from vecserve_server.services.validation import (
@@ -122,9 +122,9 @@ class IndexingService:
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._check_pool, self._check_all, spec, rows)
         if prepared.texts:
-            check_same_model(spec, self._catalog)
+            served = model_of(spec, self._catalog)
             check_dimensions(options, spec)
-            await self._embed(spec, rows, options, deadline_ns, prepared)
+            await self._embed(served, spec, rows, options, deadline_ns, prepared)
         return prepared
 
     def _check_all(self, spec: CollectionSpec, rows: Sequence[RowInput]) -> _Prepared:
@@ -156,14 +156,15 @@ class IndexingService:
 
     async def _embed(
         self,
+        served: ServedModel,
         spec: CollectionSpec,
         rows: Sequence[RowInput],
         options: EmbedOptions,
         deadline_ns: int | None,
         prepared: _Prepared,
     ) -> None:
-        embedded = await self._embedding.embed(
-            spec.model.name,
+        embedded = await self._embedding.embed_with(
+            served,
             list(prepared.texts.values()),
             replace(options, normalise=True),  # collections hold unit vectors
             names=[f"rows[{index}].text" for index in prepared.texts],
@@ -196,15 +197,17 @@ class _Prepared:
     encode_us: int = 0
 
 
-def check_same_model(spec: CollectionSpec, catalog: Catalog) -> None:
-    """Refuse to mix vectors of different weights in one collection."""
-    loaded = catalog.get(spec.model.name).text.ref
+def model_of(spec: CollectionSpec, catalog: Catalog) -> ServedModel:
+    """Find the version that made a collection's vectors; refuse to mix in those of others."""
+    served = catalog.with_weights(spec.model)
+    loaded = served.text.ref
     if loaded.digest != spec.model.digest:
         raise FailedPrecondition(
             f"collection: {spec.name!r} was embedded by model {spec.model.name!r} version "
             f"{spec.model.version} ({spec.model.digest[:12]}), but version {loaded.version} "
             f"({loaded.digest[:12]}) is loaded; re-index it, or serve the old weights"
         )
+    return served
 
 
 def check_dimensions(options: EmbedOptions, spec: CollectionSpec) -> None:

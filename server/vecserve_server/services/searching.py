@@ -18,7 +18,7 @@ from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
-from vecserve_server.services.indexing import check_dimensions, check_same_model
+from vecserve_server.services.indexing import check_dimensions, model_of
 from vecserve_server.services.validation import check_count, check_k, check_vector
 from vecserve_server.settings import LimitSettings
 
@@ -165,10 +165,10 @@ class SearchingService:
         deadline_ns: int | None,
         resolved: _Resolved,
     ) -> None:
-        check_same_model(collection.spec, self._catalog)
+        served = model_of(collection.spec, self._catalog)
         check_dimensions(options, collection.spec)
-        embedded = await self._embedding.embed(
-            collection.spec.model.name,
+        embedded = await self._embedding.embed_with(
+            served,
             list(texts.values()),
             replace(options, normalise=True),  # collections hold unit vectors
             names=names,

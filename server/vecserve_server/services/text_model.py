@@ -63,8 +63,8 @@ class TextTensorModel:
         )
 
     async def _embed(self, texts: list[str], deadline_ns: int | None) -> TensorReply:
-        embedded = await self._service.embed(
-            self.name,
+        embedded = await self._service.embed_with(
+            self._served,
             texts,
             EmbedOptions(),
             names=[f"input {TEXT!r}[{index}]" for index in range(len(texts))],

@@ -1,0 +1,175 @@
+"""How the parts that serve models are put together.
+
+Owns the wiring of loaders, batchers, statistics and the control over them. `app.py` decides when.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.observability.metrics import Metrics
+from vecserve_server.observability.model_metrics import ModelMetrics
+from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
+from vecserve_server.observability.process import usable_physical_cores
+from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
+from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.embedding import EmbeddingService
+from vecserve_server.services.model_control import ControlPolicy, ModelControl
+from vecserve_server.services.model_lifecycle import ModelLifecycle
+from vecserve_server.services.model_loading import ModelLoading
+from vecserve_server.services.onnx_loader import OnnxLoader
+from vecserve_server.services.onnx_loading import OnnxDefaults
+from vecserve_server.services.response_cache import ResponseCache
+from vecserve_server.services.text_loader import TextLoader
+from vecserve_server.settings import ModelSettings, Settings
+
+LOOK_AHEAD_ENTRIES = 32
+MIN_SHARE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """Threads that models use beside their instances."""
+
+    tokenise: Executor
+    load: Executor
+    """One thread: loads that ran side by side would spoil each other's measurements."""
+    folders: Executor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParts:
+    """What serves models."""
+
+    catalog: Catalog
+    embedding: EmbeddingService
+    control: ModelControl
+
+
+def build_models(
+    *,
+    settings: Settings,
+    pools: Pools,
+    metrics: Metrics,
+    clock_ns: Callable[[], int],
+    on_death: Callable[[BaseException], None],
+) -> ModelParts:
+    """Put together what serves models; nothing is loaded yet."""
+    catalog = Catalog(default=settings.models.default)
+    embedding = EmbeddingService(
+        catalog=catalog,
+        tokenise_pool=pools.tokenise,
+        limits=settings.limits,
+        clock_ns=clock_ns,
+        metrics=metrics,
+    )
+    statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
+    metrics.registry.register(ModelMetrics(statistics))
+
+    cache = _response_cache(settings, metrics)
+    lifecycle = ModelLifecycle(
+        loading=ModelLoading(
+            loaders=[
+                _text_loader(settings, pools, embedding, metrics, clock_ns, on_death),
+                _onnx_loader(settings, pools, metrics, clock_ns),
+            ],
+            statistics=statistics,
+            cache=cache,
+            metrics=metrics,
+            clock_ns=clock_ns,
+        ),
+        catalog=catalog,
+        statistics=statistics,
+        folder_pool=pools.folders,
+        drain_s=settings.server.drain_s,
+    )
+    control = ModelControl(
+        root=settings.models.repository,
+        policy=_control_policy(settings.models),
+        lifecycle=lifecycle,
+        statistics=statistics,
+    )
+    return ModelParts(catalog=catalog, embedding=embedding, control=control)
+
+
+def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | None:
+    if not settings.models.response_cache_bytes:
+        return None
+    cache = ResponseCache(max_bytes=settings.models.response_cache_bytes)
+    metrics.response_cache_bytes.set_function(lambda: cache.size_bytes)
+    return cache
+
+
+def _text_loader(
+    settings: Settings,
+    pools: Pools,
+    embedding: EmbeddingService,
+    metrics: Metrics,
+    clock_ns: Callable[[], int],
+    on_death: Callable[[BaseException], None],
+) -> TextLoader:
+    def start_batcher(text: TextModel, statistics: ModelStatistics) -> DynamicBatcher:
+        return DynamicBatcher(
+            name=text.ref.name,
+            dim=text.config.dim,
+            run_encoder=text.encoder.run,
+            policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
+            instance_count=text.config.instance_count or usable_physical_cores(),
+            max_queued_entries=settings.limits.max_pending_items,
+            clock_ns=clock_ns,
+            metrics=metrics,
+            statistics=statistics,
+            on_death=on_death,
+        )
+
+    return TextLoader(
+        default_instances=usable_physical_cores(),
+        precision=settings.models.precision or None,
+        start_batcher=start_batcher,
+        service=embedding,
+        metrics=metrics,
+        clock_ns=clock_ns,
+        load_pool=pools.load,
+    )
+
+
+def _onnx_loader(
+    settings: Settings, pools: Pools, metrics: Metrics, clock_ns: Callable[[], int]
+) -> OnnxLoader:
+    return OnnxLoader(
+        defaults=OnnxDefaults(
+            cpu_cores=usable_physical_cores(),
+            max_queue_size=settings.limits.max_pending_items,
+            hold_until_queued=settings.models.delay_scheduler,
+        ),
+        metrics=metrics,
+        clock_ns=clock_ns,
+        load_pool=pools.load,
+    )
+
+
+def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Place]:
+    policy: EncoderPolicy[Place] = EncoderPolicy(
+        run_tokens=text.config.run_tokens,
+        min_share_tokens=MIN_SHARE_TOKENS,
+        look_ahead_entries=LOOK_AHEAD_ENTRIES,
+        abandoned=abandoned,
+        choose=text.encoder.together,
+    )
+    return HoldPolicy(policy, hold=hold) if hold else policy
+
+
+def _control_policy(models: ModelSettings) -> ControlPolicy:
+    return ControlPolicy(
+        mode=models.control_mode,
+        names=models.load,
+        default=models.default,
+        poll_s=models.poll_s,
+    )

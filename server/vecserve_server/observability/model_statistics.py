@@ -1,0 +1,220 @@
+"""What each version of a model has done, counted the way Triton counts.
+
+Owns the counters and their form on the wire. Must not know who runs models. The event loop alone
+writes; other threads may read: every number is whole, and numbers read together may be one event
+apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from tritonclient.grpc import service_pb2
+
+
+class Times(Protocol):
+    """Where the time of one request went."""
+
+    @property
+    def queue_ns(self) -> int:
+        """From arrival to the start of its run, or to the look-up that answered it."""
+        ...
+
+    @property
+    def compute_input_ns(self) -> int:
+        """Gathering the inputs of its run."""
+        ...
+
+    @property
+    def compute_infer_ns(self) -> int:
+        """The run."""
+        ...
+
+    @property
+    def compute_output_ns(self) -> int:
+        """Handing out the outputs of its run."""
+        ...
+
+
+class Reply(Protocol):
+    """An answered request."""
+
+    @property
+    def times(self) -> Times:
+        """Where its time went."""
+        ...
+
+    @property
+    def cache_hit(self) -> bool:
+        """Whether no run was made for it."""
+        ...
+
+
+class Failure(Enum):
+    """Why a request failed, in Triton's words."""
+
+    REJECTED = "REJECTED"
+    """A full queue or a passed deadline."""
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    """The run failed."""
+    OTHER = "OTHER"
+    """The request was malformed."""
+
+
+@dataclass(slots=True)
+class Duration:
+    """A number of events and the time that they took together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, duration_ns: int) -> None:
+        """Count one event."""
+        self.count += 1
+        self.ns += max(0, duration_ns)
+
+    def as_proto(self) -> service_pb2.StatisticDuration:
+        """Write it for the protocol."""
+        return service_pb2.StatisticDuration(count=self.count, ns=self.ns)
+
+
+@dataclass(slots=True)
+class _Compute:
+    """The stages of runs."""
+
+    input: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    output: Duration = field(default_factory=Duration)
+
+    def add(self, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        self.input.add(input_ns)
+        self.infer.add(infer_ns)
+        self.output.add(output_ns)
+
+
+class ModelStatistics:
+    """The counters of one version of a model."""
+
+    def __init__(self, *, wall_clock_ms: Callable[[], int]) -> None:
+        """Start at zero; `wall_clock_ms` tells milliseconds since the epoch."""
+        self._wall_clock_ms = wall_clock_ms
+        self.success = Duration()
+        self.queue = Duration()
+        self.compute = _Compute()
+        self.cache_hit = Duration()
+        self.cache_miss = Duration()
+        self.failures = {reason: Duration() for reason in Failure}
+        self.inference_count = 0
+        """Rows that went through a run; answers from the cache are not among them."""
+        self.execution_count = 0
+        self.last_inference_ms = 0
+        self.load_seconds = 0.0
+        self.queued: Callable[[], int] = _nothing
+        """Tells what waits for a run at this moment; whoever owns the queue sets it."""
+        self._runs: dict[int, _Compute] = {}
+
+    def executed(
+        self, rows: int, compute_input_ns: int, compute_infer_ns: int, compute_output_ns: int
+    ) -> None:
+        """Count one successful run of a batch of `rows`."""
+        self.inference_count += rows
+        self.execution_count += 1
+        self.last_inference_ms = self._wall_clock_ms()
+        if rows not in self._runs:
+            # A reader iterates over the old mapping meanwhile.
+            self._runs = self._runs | {rows: _Compute()}
+        self._runs[rows].add(compute_input_ns, compute_infer_ns, compute_output_ns)
+
+    def succeeded(self, reply: Reply, total_ns: int) -> None:
+        """Count an answered request; the compute times are those of its whole run."""
+        times = reply.times
+        self.success.add(total_ns)
+        self.queue.add(times.queue_ns)
+        if not reply.cache_hit:
+            self.compute.add(
+                times.compute_input_ns, times.compute_infer_ns, times.compute_output_ns
+            )
+
+    def failed(self, total_ns: int, reason: Failure = Failure.OTHER) -> None:
+        """Count a request that got no answer."""
+        self.failures[reason].add(total_ns)
+
+    def hit(self, lookup_ns: int) -> None:
+        """Count a request that was answered without a run of its own."""
+        self.cache_hit.add(lookup_ns)
+        self.last_inference_ms = self._wall_clock_ms()
+
+    def missed(self, lookup_and_insert_ns: int) -> None:
+        """Count a request that the cache could not answer."""
+        self.cache_miss.add(lookup_and_insert_ns)
+
+    def closed(self) -> None:
+        """Let go of the queue: the version does not serve any more."""
+        self.queued = _nothing
+
+    def as_proto(self, name: str, version: str) -> service_pb2.ModelStatistics:
+        """Write the counters for the protocol."""
+        failures = list(self.failures.values())
+        return service_pb2.ModelStatistics(
+            name=name,
+            version=version,
+            last_inference=self.last_inference_ms,
+            inference_count=self.inference_count,
+            execution_count=self.execution_count,
+            inference_stats=service_pb2.InferStatistics(
+                success=self.success.as_proto(),
+                fail=service_pb2.StatisticDuration(
+                    count=sum(failure.count for failure in failures),
+                    ns=sum(failure.ns for failure in failures),
+                ),
+                queue=self.queue.as_proto(),
+                compute_input=self.compute.input.as_proto(),
+                compute_infer=self.compute.infer.as_proto(),
+                compute_output=self.compute.output.as_proto(),
+                cache_hit=self.cache_hit.as_proto(),
+                cache_miss=self.cache_miss.as_proto(),
+            ),
+            batch_stats=[
+                service_pb2.InferBatchStatistics(
+                    batch_size=rows,
+                    compute_input=runs.input.as_proto(),
+                    compute_infer=runs.infer.as_proto(),
+                    compute_output=runs.output.as_proto(),
+                )
+                for rows, runs in sorted(self._runs.items())
+            ],
+        )
+
+
+class StatisticsTable:
+    """The statistics of every version that is or was loaded, as long as the server runs."""
+
+    def __init__(self, *, wall_clock_ms: Callable[[], int]) -> None:
+        self._wall_clock_ms = wall_clock_ms
+        self._entries: dict[tuple[str, str], ModelStatistics] = {}
+
+    def of(self, name: str, version: str) -> ModelStatistics:
+        """Return a version's statistics; they go on where they were when it is loaded again."""
+        key = (name, version)
+        if key not in self._entries:
+            # The thread of a scrape iterates over the old mapping meanwhile.
+            self._entries = self._entries | {
+                key: ModelStatistics(wall_clock_ms=self._wall_clock_ms)
+            }
+        return self._entries[key]
+
+    def forget(self, name: str, version: str) -> None:
+        """Drop a version that will not come back."""
+        self._entries = {k: v for k, v in self._entries.items() if k != (name, version)}
+
+    def all(self) -> dict[tuple[str, str], ModelStatistics]:
+        """Return every entry by name and version. Any thread."""
+        return self._entries
+
+
+def _nothing() -> int:
+    return 0

@@ -1,0 +1,81 @@
+"""From a version's files to a model that is counted and, where asked for, cached.
+
+Owns the choice of the loader and what every kind of model is wrapped in. Must not know which
+versions are wanted. Loop only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tritonclient.grpc import model_config_pb2
+
+from vecserve_server.errors import ModelError, VecserveError
+from vecserve_server.observability.logging import get_logger
+from vecserve_server.observability.metrics import Metrics
+from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
+from vecserve_server.services.counted_model import CountedModel
+from vecserve_server.services.model_versions import LoadedVersion, VersionLoader, VersionSource
+from vecserve_server.services.response_cache import CachedModel, ResponseCache
+from vecserve_server.services.tensor_model import TensorModel
+
+
+class ModelLoading:
+    """Load versions of any kind."""
+
+    def __init__(
+        self,
+        *,
+        loaders: Sequence[VersionLoader],
+        statistics: StatisticsTable,
+        cache: ResponseCache | None,
+        metrics: Metrics,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        """Take the first loader that accepts a configuration; None for `cache` turns it off."""
+        self._loaders = loaders
+        self._statistics = statistics
+        self._cache = cache
+        self._metrics = metrics
+        self._clock_ns = clock_ns
+        self._log = get_logger("models")
+
+    async def load(self, source: VersionSource) -> LoadedVersion:
+        """Load and warm up a version; raises ModelError that says what is wrong."""
+        statistics = self._statistics.of(source.name, source.version)
+        started_ns = self._clock_ns()
+        try:
+            loaded = await self._loader(source.proto).load(source, statistics)
+        except VecserveError:
+            raise
+        except Exception as error:  # an engine may raise anything over a file from elsewhere
+            self._log.exception("model_load_failed", extra={"fields": {"model": source.name}})
+            raise ModelError(
+                f"{source.name}/{source.version}: {type(error).__name__}: {error}"
+            ) from error
+        statistics.load_seconds = (self._clock_ns() - started_ns) / 1e9
+        return replace(loaded, model=self._wrapped(loaded, statistics))
+
+    def _loader(self, proto: model_config_pb2.ModelConfig) -> VersionLoader:
+        for loader in self._loaders:
+            if loader.accepts(proto):
+                return loader
+        raise ModelError(
+            f'{proto.name}/config.pbtxt: backend "{proto.backend or proto.platform}" '
+            "is not supported"
+        )
+
+    def _wrapped(self, loaded: LoadedVersion, statistics: ModelStatistics) -> TensorModel:
+        model = loaded.model
+        if self._cache is not None and model.config.response_cache.enable:
+            model = CachedModel(
+                model,
+                digest=loaded.digest,
+                cache=self._cache,
+                statistics=statistics,
+                clock_ns=self._clock_ns,
+            )
+        return CountedModel(
+            model, statistics=statistics, metrics=self._metrics, clock_ns=self._clock_ns
+        )

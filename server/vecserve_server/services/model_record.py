@@ -1,0 +1,106 @@
+"""What is known of one model and its versions.
+
+Owns their states. Must not know how versions are loaded, nor what happens to retired ones. Loop
+only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vecserve_server.errors import InvalidArgument, ModelUnavailable, NotFound
+from vecserve_server.services.control import (
+    LOADING,
+    READY,
+    UNAVAILABLE,
+    UNLOADING,
+    ModelEntry,
+)
+from vecserve_server.services.model_folders import Signature
+from vecserve_server.services.model_versions import LoadedVersion
+
+
+@dataclass(slots=True)
+class VersionRecord:
+    """One version that somebody has asked to load."""
+
+    loaded: LoadedVersion | None = None
+    """What serves."""
+    attempted: Signature | None = None
+    """What its files were when it was last loaded, with success or without."""
+    loading: bool = False
+    draining: int = 0
+    """Retired loads of it that are still in use."""
+    reason: str = ""
+    """Why it does not serve, or why its last change is not in force."""
+
+    @property
+    def state(self) -> str:
+        """As the repository's index says it."""
+        if self.loaded is not None:
+            return READY
+        if self.loading:
+            return LOADING
+        return UNLOADING if self.draining else UNAVAILABLE
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """One model that somebody has asked to load."""
+
+    name: str
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever changes which versions are loaded."""
+    versions: dict[str, VersionRecord] = field(default_factory=dict)
+    found: Mapping[str, Signature] | None = None
+    """What the repository held when the model was last loaded."""
+    reason: str = ""
+    """Why not even its versions are known."""
+
+    def version(self, version: str) -> VersionRecord:
+        """Return a version's record, made where there is none."""
+        return self.versions.setdefault(version, VersionRecord())
+
+    def serving(self) -> list[str]:
+        """Return the versions that serve, oldest first."""
+        ready = [number for number, record in self.versions.items() if record.loaded is not None]
+        return sorted(ready, key=int)
+
+    def find(self, version: str) -> LoadedVersion:
+        """Return a version that serves, the latest when empty.
+
+        Raises InvalidArgument, NotFound, or ModelUnavailable for one that does not serve now.
+        """
+        serving = self.serving()
+        number = version or (serving[-1] if serving else "")
+        record = self.versions.get(number)
+        if record is not None and record.loaded is not None:
+            return record.loaded
+        if version and not (version.isascii() and version.isdecimal()):
+            raise InvalidArgument("model_version", f"{version!r} is not a decimal number")
+        if not version:
+            raise ModelUnavailable(f"model {self.name!r} has no version that is ready")
+        if record is None:
+            raise NotFound(f"model {self.name!r} version {version} is not found")
+        raise ModelUnavailable(
+            f"model {self.name!r} version {version} is not ready: {record.reason or record.state}"
+        )
+
+    def entries(self) -> list[ModelEntry]:
+        """Return the model's lines of the index, oldest version first."""
+        if not self.versions:
+            return [ModelEntry(self.name, "", UNAVAILABLE if self.reason else "", self.reason)]
+        return [
+            ModelEntry(self.name, number, record.state, record.reason)
+            for number, record in sorted(self.versions.items(), key=lambda item: int(item[0]))
+        ]
+
+    def forget(self, version: str) -> bool:
+        """Drop a version that neither serves nor lies in the repository; tell whether it did."""
+        record = self.versions.get(version)
+        if record is None or record.state != UNAVAILABLE or version in (self.found or ()):
+            return False
+        del self.versions[version]
+        return True
