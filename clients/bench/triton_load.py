@@ -18,7 +18,6 @@ from triton_tools import Tools
 
 WINDOWS: Final = 3
 """perf_analyzer reports on three windows that follow each other."""
-_GRACE_S: Final = 120.0
 _ANY_DEVIATION_PERCENT: Final = 999
 """Three windows are measured, however they vary: the rounds show how steady a figure is."""
 
@@ -34,8 +33,11 @@ class Load:
     model: str
     input_file: Path
     clients: int = 1
+    """Requests in flight; without effect where the options name a range."""
     window_ms: int
     options: Sequence[str] = ()
+    limit_s: float = 120.0
+    """perf_analyzer waits for ever for a stream that broke off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,12 @@ class ServerBreakdown:
     compute_input_us: float
     compute_infer_us: float
     compute_output_us: float
+
+    @property
+    def total_us(self) -> float:
+        """What a request spent in the queue and in the model."""
+        computed_us = self.compute_input_us + self.compute_infer_us + self.compute_output_us
+        return self.queue_us + computed_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +91,31 @@ def write_tokens(file: Path, sequences: Sequence[Sequence[int]]) -> Path:
 
 
 def run(tools: Tools, target: str, load: Load) -> Figures:
-    """Put load on a model; raises LoadFailed where perf_analyzer says so."""
+    """Put one load on a model; raises LoadFailed where perf_analyzer says so."""
+    (figures,) = sweep(tools, target, load)
+    return figures
+
+
+def sweep(tools: Tools, target: str, load: Load) -> list[Figures]:
+    """Return the figures of each step of a range of loads; raises LoadFailed as `run` does."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
         command = _command(tools, target, load, report)
-        limit_s = WINDOWS * load.window_ms / 1000 + _GRACE_S
-        done = subprocess.run(  # noqa: S603 - what `make tools-triton` fetched
+        done = _run(command, dict(tools.perf_analyzer_environ()), load.limit_s)
+        if done.returncode or not report.exists():
+            raise LoadFailed(f"perf_analyzer ended with {done.returncode}:\n{done.stdout}")
+        with report.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    return [_figures(row, done.stdout) for row in rows]
+
+
+def _run(
+    command: Sequence[str], environ: Mapping[str, str], limit_s: float
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(  # noqa: S603 - what `make tools-triton` fetched
             command,
-            env=dict(tools.perf_analyzer_environ()),
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -98,17 +123,15 @@ def run(tools: Tools, target: str, load: Load) -> Figures:
             timeout=limit_s,
             check=False,
         )
-        if done.returncode or not report.exists():
-            raise LoadFailed(f"perf_analyzer ended with {done.returncode}:\n{done.stdout}")
-        with report.open(newline="", encoding="utf-8") as file:
-            (row,) = csv.DictReader(file)
-    return _figures(row, done.stdout)
+    except subprocess.TimeoutExpired as expired:
+        printed = (expired.output or b"").decode(errors="replace")
+        raise LoadFailed(f"perf_analyzer did not end within {limit_s:g} s:\n{printed}") from expired
 
 
 def _command(tools: Tools, target: str, load: Load, report: Path) -> list[str]:
     command = [str(tools.perf_analyzer), "-i", "grpc", "-u", target, "-m", load.model]
     command += ["--input-data", str(load.input_file), "--percentile=95"]
-    if not any(option.startswith("--request-rate-range") for option in load.options):
+    if not any("-range=" in option for option in load.options):
         command.append(f"--concurrency-range={load.clients}")
     command += [f"--measurement-interval={load.window_ms}", f"--max-trials={WINDOWS}"]
     command += [f"--stability-percentage={_ANY_DEVIATION_PERCENT}"]
