@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from triton_forms import (
     write_triton_repository,
 )
 from triton_load import WINDOWS, Figures, Load, run, write_texts, write_tokens
-from triton_report import MIX, SHORT, TOKENS, VECSERVE, Measurement, summarise
+from triton_report import MIX, SHORT, TRITON, VECSERVE, Measurement, summarise
 from triton_server import TritonServer
 from triton_tools import Tools, ToolsMissing, find
 
@@ -102,10 +102,12 @@ def measure(tools: Tools, folder: Path, options: argparse.Namespace) -> dict[str
         stack.enter_context(triton)
         texts = [Way(name=VECSERVE, target=target, model=MODEL)]
         texts += [Way(name=form.name, target=triton.target, model=form.name) for form in chosen]
-        onnx = [
-            Way(name=VECSERVE, target=target, model=PLAIN_ONNX),
-            Way(name=PLAIN_ONNX, target=triton.target, model=PLAIN_ONNX),
-        ]
+        ways = {MIX: texts, SHORT: texts}
+        for model in PLAIN_ONNX:
+            ways[model] = [
+                Way(name=VECSERVE, target=target, model=model),
+                Way(name=TRITON, target=triton.target, model=model),
+            ]
         report = {
             "processor": processor(),
             "cores": cores,
@@ -114,22 +116,20 @@ def measure(tools: Tools, folder: Path, options: argparse.Namespace) -> dict[str
             "seconds_per_measurement": WINDOWS * plan.window_ms / 1000,
             "cosine_with_vecserve": _agreement(texts, traffic.mix[:COMPARED_TEXTS]),
         }
-        measured = list(_measure(tools, plan, texts, onnx))
+        measured = list(_measure(tools, plan, ways))
         vecserve.stop()
     return report | summarise(measured)
 
 
-def _measure(
-    tools: Tools, plan: Plan, texts: Sequence[Way], onnx: Sequence[Way]
-) -> Iterator[Measurement]:
+def _measure(tools: Tools, plan: Plan, ways: Mapping[str, Sequence[Way]]) -> Iterator[Measurement]:
     for name, file in plan.traffic.items():
-        for way in onnx if name == TOKENS else texts:
+        for way in ways[name]:
             warm_up = Load(model=way.model, input_file=file, clients=8, window_ms=WARM_UP_MS)
             run(tools, way.target, warm_up)
     for number in range(plan.rounds):
         for name, file in plan.traffic.items():
             for clients in plan.clients:
-                for way in _turned(onnx if name == TOKENS else texts, number):
+                for way in _turned(ways[name], number):
                     load = Load(
                         model=way.model, input_file=file, clients=clients, window_ms=plan.window_ms
                     )
@@ -156,7 +156,8 @@ def _plan(folder: Path, traffic: Traffic, options: argparse.Namespace) -> Plan:
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_TOKENS)
         sequences = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(traffic.mix))]
-        files[TOKENS] = write_tokens(folder / "tokens.json", sequences)
+        tokens = write_tokens(folder / "tokens.json", sequences)
+        files |= dict.fromkeys(PLAIN_ONNX, tokens)
     return Plan(
         traffic={name: files[name] for name in options.traffic if name in files},
         clients=options.clients,
@@ -238,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=9.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    names = [MIX, SHORT, TOKENS]
+    names = [MIX, SHORT, *PLAIN_ONNX]
     parser.add_argument("--traffic", nargs="+", choices=names, default=names)
     every = list(forms(usable_physical_cores()))
     parser.add_argument("--forms", nargs="+", choices=every, default=[USUAL, *BEST])

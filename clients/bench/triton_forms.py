@@ -16,14 +16,15 @@ from encoder_baseline import build
 
 MAX_TOKENS: Final = 256
 EMBEDDING_DIM: Final = 384
+_DELAYED: Final = "dynamic_batching { max_queue_delay_microseconds: 1000 }"
+_PLAIN: Final = "dynamic_batching { }"
+_TOGETHER, _ALONE = "inf", "-1"
+_MODEL_CODE: Final = Path(__file__).with_name("triton_model.py")
 USUAL: Final = "usual"
 BEST: Final = ("alone-fused", "sorted-10-fused")
 """The fastest forms; which one leads depends on the traffic."""
-PLAIN_ONNX: Final = "minilm-onnx"
-_MODEL_CODE: Final = Path(__file__).with_name("triton_model.py")
-_TOGETHER, _ALONE = "inf", "-1"
-_DELAYED = "dynamic_batching { max_queue_delay_microseconds: 1000 }"
-_PLAIN = "dynamic_batching { }"
+PLAIN_ONNX: Final[Mapping[str, str]] = {"onnx-alone": "", "onnx-batched": _PLAIN}
+"""The models that both servers run from one ONNX file, and their batching."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,22 +79,22 @@ def build_graphs(wheel: Path, folder: Path) -> None:
 def write_triton_repository(
     root: Path, *, graphs: Path, tokenizer: Path, chosen: Sequence[Form]
 ) -> None:
-    """Write a repository with a model for each form, and the plain ONNX model."""
-    for form in chosen:
-        version = _version(root, form.name, _text_config(form))
+    """Write a repository with a model for each form, and the plain ONNX models."""
+    configs = {form.name: (_text_config(form), form.fused_attention) for form in chosen}
+    for name in PLAIN_ONNX:
+        configs[name] = (_plain_config(name, "python", chosen[0].instances), False)
+    for name, (config, fused) in configs.items():
+        version = _version(root, name, config)
         shutil.copy(_MODEL_CODE, version / "model.py")
         shutil.copy(tokenizer, version / "tokenizer.json")
-        (version / "model.onnx").symlink_to(_graph(graphs, fused=form.fused_attention).resolve())
-    version = _version(root, PLAIN_ONNX, _plain_config("python", chosen[0].instances))
-    shutil.copy(_MODEL_CODE, version / "model.py")
-    shutil.copy(tokenizer, version / "tokenizer.json")
-    (version / "model.onnx").symlink_to(_graph(graphs, fused=False).resolve())
+        (version / "model.onnx").symlink_to(_graph(graphs, fused=fused).resolve())
 
 
 def write_plain_onnx(root: Path, *, graphs: Path, instances: int) -> None:
-    """Write the plain ONNX model for a server that runs ONNX files itself."""
-    version = _version(root, PLAIN_ONNX, _plain_config("onnxruntime", instances))
-    (version / "model.onnx").symlink_to(_graph(graphs, fused=False).resolve())
+    """Write the plain ONNX models for a server that runs ONNX files itself."""
+    for name in PLAIN_ONNX:
+        version = _version(root, name, _plain_config(name, "onnxruntime", instances))
+        (version / "model.onnx").symlink_to(_graph(graphs, fused=False).resolve())
 
 
 def _graph(folder: Path, *, fused: bool) -> Path:
@@ -120,7 +121,7 @@ instance_group [ {{ kind: KIND_CPU count: {form.instances} }} ]
 """
 
 
-def _plain_config(backend: str, instances: int) -> str:
+def _plain_config(name: str, backend: str, instances: int) -> str:
     """Both servers get the same but for who runs the file; one thread in each session."""
     parameters = (
         _model_parameters(_TOGETHER, 1)
@@ -128,7 +129,7 @@ def _plain_config(backend: str, instances: int) -> str:
         else _parameters({"intra_op_thread_count": "1", "inter_op_thread_count": "1"})
     )
     return f"""
-name: "{PLAIN_ONNX}"
+name: "{name}"
 backend: "{backend}"
 max_batch_size: 32
 input [
@@ -137,7 +138,7 @@ input [
 ]
 output [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {EMBEDDING_DIM} ] }} ]
 instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
-dynamic_batching {{ }}
+{PLAIN_ONNX[name]}
 {parameters}
 """
 

@@ -12,7 +12,7 @@ import pytest
 from triton_load import Figures, Load, LoadFailed, run, sweep, write_texts
 from triton_tools import Tools, ToolsMissing, find
 
-from tests.e2e.server_process import ServerProcess
+from tests.e2e.server_process import Launch, ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +21,6 @@ TEXTS = ["a red car", "", "Grüße aus Köln", "def f(x): return x", "🦄" * 20
 WINDOW_MS = 400
 OUTPUT_BYTES = 384 * 4
 LIMIT_S = 20.0
-
-not_yet = pytest.mark.xfail(
-    strict=True, raises=(LoadFailed, AssertionError), reason="the protocol is not complete yet"
-)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +34,19 @@ def tools() -> Tools:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_texts(tmp_path_factory.mktemp("input") / "texts.json", TEXTS)
+
+
+@pytest.fixture
+def text_only(tmp_path: Path, serving_repository: Path) -> Path:
+    """The model without its optional inputs, with which perf_analyzer has no shared memory."""
+    source, folder = serving_repository / MODEL, tmp_path / "models" / MODEL
+    folder.mkdir(parents=True)
+    config = (source / "config.pbtxt").read_text("utf-8")
+    required = re.sub(r",\s*(#.*\s*)?\{[^{}]*optional: true \}", "", config)
+    assert "optional" not in required
+    (folder / "config.pbtxt").write_text(required, encoding="utf-8")
+    (folder / "1").symlink_to((source / "1").resolve())
+    return folder.parent
 
 
 def load(texts: Path, *options: str, clients: int = 4) -> Load:
@@ -112,7 +121,6 @@ def test_an_unknown_model_is_refused_by_name(
         run(tools, server.target, made_up)
 
 
-@not_yet
 def test_the_server_side_breakdown_is_printed(
     tools: Tools, server: ServerProcess, texts: Path
 ) -> None:
@@ -121,18 +129,17 @@ def test_the_server_side_breakdown_is_printed(
         check_breakdown(figures)
 
 
-@not_yet
-@pytest.mark.parametrize("way", ["--sync", "--async"])
+@pytest.mark.parametrize("way", ["--sync", "--async", "--streaming"])
 def test_texts_and_embeddings_go_through_shared_memory(
-    tools: Tools, server: ServerProcess, texts: Path, way: str
+    tools: Tools, launch: Launch, text_only: Path, texts: Path, way: str
 ) -> None:
+    server = launch(models_repository=text_only)
     options = ["--shared-memory=system", f"--output-shared-memory-size={OUTPUT_BYTES}", way]
     figures = run(tools, server.target, load(texts, *options))
     check(figures)
     check_breakdown(figures)
 
 
-@not_yet
 def test_a_stream_is_answered(tools: Tools, server: ServerProcess, texts: Path) -> None:
     figures = run(tools, server.target, load(texts, "--streaming", "--async"))
     check(figures)
