@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +21,16 @@ WINDOWS: Final = 3
 _ANY_DEVIATION_PERCENT: Final = 999
 """Three windows are measured, however they vary: the rounds show how steady a figure is."""
 
+_RETRIES: Final = 2
+_TOO_SHORT: Final = ("No valid requests recorded", "Failed to obtain stable measurement")
+
 
 class LoadFailed(Exception):
     """perf_analyzer gave up; the message holds what it said."""
+
+
+class WindowTooShort(LoadFailed):
+    """Within a window no request, or hardly one, was answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +98,17 @@ def write_tokens(file: Path, sequences: Sequence[Sequence[int]]) -> Path:
 
 
 def run(tools: Tools, target: str, load: Load) -> Figures:
-    """Put one load on a model; raises LoadFailed where perf_analyzer says so."""
+    """Put one load on a model; raises LoadFailed where perf_analyzer says so.
+
+    Where a window is too short for the slowest answers, longer ones are tried.
+    """
+    for _ in range(_RETRIES):
+        try:
+            (figures,) = sweep(tools, target, load)
+        except WindowTooShort:
+            load = replace(load, window_ms=load.window_ms * 2)
+        else:
+            return figures
     (figures,) = sweep(tools, target, load)
     return figures
 
@@ -103,7 +120,9 @@ def sweep(tools: Tools, target: str, load: Load) -> list[Figures]:
         command = _command(tools, target, load, report)
         done = _run(command, dict(tools.perf_analyzer_environ()), load.limit_s)
         if done.returncode or not report.exists():
-            raise LoadFailed(f"perf_analyzer ended with {done.returncode}:\n{done.stdout}")
+            short = any(sign in done.stdout for sign in _TOO_SHORT)
+            kind = WindowTooShort if short and "had error" not in done.stdout else LoadFailed
+            raise kind(f"perf_analyzer ended with {done.returncode}:\n{done.stdout}")
         with report.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     return [_figures(row, done.stdout) for row in rows]

@@ -47,7 +47,7 @@ class TritonPythonModel:
     def _encode(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
         vectors: list[Any] = [None] * len(sequences)
-        for group in _groups(order, [len(s) for s in sequences], self._padding):
+        for group in groups(order, [len(s) for s in sequences], self._padding):
             encoded = self._padded([sequences[row] for row in group])
             for row, vector in zip(group, encoded, strict=True):
                 vectors[row] = vector
@@ -75,7 +75,7 @@ class TritonPythonModel:
         return vectors
 
 
-def _groups(order: Sequence[int], lengths: Sequence[int], padding: float) -> list[list[int]]:
+def groups(order: Sequence[int], lengths: Sequence[int], padding: float) -> list[list[int]]:
     """Cut rows, shortest first, so that no row is padded by more than this share of its length.
 
     Below zero every row is alone; at infinity all rows share one run.
