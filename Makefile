@@ -88,6 +88,23 @@ bench: $(MODEL) ## Measure the served path on this machine, JSON out
 bench-encoder: $(MODEL) ## Measure the encoder on this machine: speed, fidelity, memory, start; JSON out
 	$(BIN)/python clients/bench/encoder.py $(ARGS)
 
+TRITON := .cache/triton
+
+$(TRITON)/wheels/.fetched: requirements/triton.txt | $(VENV)/.installed
+	rm -rf $(TRITON)/wheels && mkdir -p $(TRITON)/wheels
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement requirements/triton.txt --dest $(TRITON)/wheels
+	touch $@
+
+$(TRITON)/tools/.unpacked: $(TRITON)/wheels/.fetched clients/bench/triton_tools.py | $(VENV)/.installed
+	$(BIN)/python clients/bench/triton_tools.py --wheels $(TRITON)/wheels --folder $(TRITON)/tools
+
+.PHONY: tools-triton
+tools-triton: $(TRITON)/tools/.unpacked ## Fetch perf_analyzer and NVIDIA's tritonserver into .cache (x86-64 Linux)
+
+.PHONY: bench-triton
+bench-triton: $(MODEL) $(TRITON)/tools/.unpacked ## Measure vecserve and Triton side by side with perf_analyzer, JSON out
+	$(BIN)/python clients/bench/triton_bench.py $(ARGS)
+
 .PHONY: lock
 lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

