@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.e2e.own_repository import Repository
 from tests.e2e.server_process import Launch, ServerProcess, start_server
 from tests.e2e.stubs import Stubs
 from vecserve_client import Client
@@ -51,3 +52,25 @@ def stubs(server: ServerProcess) -> Iterator[Stubs]:
     options = [("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(server.target, options=options) as channel:
         yield Stubs(channel)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, serving_repository: Path) -> Repository:
+    made = Repository(tmp_path / "models", serving_repository)
+    made.root.mkdir()
+    made.add("1")
+    return made
+
+
+@pytest.fixture
+def start(tmp_path: Path, repository: Repository) -> Iterator[Callable[..., ServerProcess]]:
+    started: list[ServerProcess] = []
+
+    def start_one(*, name: str = "server", **settings: object) -> ServerProcess:
+        started.append(start_server(tmp_path, repository=repository.root, name=name, **settings))
+        return started[-1]
+
+    yield start_one
+    for server in started:
+        assert server.stop() == 0, server.log
+        assert "Traceback" not in server.log, server.log

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,70 +14,17 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.server_process import ServerProcess, start_server
-from tests.services.tiny_onnx import add_version, config_text
+from tests.e2e.own_repository import MODEL, PATIENCE_S, Repository, eventually, scrape
+from tests.e2e.server_process import ServerProcess
 from vecserve_client import Client, FailedPrecondition, Record
 
-MODEL = "all-MiniLM-L6-v2"
-PATIENCE_S = 60.0
 TEXTS = ["a red car", "Grüße aus Köln", "def f(x): return x"]
-
-
-class Repository:
-    """A repository of its own for a test; versions are links to the built one."""
-
-    def __init__(self, root: Path, built: Path) -> None:
-        self.root = root
-        self._built = built
-
-    def config(self, name: str = MODEL) -> Path:
-        return self.root / name / "config.pbtxt"
-
-    def add(self, version: str, name: str = MODEL) -> None:
-        """Put a version there at once, as a careful operator does."""
-        (self.root / name).mkdir(exist_ok=True)
-        if not self.config(name).exists():
-            text = (self._built / MODEL / "config.pbtxt").read_text("utf-8")
-            self.config(name).write_text(text.replace(MODEL, name), "utf-8")
-        (self.root / name / version).symlink_to((self._built / MODEL / "1").resolve())
-
-    def remove(self, version: str) -> None:
-        (self.root / MODEL / version).unlink()
-
-
-@pytest.fixture
-def repository(tmp_path: Path, serving_repository: Path) -> Repository:
-    made = Repository(tmp_path / "models", serving_repository)
-    made.root.mkdir()
-    made.add("1")
-    return made
-
-
-@pytest.fixture
-def start(tmp_path: Path, repository: Repository) -> Iterator[Callable[..., ServerProcess]]:
-    started: list[ServerProcess] = []
-
-    def start_one(*, name: str = "server", **settings: object) -> ServerProcess:
-        started.append(start_server(tmp_path, repository=repository.root, name=name, **settings))
-        return started[-1]
-
-    yield start_one
-    for server in started:
-        assert server.stop() == 0, server.log
-        assert "Traceback" not in server.log, server.log
 
 
 def text_input(texts: list[str] = TEXTS) -> triton.InferInput:
     tensor = triton.InferInput("text", [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[t.encode()] for t in texts], object))
     return tensor
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def states(stock: triton.InferenceServerClient) -> dict[tuple[str, str], str]:
@@ -331,84 +273,3 @@ def test_statistics_and_metrics_say_the_same(
     assert stats.compute_input.count == stats.compute_infer.count == stats.compute_output.count == 5
     assert stats.compute_infer.ns > 0
     assert stats.success.ns >= stats.compute_infer.ns + stats.queue.ns
-
-
-def test_a_repository_of_onnx_models_serves_and_follows_its_folder(
-    tmp_path: Path, start: Callable[..., ServerProcess], repository: Repository
-) -> None:
-    """Every answer says which version gave it, and is that version's."""
-    shutil.rmtree(repository.root / MODEL)
-    add_version(repository.root, "add", 1)
-    server = start(models_control_mode="poll", models_poll_s=0.05)
-    failures: list[object] = []
-    versions = [1]
-    stop = threading.Event()
-
-    def keep_asking(number: int) -> None:
-        tensor = triton.InferInput("x", [1, 1], "FP32")
-        tensor.set_data_from_numpy(np.array([[number]], np.float32))
-        with triton.InferenceServerClient(server.target) as stock:
-            while not stop.is_set():
-                try:
-                    result = stock.infer("add", [tensor])
-                except InferenceServerException as error:
-                    failures.append(error)
-                    return
-                version = int(result.get_response().model_version)
-                versions.append(version)
-                if result.as_numpy("y")[0, 0] != number + version:
-                    failures.append("a wrong answer")
-
-    def answered_by(version: int) -> bool:
-        return version in versions[-8:] or bool(failures)
-
-    threads = [threading.Thread(target=keep_asking, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for version in range(2, 8):
-        add_version(repository.root, "add", version)
-        eventually(partial(answered_by, version))
-    stop.set()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-    assert not failures
-    assert set(versions) == set(range(1, 8))
-
-
-def test_the_test_hook_holds_requests_until_they_fill_a_batch(
-    start: Callable[..., ServerProcess], repository: Repository
-) -> None:
-    shutil.rmtree(repository.root / MODEL)
-    add_version(repository.root, "add", 1)
-    batching = config_text("add", "dynamic_batching { }")
-    (repository.root / "add" / "config.pbtxt").write_text(batching)
-    server = start(delay_scheduler=6)
-    answers: list[object] = []
-    tensor = triton.InferInput("x", [1, 1], "FP32")
-    tensor.set_data_from_numpy(np.array([[1]], np.float32))
-    with triton.InferenceServerClient(server.target) as stock:
-        for _ in range(5):
-            stock.async_infer("add", [tensor], callback=lambda result, error: answers.append(error))
-        eventually(lambda: scrape(server)["nv_inference_pending_request_count", "add"] == 5)
-        assert not answers
-        stock.infer("add", [tensor])
-        eventually(lambda: answers == [None] * 5)
-        [counted] = stock.get_inference_statistics("add").model_stats
-    assert (counted.inference_count, counted.execution_count) == (6, 1)
-    assert [(b.batch_size, b.compute_infer.count) for b in counted.batch_stats] == [(6, 1)]
-    assert counted.inference_stats.compute_infer.count == 6
-
-
-def scrape(server: ServerProcess) -> dict[tuple[str, str], float]:
-    """Read the metrics that are labelled with a model; those of several labels are summed."""
-    url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-    with urllib.request.urlopen(url, timeout=PATIENCE_S) as reply:
-        lines = reply.read().decode().splitlines()
-    found: dict[tuple[str, str], float] = {}
-    for line in lines:
-        if line.startswith("nv_"):
-            name, _, rest = line.partition("{")
-            labels, _, value = rest.rpartition(" ")
-            model = labels.partition('model="')[2].partition('"')[0]
-            found[name, model] = found.get((name, model), 0.0) + float(value)
-    return found
