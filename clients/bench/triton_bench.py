@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ import tokenizers
 import tritonclient.grpc as protocol
 from encoder_texts import Traffic, data_folder, read_traffic
 from numpy.typing import NDArray
+from triton_cpu import cpu_s, descendants
 from triton_forms import (
     BEST,
     MAX_TOKENS,
@@ -59,6 +62,8 @@ class Way:
     name: str
     target: str
     model: str
+    pids: frozenset[int]
+    """The processes of its server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,15 +104,15 @@ def measure(tools: Tools, folder: Path, options: argparse.Namespace) -> dict[str
     with ExitStack() as stack:
         stack.enter_context(vecserve)
         target = vecserve.wait_ready(timeout_s=VECSERVE_START_S)
+        ours_pids = frozenset(descendants(os.getpid()))
         stack.enter_context(triton)
-        texts = [Way(name=VECSERVE, target=target, model=MODEL)]
-        texts += [Way(name=form.name, target=triton.target, model=form.name) for form in chosen]
+        theirs_pids = frozenset(descendants(os.getpid())) - ours_pids
+        vec = Way(name=VECSERVE, target=target, model=MODEL, pids=ours_pids)
+        tri = Way(name=TRITON, target=triton.target, model="", pids=theirs_pids)
+        texts = [vec, *(replace(tri, name=form.name, model=form.name) for form in chosen)]
         ways = {MIX: texts, SHORT: texts}
         for model in PLAIN_ONNX:
-            ways[model] = [
-                Way(name=VECSERVE, target=target, model=model),
-                Way(name=TRITON, target=triton.target, model=model),
-            ]
+            ways[model] = [replace(vec, model=model), replace(tri, model=model)]
         report = {
             "processor": processor(),
             "cores": cores,
@@ -133,11 +138,23 @@ def _measure(tools: Tools, plan: Plan, ways: Mapping[str, Sequence[Way]]) -> Ite
                     load = Load(
                         model=way.model, input_file=file, clients=clients, window_ms=plan.window_ms
                     )
-                    figures = run(tools, way.target, load)
+                    figures, busy = _run_counting_cpu(tools, way, load)
                     _say(name, clients, way.name, figures)
                     yield Measurement(
-                        traffic=name, clients=clients, way=way.name, round=number, figures=figures
+                        traffic=name,
+                        clients=clients,
+                        way=way.name,
+                        round=number,
+                        figures=figures,
+                        busy_cores=busy,
                     )
+
+
+def _run_counting_cpu(tools: Tools, way: Way, load: Load) -> tuple[Figures, float]:
+    """Return the figures and how many cores the server kept busy meanwhile."""
+    before_s, started_s = cpu_s(way.pids), time.perf_counter()
+    figures = run(tools, way.target, load)
+    return figures, (cpu_s(way.pids) - before_s) / (time.perf_counter() - started_s)
 
 
 def _turned(ways: Sequence[Way], number: int) -> list[Way]:

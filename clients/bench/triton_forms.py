@@ -21,7 +21,7 @@ _PLAIN: Final = "dynamic_batching { }"
 _TOGETHER, _ALONE = "inf", "-1"
 _MODEL_CODE: Final = Path(__file__).with_name("triton_model.py")
 USUAL: Final = "usual"
-BEST: Final = ("alone-fused", "sorted-10-fused")
+BEST: Final = ("alone-fused", "sorted-25-fused", "sorted-25-8-fused")
 """The fastest forms; which one leads depends on the traffic."""
 PLAIN_ONNX: Final[Mapping[str, str]] = {"onnx-alone": "", "onnx-batched": _PLAIN}
 """The models that both servers run from one ONNX file, and their batching."""
@@ -61,8 +61,18 @@ def forms(cores: int) -> Mapping[str, Form]:
         replace(batched, name="batched-alone-4", max_batch_size=4),
         replace(near, name="sorted-equal", max_padding="0"),
         near,
-        replace(near, name="sorted-25", max_padding="0.25"),
         replace(near, name="sorted-10-fused", fused_attention=True),
+        replace(near, name="sorted-25", max_padding="0.25"),
+        replace(near, name="sorted-25-8", max_padding="0.25", max_batch_size=8),
+        replace(near, name="sorted-25-fused", max_padding="0.25", fused_attention=True),
+        replace(near, name="sorted-50-fused", max_padding="0.5", fused_attention=True),
+        replace(
+            near,
+            name="sorted-25-8-fused",
+            max_padding="0.25",
+            max_batch_size=8,
+            fused_attention=True,
+        ),
     )
     return {form.name: form for form in tried}
 

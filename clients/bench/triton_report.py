@@ -31,6 +31,8 @@ class Measurement:
     """`vecserve`, Triton's form, or `triton` where it runs a plain ONNX model."""
     round: int
     figures: Figures
+    busy_cores: float
+    """Cores that the server's processes used on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ def summarise(measured: Sequence[Measurement]) -> dict[str, Any]:
         "rounds": [
             {"traffic": m.traffic, "clients": m.clients, "way": m.way, "round": m.round}
             | m.figures.as_json()
+            | {"busy_cores": round(m.busy_cores, 2)}
             for m in measured
         ],
     }
@@ -88,6 +91,7 @@ def _medians(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
             metric: round(_median(measured, traffic, clients, way, metric), 2)
             for metric in _METRICS
         }
+        | {"texts_per_cpu_s": round(_per_cpu_s(measured, traffic, clients, way), 1)}
         for traffic, clients, way in cells
     ]
 
@@ -142,6 +146,15 @@ def _median(
     measured: Sequence[Measurement], traffic: str, clients: int, way: str, metric: Metric
 ) -> float:
     return statistics.median(_values(measured, traffic, clients, way, metric))
+
+
+def _per_cpu_s(measured: Sequence[Measurement], traffic: str, clients: int, way: str) -> float:
+    cell = (traffic, clients, way)
+    return statistics.median(
+        m.figures.throughput_per_s / m.busy_cores
+        for m in measured
+        if (m.traffic, m.clients, m.way) == cell
+    )
 
 
 def _values(

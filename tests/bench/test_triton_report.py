@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
+from triton_cpu import cpu_s, descendants
 from triton_forms import (
     BEST,
     PLAIN_ONNX,
@@ -34,7 +39,9 @@ def measurement(way: str, number: int, throughput: float, p95_ms: float) -> Meas
         server=None,
         printed="",
     )
-    return Measurement(traffic=MIX, clients=32, way=way, round=number, figures=figures)
+    return Measurement(
+        traffic=MIX, clients=32, way=way, round=number, figures=figures, busy_cores=2.0
+    )
 
 
 @pytest.fixture
@@ -126,6 +133,18 @@ def test_input_data_carries_each_text_and_each_shape(tmp_path: Path) -> None:
     tokens = json.loads(write_tokens(tmp_path / "tokens.json", [[101, 7, 102]]).read_text("utf-8"))
     assert tokens["data"][0]["input_ids"] == {"content": [101, 7, 102], "shape": [3]}
     assert tokens["data"][0]["attention_mask"] == {"content": [1, 1, 1], "shape": [3]}
+
+
+def test_cpu_time_is_that_of_the_processes_and_their_children() -> None:
+    spin = "import time\nwhile time.process_time() < 0.3: pass\ninput()"
+    with subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE) as process:
+        deadline_s = time.monotonic() + 30
+        assert process.pid in descendants(os.getpid())
+        while cpu_s([process.pid]) < 0.3 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert 0.3 <= cpu_s([process.pid]) < 1
+        process.communicate(b"\n")
+    assert cpu_s([process.pid]) == 0
 
 
 def test_missing_tools_say_how_to_get_them(tmp_path: Path) -> None:
