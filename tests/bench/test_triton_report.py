@@ -140,9 +140,9 @@ def test_cpu_time_is_that_of_the_processes_and_their_children() -> None:
     with subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE) as process:
         deadline_s = time.monotonic() + 30
         assert process.pid in descendants(os.getpid())
-        while cpu_s([process.pid]) < 0.3 and time.monotonic() < deadline_s:
+        while cpu_s([process.pid]) < 0.25 and time.monotonic() < deadline_s:
             time.sleep(0.02)
-        assert 0.3 <= cpu_s([process.pid]) < 1
+        assert 0.25 <= cpu_s([process.pid]) < 2
         process.communicate(b"\n")
     assert cpu_s([process.pid]) == 0
 
