@@ -145,7 +145,7 @@ def test_unloading_answers_what_was_accepted_and_refuses_the_rest(
     start: Callable[..., ServerProcess],
 ) -> None:
     server = start(models_control_mode="explicit", models_load=MODEL)
-    many = [f"{number} " * 200 for number in range(64)]
+    many = [f"{number} " * 40 for number in range(16)]
     with triton.InferenceServerClient(server.target) as stock:
         answers: list[object] = []
         asked = 8
@@ -161,7 +161,7 @@ def test_unloading_answers_what_was_accepted_and_refuses_the_rest(
         eventually(lambda: len(answers) == asked)
         refused = [error for error in answers if error is not None]
         # Those that came in before it are answered; some may have been on their way.
-        assert all("no version that is ready" in str(error) for error in refused)
+        assert [str(e) for e in refused if "no version that is ready" not in str(e)] == []
         stock.load_model(MODEL)
         assert stock.is_model_ready(MODEL)
         assert stock.infer(MODEL, [text_input()]).as_numpy("embedding").shape == (3, 384)
