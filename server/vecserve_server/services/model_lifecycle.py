@@ -201,7 +201,7 @@ class ModelLifecycle:
             "model_loaded",
             model=record.name,
             version=version,
-            digest=loaded.digest,
+            digest=loaded.text.text.ref.digest if loaded.text else loaded.digest,
         )
 
     def _retire(self, record: ModelRecord, version: str) -> asyncio.Task[None]:

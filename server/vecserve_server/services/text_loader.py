@@ -7,6 +7,7 @@ it is loaded or retired. Loop only.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -70,7 +71,7 @@ class TextLoader:
         served = ServedModel(text=text, batcher=self._start_batcher(text, statistics))
         return LoadedVersion(
             model=TextTensorModel(served=served, service=self._service, clock_ns=self._clock_ns),
-            digest=f"{text.ref.digest} {text.proto.SerializeToString(deterministic=True).hex()}",
+            digest=_digest(text),
             close=partial(_close, served),
             text=served,
             leases=served.leases,
@@ -79,6 +80,13 @@ class TextLoader:
     def _fill(self, name: str) -> OnRun:
         histogram = self._metrics.token_fill.labels(model=name)
         return lambda used, computed: histogram.observe(used / computed)
+
+
+def _digest(text: TextModel) -> str:
+    """Hash all that an answer depends on: the weights, and how they are used."""
+    config = text.proto.SerializeToString(deterministic=True)
+    precision = text.config.precision.encode()  # a setting may override the configuration's
+    return hashlib.sha256(text.ref.digest.encode() + precision + config).hexdigest()
 
 
 async def _close(served: ServedModel, timeout_s: float) -> bool:
