@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ class Doubling:
     """A model that doubles its input as soon as its gate is open."""
 
     name, version = "double", "1"
+    labels: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.config = model_config_pb2.ModelConfig(name="double")

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -42,9 +41,6 @@ from vecserve_server.encoding.planning import Cost, RunPlanner
 from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
-
-_T = TypeVar("_T")
-_RunShape: TypeAlias = Callable[[Shape], None]
 
 _FIXED_BYTES = 2**30
 """Bounds the graphs of fixed shapes, taking the size of a model's file for that of a graph."""
@@ -108,11 +104,9 @@ class _Load:
 
     def run(self) -> LoadedEncoder:
         name = self._chosen()
-        digest = self.files[name].digest
+        cost = self._cost(name)
         engine = self._open(name, self.threads)
         try:
-            self._check_inputs(engine)
-            cost = self._cost(name, digest)
             batches = [
                 self._sample(engine, shape) for shape in self._shapes() if self._is_usual(shape)
             ]
@@ -122,7 +116,10 @@ class _Load:
             engine.close()
             raise
         return LoadedEncoder(
-            encoder=self._encoder(engine, cost), engine=name, digest=digest, cost=cost
+            encoder=self._encoder(engine, cost),
+            engine=name,
+            digest=self.files[name].digest,
+            cost=cost,
         )
 
     def _chosen(self) -> str:
@@ -137,24 +134,32 @@ class _Load:
         if not self.files:
             raise ModelError(f"{self.config.name}: no engine here can run it")
         digests = {name: file.digest for name, file in self.files.items()}
-        return choose_engine(digests, kept=self.kept, measure_s=self._measured_s)
+        return choose_engine(digests, kept=self.kept, measure_s=self._work_s)
 
-    def _measured_s(self, name: str) -> float:
-        return self._measured(name, lambda run: sum(taken for _, taken in self._seconds(run)))
+    def _work_s(self, name: str) -> float:
+        """Return how long an engine takes for one run of each measured shape."""
+        cost = self._cost(name)
+        return sum(cost.predict(shape) for shape in self._measured_shapes())
 
     def _open(self, name: str, threads: int) -> Engine:
-        path, digest = self.files[name].path, self.files[name].digest
-        threads_per_run = self.config.intra_op_thread_count
+        file, threads_per_run = self.files[name], self.config.intra_op_thread_count
+        engine: Engine
         if name == OPENVINO:
             engine = OpenVinoEngine(
-                model_file=path,
+                model_file=file.path,
                 threads=threads,
                 threads_per_run=threads_per_run,
-                cache_folder=self.compiled.open(digest),
+                cache_folder=self.compiled.open(file.digest),
             )
-            self.compiled.seal(digest)
-            return engine
-        return OnnxEngine(model_file=path, intra_op_threads=threads_per_run)
+            self.compiled.seal(file.digest)
+        else:
+            engine = OnnxEngine(model_file=file.path, intra_op_threads=threads_per_run)
+        try:
+            self._check_inputs(engine)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def _check_inputs(self, engine: Engine) -> None:
         if self.config.layout == PACKED:
@@ -167,10 +172,10 @@ class _Load:
                 f"{', '.join(sorted(engine.inputs))}, which is not the layout {self.config.layout}"
             )
 
-    def _cost(self, name: str, digest: str) -> CostModel:
+    def _cost(self, name: str) -> CostModel:
         key: dict[str, Json] = {
             "kind": "cost",
-            "digest": digest,
+            "digest": self.files[name].digest,
             "engine": name,
             "runtime": importlib.metadata.version(name),
             "processor": processor(),
@@ -179,22 +184,20 @@ class _Load:
         }
         found = _read_cost(self.kept.get(key))
         if found is None:
-            found = self._measured(name, self._fitted)
+            found = self._measured(name)
             self.kept.put(key, asdict(found))
         return found
 
-    def _fitted(self, run: _RunShape) -> CostModel:
-        change_s = measure_change_s(run, self._measured_shapes()[:3], time.perf_counter)
-        return replace(fit(self._seconds(run)), change_s=change_s)
-
-    def _seconds(self, run: _RunShape) -> list[tuple[Shape, float]]:
-        return measure(run, self._measured_shapes(), time.perf_counter)
-
-    def _measured(self, name: str, measure_by: Callable[[_RunShape], _T]) -> _T:
+    def _measured(self, name: str) -> CostModel:
         """Measure one run at a time: several streams would each have seen other shapes before."""
-        engine = self._open(name, 1)
+        engine, shapes = self._open(name, 1), self._measured_shapes()
+
+        def run(shape: Shape) -> None:
+            engine.run(self._sample(engine, shape))
+
         try:
-            return measure_by(lambda shape: _discard(engine.run(self._sample(engine, shape))))
+            change_s = measure_change_s(run, shapes[:3], time.perf_counter)
+            return replace(fit(measure(run, shapes, time.perf_counter)), change_s=change_s)
         finally:
             engine.close()
 
@@ -233,10 +236,6 @@ class _Load:
         planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=row_tokens)
         kind = PackedEncoder if self.config.layout == PACKED else PaddedEncoder
         return kind(engine=engine, planner=planner, max_tokens=longest, on_run=self.on_run)
-
-
-def _discard(_: object) -> None:
-    """Give a run the type of a measured action."""
 
 
 def planning_cost(cost: CostModel, specialised: Iterable[Shape]) -> Cost:

@@ -17,6 +17,7 @@ from vecserve_server.domain import Encodings, TokenIds, Vectors
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
+from vecserve_server.scheduling.alarm import Alarm
 from vecserve_server.scheduling.instance import Finished, ModelInstance, RunEncoder
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
@@ -105,7 +106,7 @@ class DynamicBatcher:
         self._statistics = statistics
         self._on_death = on_death
         self._closed = False
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(ring=self._dispatch, clock_ns=clock_ns)
         self._running: dict[ModelInstance, Sequence[Entry[Place]]] = {}
         self._loop = asyncio.get_running_loop()
         self._instances = [
@@ -158,8 +159,7 @@ class DynamicBatcher:
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.cancel()
         for entry in self._policy.clear():
             entry.work.ticket.fail(Draining("the server is shutting down"))
         ends = [asyncio.to_thread(instance.close, timeout_s) for instance in self._instances]
@@ -194,23 +194,7 @@ class DynamicBatcher:
             if not batch.entries:
                 break
             self._start(batch.entries)
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        now_ns = self._clock_ns()
-        wake_ns = self._policy.wake_ns(now_ns)
-        if wake_ns is None:
-            return
-        wake_s = self._loop.time() + max(0, wake_ns - now_ns) / 1e9
-        if self._alarm is not None:
-            if self._alarm.when() <= wake_s:
-                return
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(wake_s, self._wake)
-
-    def _wake(self) -> None:
-        self._alarm = None
-        self._dispatch()
+        self._alarm.set(self._policy.wake_ns(self._clock_ns()))
 
     def _start(self, entries: Sequence[Entry[Place]]) -> None:
         instance = self._free.pop()

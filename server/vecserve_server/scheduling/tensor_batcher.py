@@ -18,6 +18,7 @@ from typing import TypeAlias
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.observability.metrics import Metrics
+from vecserve_server.scheduling.alarm import Alarm
 from vecserve_server.scheduling.answer_order import Answer, AnswerOrder
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 from vecserve_server.scheduling.tensor_run import (
@@ -94,7 +95,7 @@ class TensorBatcher:
         self._order: AnswerOrder[TensorAnswer] = AnswerOrder(preserve=preserve_ordering)
         self._batch_rows = metrics.batch_items.labels(model=name)
         self._closed = False
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(ring=self._dispatch, clock_ns=clock_ns)
         self._retries: deque[Request] = deque()
         self._running: dict[Instance, Sequence[Request]] = {}
         self._loop = asyncio.get_running_loop()
@@ -155,8 +156,7 @@ class TensorBatcher:
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.cancel()
         self._fail([*self._policy.clear(), *self._retries], self._draining())
         self._retries.clear()
         ends = [asyncio.to_thread(each.worker.close, timeout_s) for each in self._instances]
@@ -186,29 +186,13 @@ class TensorBatcher:
             if not batch.entries:
                 break
             self._start(batch.entries)
-        self._set_alarm()
+        self._alarm.set(self._policy.wake_ns(self._clock_ns()))
 
     def _start_retries(self) -> None:
         while self._retries and self._free:
             entry = self._retries.popleft()
             if not entry.work.answer.is_settled:
                 self._start([entry])
-
-    def _set_alarm(self) -> None:
-        now_ns = self._clock_ns()
-        wake_ns = self._policy.wake_ns(now_ns)
-        if wake_ns is None:
-            return
-        wake_s = self._loop.time() + max(0, wake_ns - now_ns) / 1e9
-        if self._alarm is not None:
-            if self._alarm.when() <= wake_s:
-                return
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(wake_s, self._wake)
-
-    def _wake(self) -> None:
-        self._alarm = None
-        self._dispatch()
 
     def _employ(self, instance: Instance) -> None:
         number = self._instances.index(instance)

@@ -52,8 +52,8 @@ class CountedModel:
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
-        """Names of the classes, by output, where the model has them."""
-        return getattr(self._model, "labels", {})
+        """See `TensorModel`."""
+        return self._model.labels
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """See `TensorModel`."""

@@ -71,6 +71,11 @@ class TensorModel(Protocol):
         """The configuration in force."""
         ...
 
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Names of the classes, by output, where the model has them."""
+        ...
+
     async def infer(self, request: TensorRequest) -> TensorReply:
         """Compute; raises the errors of `errors.py`, naming the tensor at fault."""
         ...

@@ -5,7 +5,7 @@ Owns the mapping between tensors and the embedding use case. Must not know proto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,11 @@ class TextTensorModel:
     def config(self) -> model_config_pb2.ModelConfig:
         """The configuration in force."""
         return self._served.text.proto
+
+    @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """See `TensorModel`: vectors have no classes."""
+        return {}
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """Embed texts, or token ids; raises InvalidArgument that names the tensor at fault."""

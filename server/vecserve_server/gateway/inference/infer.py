@@ -175,7 +175,7 @@ class _Writer:
     def _classify(
         self, datatype: str, tensor: NDArray[Any], output: RequestedOutput
     ) -> NDArray[Any]:
-        labels: Mapping[str, Sequence[str]] = getattr(self._model, "labels", {})
+        labels = self._model.labels
         return classify(
             _output(output.name),
             datatype,
