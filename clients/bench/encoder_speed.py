@@ -11,13 +11,14 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.encoding.engine import Engine
-from vecserve_server.encoding.packing import pack
+from vecserve_server.encoding.packing import Arrays, pack
 from vecserve_server.encoding.planning import RunPlanner
 
 Sequences: TypeAlias = Sequence[NDArray[np.int64]]
@@ -32,17 +33,11 @@ PASSES = 4
 
 
 def packed(engine: Engine, planner: RunPlanner) -> Way:
-    """Plan runs from each queue of 32; planning is part of the time."""
+    """Plan a run whenever a worker is free, as the server does, from a queue kept at 32."""
 
     def jobs(sequences: Sequences) -> list[Job]:
-        return [job for queued in _queues(sequences) for job in plan(queued)]
-
-    def plan(queued: Sequences) -> list[Job]:
-        runs = planner.packed([len(ids) for ids in queued])
-        return [
-            lambda run=run: engine.run(pack(queued, run.rows, run.shape))  # type: ignore[misc]
-            for run in runs
-        ]
+        waiting = _Waiting(planner, sequences)
+        return [lambda: _run_all(engine, waiting)] * WORKERS
 
     return jobs
 
@@ -78,6 +73,33 @@ def ratio(speeds: Mapping[str, Sequence[float]], way: str, base: str) -> float:
     """Return how much faster a way is: the median over rounds."""
     pairs = zip(speeds[way], speeds[base], strict=True)
     return round(statistics.median(a / b for a, b in pairs), 3)
+
+
+class _Waiting:
+    """Texts that come in as fast as they are taken; safe to take from in several threads."""
+
+    def __init__(self, planner: RunPlanner, sequences: Sequences) -> None:
+        self._planner = planner
+        self._coming = iter(sequences)
+        self._queued: list[NDArray[np.int64]] = []
+        self._taking = threading.Lock()
+
+    def take(self) -> Arrays | None:
+        """Return the run that has the oldest text, ready to be computed; None at the end."""
+        with self._taking:
+            queued = self._queued
+            queued += islice(self._coming, QUEUED - len(queued))
+            if not queued:
+                return None
+            run = self._planner.first_run([len(ids) for ids in queued])
+            taken = {index for row in run.rows for index in row}
+            self._queued = [ids for index, ids in enumerate(queued) if index not in taken]
+        return pack(queued, run.rows, run.shape)
+
+
+def _run_all(engine: Engine, waiting: _Waiting) -> None:
+    while (feeds := waiting.take()) is not None:
+        engine.run(feeds)
 
 
 def _queues(sequences: Sequences) -> list[Sequences]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import onnx
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from vecserve_server.domain import Vectors
 from vecserve_server.encoding.packing import pack, plan_rows
 from vecserve_server.errors import ModelError
-from vecserve_server.export.calibration import channel_peaks
+from vecserve_server.export.calibration import Calibration, calibrate
 from vecserve_server.export.encoder_graph import encoder_graph
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
 from vecserve_server.export.head import Head
-from vecserve_server.export.linear import Int8Linear, Linear, float_linear
+from vecserve_server.export.int8 import code_range, smoothing_factors
+from vecserve_server.export.linear import BlockCalibration, Int8Linear, Linear, float_linear
 from vecserve_server.export.sample_run import session_of
 
 from .tiny_bert import CONFIG, HIDDEN, VOCABULARY, random_tensors, token_states
@@ -80,16 +82,17 @@ def test_fp32_is_the_forward_pass_however_the_rows_are_packed(
     np.testing.assert_allclose(norms, np.linalg.norm(exact, axis=1), rtol=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
-@given(sequences=SEQUENCES, row_tokens=st.integers(1, 64), smooth=st.booleans())
-def test_int8_is_close_to_the_forward_pass(
-    sequences: list[list[int]], row_tokens: int, smooth: bool
-) -> None:
-    samples = [np.arange(40), np.arange(100, 140)]
-    config, weights = ModelConfigJson(CONFIG), Weights(TENSORS)
-    peaks = channel_peaks(config=config, weights=weights, sequences=samples) if smooth else {}
+@cache
+def calibrated() -> Calibration:
+    share = np.random.default_rng(0)
+    samples = [share.integers(0, VOCABULARY, length) for length in [*range(1, 41)] * 4]
+    return calibrate(config=ModelConfigJson(CONFIG), weights=Weights(TENSORS), sequences=samples)
 
-    vectors = run(build(linear=Int8Linear(peaks)), sequences, row_tokens)
+
+@settings(max_examples=10, deadline=None)
+@given(sequences=SEQUENCES, row_tokens=st.integers(1, 64))
+def test_int8_is_close_to_the_forward_pass(sequences: list[list[int]], row_tokens: int) -> None:
+    vectors = run(build(linear=Int8Linear(calibrated().blocks)), sequences, row_tokens)
 
     cosines = (vectors * unit(expected(sequences, "mean"))).sum(axis=1)
     assert cosines.min() >= 0.99
@@ -101,17 +104,29 @@ def test_int8_survives_an_outlier_channel_with_smoothing() -> None:
     x[:, 3] *= 100
     weight = rng.normal(size=(HIDDEN, 16)).astype(np.float32)
     weight[3] /= 100
-    peaks = np.abs(x).max(axis=0)
+    low, high = x.min(axis=0), x.max(axis=0)
 
-    def error(linear: Linear) -> float:
+    def error(factors: NDArray[np.float32]) -> float:
+        span = code_range(float((low / factors).min()), float((high / factors).max()))
+        block = BlockCalibration(
+            factors=factors, low=span[0], high=span[1], correction=np.zeros(16, np.float32)
+        )
         graph = GraphBuilder()
         value = graph.input("x", onnx.TensorProto.FLOAT, ["T", HIDDEN])
-        y = linear(graph, value, weight, np.zeros(16, np.float32), smooth_as="block")
+        y = Int8Linear({"block": block})(
+            graph, value, weight, np.zeros(16, np.float32), name="block"
+        )
         graph.output("y", y, onnx.TensorProto.FLOAT, ["T", 16])
         found = session_of(lambda: graph.model("linear")).run(None, {"x": x})[0]
         return float(np.abs(found - x @ weight).mean())
 
-    assert error(Int8Linear({"block": peaks})) < error(Int8Linear({})) / 3
+    smooth = smoothing_factors(low, high, weight.T)
+    assert error(smooth) < error(np.ones(HIDDEN, np.float32)) / 3
+
+
+def test_a_block_that_was_not_calibrated_is_refused() -> None:
+    with pytest.raises(ModelError, match="another architecture"):
+        build(linear=Int8Linear({}))
 
 
 def test_the_prefix_of_a_task_head_is_ignored() -> None:

@@ -15,22 +15,15 @@ from vecserve_server.encoding.model_repository import ModelRepository
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed, openvino_module
 from vecserve_server.encoding.packing import pack, plan_rows
 from vecserve_server.errors import ModelError
+from vecserve_server.export.calibration import Calibration, calibrate, shipped_calibration
 from vecserve_server.export.encoder_graph import encoder_graph
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.head import Head
 from vecserve_server.export.importer import import_model
 from vecserve_server.export.linear import float_linear
 from vecserve_server.export.model_file import save_model
-from vecserve_server.export.openvino_build import (
-    calibration_bytes,
-    calibration_sequences,
-    learn,
-    read_calibration,
-    shipped_calibration,
-    write_int8,
-)
+from vecserve_server.export.openvino_build import write_int8
 from vecserve_server.export.openvino_graph import linear_blocks, rewrite
-from vecserve_server.export.sample_run import CALIBRATION_TEXTS
 
 from .tiny_bert import CheckpointFiles
 from .tiny_families import POOLINGS, TINY_FAMILIES, TinyFamily, sequences
@@ -49,6 +42,14 @@ def graph_file(family: TinyFamily, folder: Path, pooling: str = "mean") -> Path:
     )
     save_model(model, folder / "model.onnx")
     return folder / "model.onnx"
+
+
+def calibration_of(family: TinyFamily) -> Calibration:
+    return calibrate(
+        config=ModelConfigJson(family.config),
+        weights=Weights(family.tensors()),
+        sequences=sequences(),
+    )
 
 
 def read(file: Path) -> Any:
@@ -101,7 +102,7 @@ def test_rewriting_keeps_the_values_of_every_pooling(pooling: str, tmp_path: Pat
 @pytest.mark.parametrize("family", TINY_FAMILIES, ids=lambda family: family.name)
 def test_int8_is_close_and_does_not_depend_on_the_batch(family: TinyFamily, tmp_path: Path) -> None:
     file = graph_file(family, tmp_path)
-    write_int8(file, tmp_path, learn(file, sequences()))
+    write_int8(file, tmp_path, calibration_of(family))
     model = read(tmp_path / "model.int8.xml")
 
     exact, batched = embed(read(file), sequences()), embed(model, sequences())
@@ -115,7 +116,7 @@ def test_int8_is_close_and_does_not_depend_on_the_batch(family: TinyFamily, tmp_
 
 def test_int8_files_do_not_depend_on_what_was_built_before(tmp_path: Path) -> None:
     file = graph_file(TINY_FAMILIES[0], tmp_path)
-    calibration = learn(file, sequences())
+    calibration = calibration_of(TINY_FAMILIES[0])
     contents = []
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -125,19 +126,6 @@ def test_int8_files_do_not_depend_on_what_was_built_before(tmp_path: Path) -> No
     assert contents[0] == contents[1]
 
 
-def test_a_calibration_survives_being_written(tmp_path: Path) -> None:
-    file = graph_file(TINY_FAMILIES[0], tmp_path)
-    learnt = learn(file, sequences())
-    found = read_calibration(calibration_bytes(learnt))
-
-    assert found.ranges == learnt.ranges
-    assert found.peaks == learnt.peaks
-    for part in ("factors", "corrections"):
-        pairs = zip(getattr(found, part), getattr(learnt, part), strict=True)
-        for read_back, original in pairs:
-            np.testing.assert_allclose(read_back, original, rtol=1e-3, atol=1e-4)
-
-
 def test_the_calibration_of_another_architecture_is_refused(tmp_path: Path) -> None:
     file = graph_file(TINY_FAMILIES[0], tmp_path)
     other = shipped_calibration("all-MiniLM-L6-v2")
@@ -145,23 +133,6 @@ def test_the_calibration_of_another_architecture_is_refused(tmp_path: Path) -> N
 
     with pytest.raises(ModelError, match="another architecture"):
         write_int8(file, tmp_path, other)
-
-
-def test_no_calibration_ships_for_an_unknown_model() -> None:
-    assert shipped_calibration("unknown") is None
-
-
-def test_the_shipped_calibration_is_what_the_shipped_texts_give(model_repository: Path) -> None:
-    folder = model_repository / "all-MiniLM-L6-v2" / "1"
-    tokenizer_json = (folder / "tokenizer.json").read_bytes()
-    shipped = shipped_calibration("all-MiniLM-L6-v2")
-    learnt = learn(
-        folder / "model.onnx", calibration_sequences(tokenizer_json, CALIBRATION_TEXTS, 256)
-    )
-
-    assert shipped is not None
-    np.testing.assert_allclose(shipped.ranges, learnt.ranges, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(shipped.peaks, learnt.peaks, rtol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

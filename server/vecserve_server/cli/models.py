@@ -22,7 +22,7 @@ from vecserve_server.errors import ModelError
 from vecserve_server.export.card import CARD_FILE, ModelCard, read_card
 
 if TYPE_CHECKING:
-    from vecserve_server.export.openvino_build import CalibrationSource
+    from vecserve_server.export.calibration import CalibrationSource
 
 app = typer.Typer(help="List, add and check models.", no_args_is_help=True)
 
@@ -143,7 +143,7 @@ def _import(
 
 
 def _calibration_source(file: Path) -> CalibrationSource:
-    from vecserve_server.export.openvino_build import CalibrationSource  # noqa: PLC0415 - as above
+    from vecserve_server.export.calibration import CalibrationSource  # noqa: PLC0415 - as above
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

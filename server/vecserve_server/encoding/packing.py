@@ -23,17 +23,26 @@ Arrays: TypeAlias = dict[str, NDArray[np.int64]]
 _PADDING_SEGMENT = -1
 
 
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Return the indices of the sequences, those of the longest first."""
+    return sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+
+
 def plan_rows(
-    lengths: Sequence[int], row_tokens: int, room: Callable[[int], int] = lambda length: length
+    lengths: Sequence[int],
+    row_tokens: int,
+    *,
+    room: Callable[[int], int] = lambda length: length,
+    order: Sequence[int] | None = None,
 ) -> list[Row]:
     """Assign sequences to rows of at most `row_tokens`, best fit, longest first.
 
-    A sequence longer than `row_tokens` opens a row of `room(length)` tokens. Every index appears
-    once. Rows come out longest first sequence first.
+    A sequence for which `room(length)` is more opens a row of that many tokens. Every index appears
+    once. Rows come out longest first sequence first. `order` is `longest_first`, where it is known.
     """
     rows: list[Row] = []
     gaps: list[tuple[int, int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+    for index in longest_first(lengths) if order is None else order:
         length = lengths[index]
         place = bisect_left(gaps, (length,))
         if place < len(gaps):

@@ -15,7 +15,7 @@ from vecserve_server.errors import ModelError
 
 CARD_FILE = "card.json"
 
-EXPORTER_VERSION = 4
+EXPORTER_VERSION = 5
 """Rises whenever the same checkpoint would give different files."""
 
 

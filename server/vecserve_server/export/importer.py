@@ -6,7 +6,7 @@ Owns the order of the steps: read, build, measure, put in place. Must not know h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -14,12 +14,12 @@ from typing import Protocol, TypeAlias
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
 from vecserve_server.export import openvino_build
+from vecserve_server.export.calibration import SHIPPED_TEXTS, Calibration, CalibrationSource
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
 from vecserve_server.export.encoder_graph import is_supported
 from vecserve_server.export.memory import available_memory_bytes
-from vecserve_server.export.openvino_build import SHIPPED_TEXTS, CalibrationSource
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
 from vecserve_server.export.parity import check_parity, embed_with, measure
 from vecserve_server.export.ready_made import find_onnx, ready_made
@@ -77,8 +77,15 @@ class Build(Protocol):
         """What is built where the user names nothing."""
         ...
 
-    def write(self, precision: str, file: Path) -> None:
-        """Write the graph of one precision; raises `ModelError` for what cannot be built."""
+    def calibration(self) -> Calibration:
+        """Learn what int8 is built from; raises `ModelError` where it cannot be built."""
+        ...
+
+    def write(self, precision: str, file: Path, calibration: Calibration | None = None) -> None:
+        """Write the graph of one precision, int8 with its calibration.
+
+        Raises `ModelError` for what cannot be built.
+        """
         ...
 
 
@@ -124,7 +131,7 @@ def import_model(  # noqa: PLR0913 - a use case with its options, all but three 
         _check_is_free(repository, name, replace=replace)
         checkpoint = read_checkpoint(source, expected_sha256=expected_sha256)
         memory_bytes = memory_limit_bytes or available_memory_bytes()
-        build = _open(checkpoint, max_length, memory_bytes, calibration.texts)
+        build = _open(checkpoint, max_length, memory_bytes, calibration)
         with staged_folder(repository) as staged:
             card = _build(
                 checkpoint=checkpoint,
@@ -134,7 +141,7 @@ def import_model(  # noqa: PLR0913 - a use case with its options, all but three 
                     dict.fromkeys(("fp32", *(precisions or build.default_precisions)))
                 ),
                 origin=origin or Origin(source=source.resolve().name),
-                calibration=calibration,
+                calibration_name=calibration.name,
                 progress=progress,
             )
             _put_in_place(staged / name, repository / name)
@@ -162,7 +169,7 @@ def _open(
     checkpoint: Checkpoint,
     max_length: int | None,
     memory_limit_bytes: int | None,
-    calibration_texts: Sequence[str],
+    calibration: CalibrationSource,
 ) -> Build:
     """Choose how to build: from the weights where that can be done, else from an ONNX file."""
     file = find_onnx(checkpoint.folder)
@@ -172,7 +179,7 @@ def _open(
             checkpoint,
             max_length=max_length,
             memory_limit_bytes=memory_limit_bytes,
-            calibration_texts=calibration_texts,
+            calibration=calibration,
         )
     return ready_made(
         file, checkpoint, max_length=max_length, memory_limit_bytes=memory_limit_bytes
@@ -186,7 +193,7 @@ def _build(
     folder: Path,
     precisions: tuple[str, ...],
     origin: Origin,
-    calibration: CalibrationSource,
+    calibration_name: str,
     progress: Progress,
 ) -> ModelCard:
     """Write `config.pbtxt` and the version's files into the folder; return the card."""
@@ -195,13 +202,16 @@ def _build(
     (version / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
     sequences = tokenise(checkpoint.tokenizer_json, PARITY_TEXTS, build.max_tokens)
     files = {precision: version / MODEL_FILE_BY_PRECISION[precision] for precision in precisions}
+    calibration = None
     for i, (precision, file) in enumerate(files.items()):
         progress(f"build {precision}", 0.1 + 0.5 * i / len(precisions))
-        build.write(precision, file)
+        if precision == "int8":
+            calibration = build.calibration()
+        build.write(precision, file, calibration if precision == "int8" else None)
     embedders = {precision: embed_with(file) for precision, file in files.items()}
-    if "int8" in precisions and build.layout == "packed" and openvino_is_installed():
+    if calibration is not None and openvino_is_installed():
         progress(f"build {openvino_build.NAME}", 0.6)
-        _write_for_openvino(files["fp32"], version, checkpoint, build, calibration)
+        openvino_build.write_int8(files["fp32"], version, calibration)
         int8_file = version / openvino_build.MODEL_FILE
         embedders[openvino_build.NAME] = openvino_build.embed_with_openvino(int8_file)
     progress("measure", 0.7)
@@ -223,7 +233,7 @@ def _build(
         assumed=checkpoint.modules.assumed,
         dim=build.dim,
         max_tokens=build.max_tokens,
-        calibration=calibration.name if "int8" in precisions else None,
+        calibration=calibration_name if "int8" in precisions else None,
         parity=measured.parity,
         speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),
@@ -232,22 +242,6 @@ def _build(
     config = _config(card, checkpoint, precision=precisions[-1])
     (folder / _CONFIG_FILE).write_text(config, encoding="utf-8")
     return card
-
-
-def _write_for_openvino(
-    fp32_file: Path,
-    folder: Path,
-    checkpoint: Checkpoint,
-    build: Build,
-    calibration: CalibrationSource,
-) -> None:
-    learnt = calibration.ready
-    if learnt is None:
-        sequences = openvino_build.calibration_sequences(
-            checkpoint.tokenizer_json, calibration.texts, build.max_tokens
-        )
-        learnt = openvino_build.learn(fp32_file, sequences)
-    openvino_build.write_int8(fp32_file, folder, learnt)
 
 
 def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:

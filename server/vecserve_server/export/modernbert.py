@@ -115,8 +115,7 @@ class _ModernBertBuild:
 
     def _attention(self, states: Value, name: str, view: _View) -> Value:
         hidden, heads = self.hidden, self.config.integer("num_attention_heads")
-        wqkv = f"{name}.Wqkv"
-        qkv = self._linear(states, wqkv, hidden, 3 * hidden, bias="attention_bias", smooth_as=wqkv)
+        qkv = self._linear(states, f"{name}.Wqkv", hidden, 3 * hidden, bias="attention_bias")
         query, key, value = split_in_rows(self.graph, self.rows, qkv, hidden=hidden)
         query, key = (self._rotate(part, view, heads) for part in (query, key))
         parts = [query, key, value]
@@ -129,28 +128,19 @@ class _ModernBertBuild:
         )
 
     def _feed_forward(self, states: Value, name: str) -> Value:
-        inner, wi = self.config.integer("intermediate_size"), f"{name}.Wi"
-        wide = self._linear(states, wi, self.hidden, 2 * inner, bias="mlp_bias", smooth_as=wi)
+        inner = self.config.integer("intermediate_size")
+        wide = self._linear(states, f"{name}.Wi", self.hidden, 2 * inner, bias="mlp_bias")
         passed, gate = self.graph.ops("Split", wide, outputs=2, axis=1, num_outputs=2)
         passed = activation(self.graph, self.config.text("hidden_activation", "gelu"), passed)
         gated = self.graph.op("Mul", passed, gate)
         return self._linear(gated, f"{name}.Wo", inner, self.hidden, bias="mlp_bias")
 
-    def _linear(
-        self,
-        x: Value,
-        name: str,
-        inputs: int,
-        outputs: int,
-        *,
-        bias: str,
-        smooth_as: str | None = None,
-    ) -> Value:
+    def _linear(self, x: Value, name: str, inputs: int, outputs: int, *, bias: str) -> Value:
         """Add a linear block; the setting `bias` says whether it has one."""
         weight = self.weights.take(f"{name}.weight", outputs, inputs).T
         with_bias = self.config.flag(bias, default=False)
         shift = self.weights.take(f"{name}.bias", outputs) if with_bias else None
-        return self.linear(self.graph, x, weight, shift, smooth_as=smooth_as)
+        return self.linear(self.graph, x, weight, shift, name=name)
 
     def _angles(self, theta: float) -> NDArray[np.float32]:
         """Return the angle of each pair of components at each position, [positions, pairs]."""

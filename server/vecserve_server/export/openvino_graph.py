@@ -51,24 +51,25 @@ class LinearBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionBlock:
-    """Attention, written out: the outputs that hold queries and keys as [R, L, H × d]."""
+    """Attention, written out."""
 
-    query: Any
-    key: Any
+    inputs: tuple[Any, Any, Any]
+    """Outputs of linear blocks that hold queries, keys and values: [R, L, hidden]."""
+    weights: Any
+    """The output that holds how much each token takes of each other one: [R, H, L, L]."""
 
 
-def rewrite(model: Any) -> list[AttentionBlock]:
-    """Change the model in place; return the attention blocks whose inputs could be traced."""
+def rewrite(model: Any) -> list[AttentionBlock | None]:
+    """Change the model in place; return its attentions, None for one whose inputs are no products.
+
+    Such are queries and keys that were rotated.
+    """
     _drop_multiplications_by_one(model)
     _split_fused_projections(model)
-    sources = _write_out_attention(model)
+    written_out = _write_out_attention(model)
     _lift_tokens(model)
     model.validate_nodes_and_infer_types()
-    return [
-        AttentionBlock(query=_before_heads(query), key=_before_heads(key))
-        for query, key in sources
-        if _before_heads(query) is not None and _before_heads(key) is not None
-    ]
+    return [_attention_block(*outputs) for outputs in written_out]
 
 
 def linear_blocks(model: Any) -> list[LinearBlock]:
@@ -162,13 +163,14 @@ def _split_fused_projections(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _write_out_attention(model: Any) -> list[tuple[Any, Any]]:
+def _write_out_attention(model: Any) -> list[tuple[Any, Any, Any, Any]]:
     """Replace each fused attention by its products, which are quantised and fused better.
 
-    Leaves out the guard against rows of which everything is masked: a token sees itself.
+    Leaves out the guard against rows of which everything is masked: a token sees itself. Returns
+    the outputs that hold queries, keys, values [R, H, L, d] and weights, of each.
     """
     op = openvino_opset()
-    sources = []
+    written_out = []
     for node in model.get_ordered_ops():
         if node.get_type_name() != "ScaledDotProductAttention" or node.get_input_size() < 4:
             continue
@@ -177,10 +179,18 @@ def _write_out_attention(model: Any) -> list[tuple[Any, Any]]:
         given = node.input_value(4).get_node().data if node.get_input_size() > 4 else width**-0.5
         scale = _constant(np.full((1, 1, 1, 1), given, np.float32))
         scores = op.add(op.multiply(op.matmul(query, key, False, True), scale), bias)
-        mixed = op.matmul(op.softmax(scores, -1), value, False, False)
+        weights = op.softmax(scores, -1)
+        mixed = op.matmul(weights, value, False, False)
         redirect(_without_guard(node).output(0), mixed.output(0))
-        sources.append((query, key))
-    return sources
+        written_out.append((query, key, value, weights.output(0)))
+    return written_out
+
+
+def _attention_block(query: Any, key: Any, value: Any, weights: Any) -> AttentionBlock | None:
+    query, key, value = (_before_heads(output) for output in (query, key, value))
+    if query is None or key is None or value is None:
+        return None
+    return AttentionBlock(inputs=(query, key, value), weights=weights)
 
 
 def _without_guard(attention: Any) -> Any:

@@ -5,20 +5,25 @@ Owns what each precision takes: weights, calibration, linear blocks. Must not kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from vecserve_server.export.calibration import channel_peaks
+from vecserve_server.export.calibration import (
+    SHIPPED_TEXTS,
+    Calibration,
+    CalibrationSource,
+    calibrate,
+    calibration_sequences,
+)
 from vecserve_server.export.checkpoint import Checkpoint
 from vecserve_server.export.encoder_graph import encoder_graph, family_for
 from vecserve_server.export.family import FamilySize, Weights
 from vecserve_server.export.limits import max_tokens
-from vecserve_server.export.linear import Int8Linear, Linear, float_linear
+from vecserve_server.export.linear import Int8Linear, float_linear
 from vecserve_server.export.memory import check_fits
 from vecserve_server.export.model_file import save_model
-from vecserve_server.export.sample_run import CALIBRATION_TEXTS, tokenise
 from vecserve_server.export.tensors import weight_files
 
 MODEL_FILE_BY_PRECISION: Mapping[str, str] = MappingProxyType(
@@ -34,7 +39,7 @@ class PackedBuild:
     weights: Weights
     max_tokens: int
     weight_paths: tuple[Path, ...]
-    calibration_texts: Sequence[str] = CALIBRATION_TEXTS
+    calibration_source: CalibrationSource = SHIPPED_TEXTS
 
     @property
     def dim(self) -> int:
@@ -56,26 +61,26 @@ class PackedBuild:
         """See `Build`."""
         return ("fp32", "int8")
 
-    def write(self, precision: str, file: Path) -> None:
-        """Write the graph of one precision; raises `ModelError` for what cannot be built."""
+    def calibration(self) -> Calibration:
+        """See `Build`."""
+        source = self.calibration_source
+        if source.ready is not None:
+            return source.ready
+        sequences = calibration_sequences(
+            self.checkpoint.tokenizer_json, source.texts, self.max_tokens
+        )
+        return calibrate(config=self.checkpoint.config, weights=self.weights, sequences=sequences)
+
+    def write(self, precision: str, file: Path, calibration: Calibration | None = None) -> None:
+        """See `Build`."""
         model = encoder_graph(
             config=self.checkpoint.config,
             weights=self.weights,
             head=self.checkpoint.modules.head,
-            linear=self._linear(precision),
+            linear=float_linear if calibration is None else Int8Linear(calibration.blocks),
             half=precision == "fp16",
         )
         save_model(model, file)
-
-    def _linear(self, precision: str) -> Linear:
-        if precision != "int8":
-            return float_linear
-        sequences = tokenise(
-            self.checkpoint.tokenizer_json, self.calibration_texts, self.max_tokens
-        )
-        return Int8Linear(
-            channel_peaks(config=self.checkpoint.config, weights=self.weights, sequences=sequences)
-        )
 
 
 def packed_build(
@@ -83,7 +88,7 @@ def packed_build(
     *,
     max_length: int | None,
     memory_limit_bytes: int | None,
-    calibration_texts: Sequence[str] = CALIBRATION_TEXTS,
+    calibration: CalibrationSource = SHIPPED_TEXTS,
 ) -> PackedBuild:
     """Read the weights, once they are known to fit into the memory that may be used.
 
@@ -99,7 +104,7 @@ def packed_build(
         max_tokens=max_tokens(checkpoint, longest=longest, wanted=max_length),
         weights=Weights(found.read()),
         weight_paths=found.files,
-        calibration_texts=calibration_texts,
+        calibration_source=calibration,
     )
 
 

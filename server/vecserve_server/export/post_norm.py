@@ -115,23 +115,21 @@ class PostNormBuild:
         # One wide product in place of three: the activations are read and quantised once.
         weight = np.concatenate([take(f"{part}.weight", hidden, hidden) for part in parts])
         shift = np.concatenate([take(f"{part}.bias", hidden) for part in parts])
-        qkv = self.linear(self.graph, states, weight.T, shift, smooth_as=names.query)
+        qkv = self.linear(self.graph, states, weight.T, shift, name=names.query)
         in_rows = split_in_rows(self.graph, self.rows, qkv, hidden=hidden)
         mixed = attention(self.graph, in_rows, bias, heads=heads, hidden=hidden)
         return self._linear(mixed, names.attention_output, hidden, hidden)
 
     def _feed_forward(self, states: Value, names: LayerNames) -> Value:
         hidden, inner = self.shape.hidden, self.shape.inner
-        wide = self._linear(states, names.up, hidden, inner, smooth_as=names.up)
+        wide = self._linear(states, names.up, hidden, inner)
         wide = activation(self.graph, self.shape.activation, wide)
         return self._linear(wide, names.down, inner, hidden)
 
-    def _linear(
-        self, x: Value, name: str, inputs: int, outputs: int, smooth_as: str | None = None
-    ) -> Value:
+    def _linear(self, x: Value, name: str, inputs: int, outputs: int) -> Value:
         weight = self.weights.take(f"{name}.weight", outputs, inputs).T
         bias = self.weights.take(f"{name}.bias", outputs)
-        return self.linear(self.graph, x, weight, bias, smooth_as=smooth_as)
+        return self.linear(self.graph, x, weight, bias, name=name)
 
 
 def post_norm_build(parts: EncoderParts, *, prefix: str, shape: PostNormShape) -> PostNormBuild:

@@ -14,6 +14,7 @@ from onnx import TensorProto, version_converter
 
 from vecserve_server.errors import ModelError
 from vecserve_server.export.blocks import TokenPlaces
+from vecserve_server.export.calibration import Calibration
 from vecserve_server.export.checkpoint import Checkpoint
 from vecserve_server.export.encoder_graph import family_for, is_supported
 from vecserve_server.export.graph import GraphBuilder, Value
@@ -64,11 +65,18 @@ class ReadyMade:
         """See `Build`."""
         return ("fp32",)
 
-    def write(self, precision: str, file: Path) -> None:
+    def calibration(self) -> Calibration:
+        """See `Build`: there is none."""
+        raise self._refused("int8")
+
+    def write(self, precision: str, file: Path, calibration: Calibration | None = None) -> None:  # noqa: ARG002 - part of the interface
         """Write the finished model; only one precision, called fp32, can be had."""
         if precision != "fp32":
-            raise ModelError(f"{self.file.name}: a ready-made model cannot be built in {precision}")
+            raise self._refused(precision)
         save_model(self.model, file)
+
+    def _refused(self, precision: str) -> ModelError:
+        return ModelError(f"{self.file.name}: a ready-made model cannot be built in {precision}")
 
 
 def find_onnx(folder: Path) -> Path | None:
