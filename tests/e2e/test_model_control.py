@@ -108,7 +108,7 @@ def test_a_reload_of_the_version_that_serves_fails_no_request(
             seen.wait_for_answers(5)
     assert not seen.failures
     assert server.log.count("model_loaded") == 4
-    assert server.log.count("model_closed") == 3
+    eventually(lambda: server.log.count("model_closed") == 3)
 
 
 def test_what_cannot_be_loaded_leaves_what_serves_alone(

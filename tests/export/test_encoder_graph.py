@@ -63,7 +63,7 @@ def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sequences=SEQUENCES,
     row_tokens=st.integers(1, 64),
@@ -80,7 +80,7 @@ def test_fp32_is_the_forward_pass_however_the_rows_are_packed(
     np.testing.assert_allclose(norms, np.linalg.norm(exact, axis=1), rtol=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(sequences=SEQUENCES, row_tokens=st.integers(1, 64), smooth=st.booleans())
 def test_int8_is_close_to_the_forward_pass(
     sequences: list[list[int]], row_tokens: int, smooth: bool

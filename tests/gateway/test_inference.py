@@ -18,7 +18,7 @@ from vecserve_server.errors import Draining, FailedPrecondition, Overloaded, Sto
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def some(datatype: str) -> Any:

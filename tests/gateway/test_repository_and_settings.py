@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.grpc.aio as triton
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway.echo_model import DATATYPES, EchoServer
@@ -19,8 +19,6 @@ from vecserve_server.errors import InvalidArgument, ModelError, Unsupported, Vec
 from vecserve_server.gateway.inference.log_levels import LogLevels
 from vecserve_server.gateway.inference.trace_log import DEFAULTS, TraceLog
 
-# The machine may be busy; that is no fault.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 Client: TypeAlias = triton.InferenceServerClient
 
 
@@ -148,7 +146,6 @@ def test_settings_that_do_nothing_are_refused_and_change_nothing(
 NAMES = st.sampled_from([*DEFAULTS, "other"])
 
 
-@unhurried
 @given(
     st.lists(
         st.tuples(
@@ -200,7 +197,6 @@ async def test_log_settings_are_set_and_read(client: Client) -> None:
         assert refusal.value.status() == f"StatusCode.{status}"
 
 
-@unhurried
 @given(info=st.booleans(), warning=st.booleans(), error=st.booleans(), verbose=st.integers(0, 100))
 def test_each_level_is_switched_by_its_own_setting(
     info: bool, warning: bool, error: bool, verbose: int

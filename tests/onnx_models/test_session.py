@@ -45,7 +45,7 @@ def arrays(datatype: Datatype) -> st.SearchStrategy[NDArray[Any]]:
     return hnp.arrays(datatype.numpy, shapes)
 
 
-@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_type_comes_out_as_it_went_in(
     datatype: Datatype, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -25,7 +25,7 @@ from vecserve_server.services.tensor_model import TensorModel, TensorRequest
 from ..onnx_models import tiny_models
 from ..onnx_models.tiny_models import config, identity, save, scaled, sum_and_double, table_lookup
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 Load = Callable[..., Awaitable[OnnxModel]]
 
 
