@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from vecserve_server.domain import Vectors
 from vecserve_server.encoding import openvino_engine
 from vecserve_server.encoding.engine import Feeds
+from vecserve_server.encoding.openvino_branches import with_branches
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack
 from vecserve_server.encoding.shapes import Shape
@@ -98,7 +99,7 @@ def test_threads_share_a_specialised_engine(
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Keep the compiler from its work until the event is set."""
-    may_begin, with_branches = threading.Event(), openvino_engine.with_branches
+    may_begin = threading.Event()
 
     def held(*arguments: Any) -> Any:
         assert may_begin.wait(TIMEOUT_S)
