@@ -84,8 +84,9 @@ class ModelRecord:
             raise ModelUnavailable(f"model {self.name!r} has no version that is ready")
         if record is None:
             raise NotFound(f"model {self.name!r} version {version} is not found")
+        # The reason may name files; it stands in the index.
         raise ModelUnavailable(
-            f"model {self.name!r} version {version} is not ready: {record.reason or record.state}"
+            f"model {self.name!r} version {version} is not ready: it is {record.state}"
         )
 
     def entries(self) -> list[ModelEntry]:
