@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.onnx_models.config import fill_batching
-from vecserve_server.onnx_models.graph import Graph, GraphTensor, Shape
+from vecserve_server.onnx_models.graph import Graph, GraphTensor
 from vecserve_server.onnx_models.supported import refused
-from vecserve_server.onnx_models.tensor_spec import TensorSpec
+from vecserve_server.onnx_models.tensor_spec import TensorSpec, fits
 
 DEFAULT_MAX_BATCH_SIZE = 4
 
@@ -106,16 +106,8 @@ def _found(
     if spec.batched and tensor.shape[:1] != (-1,):
         problem = f"has a max_batch_size, but in the graph the shape {list(tensor.shape)}"
         raise refused(config, where, f"{problem}, whose first dimension must be -1")
-    if not _agrees(spec.graph_shape, tensor.shape):
+    # No shape: a scalar, or a tensor that the graph says nothing about.
+    if tensor.shape and not fits(spec.graph_shape, tensor.shape):
         problem = f"has the shape {list(spec.graph_shape)}; the graph has {list(tensor.shape)}"
         raise refused(config, where, problem)
     return tensor
-
-
-def _agrees(shape: Shape, graph_shape: Shape) -> bool:
-    """Tell whether each size that the graph fixes is the one given."""
-    if not graph_shape:  # a scalar, or a tensor that the graph says nothing about
-        return True
-    return len(shape) == len(graph_shape) and all(
-        fixed in (-1, size) for size, fixed in zip(shape, graph_shape, strict=True)
-    )

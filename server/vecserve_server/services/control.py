@@ -48,7 +48,8 @@ class ModelControl(Protocol):
         """Load or reload a model; ends when it is ready.
 
         `config_json` stands in for its configuration. `files` are its contents by their path below
-        the model's folder, such as `1/model.onnx`, and stand in for all of its versions.
+        the model's folder, such as `1/model.onnx`, and stand in for all of its versions; with them
+        comes a configuration.
         """
         ...
 
