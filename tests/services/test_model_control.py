@@ -34,8 +34,7 @@ from vecserve_server.services.control import ModelEntry
 from vecserve_server.services.model_control import ControlMode, ControlPolicy, ModelControl
 from vecserve_server.services.model_lifecycle import ModelLifecycle
 from vecserve_server.services.model_loading import ModelLoading
-from vecserve_server.services.onnx_loader import OnnxLoader
-from vecserve_server.services.onnx_loading import OnnxDefaults
+from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
 from vecserve_server.services.tensor_model import TensorModel, TensorRequest
 
 from .tiny_onnx import add_version, config_text, graph_bytes

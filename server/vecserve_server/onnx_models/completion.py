@@ -17,12 +17,7 @@ from vecserve_server.onnx_models.tensor_spec import TensorSpec, fits
 DEFAULT_MAX_BATCH_SIZE = 4
 
 
-def completed(
-    config: model_config_pb2.ModelConfig,
-    graph: Graph,
-    *,
-    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
-) -> model_config_pb2.ModelConfig:
+def completed(config: model_config_pb2.ModelConfig, graph: Graph) -> model_config_pb2.ModelConfig:
     """Return a copy with what the graph knows, checked against it; `config` is normalised.
 
     Only a configuration without inputs or without outputs is completed. A model whose tensors all
@@ -32,20 +27,20 @@ def completed(
     made = model_config_pb2.ModelConfig()
     made.CopyFrom(config)
     if not made.input or not made.output:
-        _complete_batching(made, graph, default_max_batch_size)
+        _complete_batching(made, graph)
         _complete_tensors(made, graph)
     fill_batching(made)
     _check_agreement(made, graph)
     return made
 
 
-def _complete_batching(config: model_config_pb2.ModelConfig, graph: Graph, size: int) -> None:
+def _complete_batching(config: model_config_pb2.ModelConfig, graph: Graph) -> None:
     tensors = [*graph.inputs.values(), *graph.outputs.values()]
     takes_batches = all(tensor.shape[:1] == (-1,) for tensor in tensors if not tensor.optional)
     if config.max_batch_size or not takes_batches:
         return
-    config.max_batch_size = size
-    if size > 1 and not config.HasField("dynamic_batching"):
+    config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
+    if not config.HasField("dynamic_batching"):
         config.dynamic_batching.SetInParent()
 
 
