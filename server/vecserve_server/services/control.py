@@ -27,7 +27,7 @@ class ModelEntry(NamedTuple):
     state: str
     """READY, UNAVAILABLE, LOADING, UNLOADING, or empty where nobody asked for the model yet."""
     reason: str
-    """Why it is not ready."""
+    """Why it is not ready, or why its last change is not in force."""
 
 
 class ModelControl(Protocol):
