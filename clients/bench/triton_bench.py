@@ -192,8 +192,8 @@ def _repositories(
     ours, theirs = folder / "vecserve", folder / "triton"
     ours.mkdir()
     built: Path = options.repository.resolve()
+    (built / ".cache").mkdir(exist_ok=True)
     for name in (MODEL, ".cache"):
-        (built / name).mkdir(exist_ok=True)
         (ours / name).symlink_to(built / name)
     if options.plain_onnx:
         write_plain_onnx(ours, graphs=graphs, instances=chosen[0].instances)

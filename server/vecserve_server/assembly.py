@@ -24,8 +24,7 @@ from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.model_control import ControlPolicy, ModelControl
 from vecserve_server.services.model_lifecycle import ModelLifecycle
 from vecserve_server.services.model_loading import ModelLoading
-from vecserve_server.services.onnx_loader import OnnxLoader
-from vecserve_server.services.onnx_loading import OnnxDefaults
+from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
 from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
 from vecserve_server.settings import ModelSettings, Settings

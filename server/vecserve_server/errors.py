@@ -15,6 +15,7 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   ├── ModelUnavailable
     │   └── Draining
     ├── DeadlineExceeded
+    ├── EngineError           the engine that runs a model failed
     ├── ConfigError           the operator can mend it; the server refuses to start
     │   └── ModelError
     └── StorageError          the disk or a file failed
@@ -83,6 +84,10 @@ class Draining(CapacityError):
 
 class DeadlineExceeded(VecserveError):
     """The request's deadline passed before its work was done."""
+
+
+class EngineError(VecserveError):
+    """The engine that runs a model failed, in words that are for the log."""
 
 
 class ConfigError(VecserveError):

@@ -12,6 +12,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+TIMEOUT_S = 240.0
+
 
 def demo(model_repository: Path, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-u", "-m", "vecserve_server.cli.main", "demo"]
@@ -25,7 +27,7 @@ def demo(model_repository: Path, *args: str) -> subprocess.Popen[str]:
 
 def test_it_indexes_asks_and_measures(model_repository: Path) -> None:
     with demo(model_repository, "--queries", "5", "--json") as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (0, "")
     report = json.loads(out)
     assert report["documents"] == 40
@@ -47,15 +49,15 @@ def test_an_interrupted_demo_takes_its_server_along(model_repository: Path, tmp_
             if line.startswith("Serving"):
                 break
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (130, "vecserve: interrupted\n")
     with demo(model_repository, "--data-dir", str(tmp_path), "--queries", "1", "--json") as process:
-        process.communicate(timeout=120)
+        process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0  # the data folder is free, and what it holds is no hindrance
 
 
 def test_without_models_it_says_what_to_do(tmp_path: Path) -> None:
     with demo(tmp_path / "nothing") as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out) == (2, "")
     assert "make models" in err

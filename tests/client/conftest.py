@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.client.fake_server import FakeServer, running
+from tests.client.fake_server import PATIENCE_S, FakeServer, running
 from vecserve_client import Client, RetryPolicy
 
 
@@ -24,5 +24,5 @@ def target(server: FakeServer) -> Iterator[str]:
 @pytest.fixture
 def client(target: str) -> Iterator[Client]:
     quick = RetryPolicy(initial_backoff_s=0.001)
-    with Client(target=target, deadline_s=10, retry=quick) as connected:
+    with Client(target=target, deadline_s=PATIENCE_S, retry=quick) as connected:
         yield connected

@@ -35,6 +35,7 @@ from vecserve.v1 import (
 )
 
 DIM = 8
+PATIENCE_S = 60.0
 MODEL = common_pb2.ModelInfo(name="fake", version="1", digest="0" * 64)
 
 Step = Callable[[grpc.ServicerContext], object]
@@ -74,7 +75,9 @@ def fail(code: grpc.StatusCode, message: str = "scripted") -> Step:
 
 def overloaded(retry_after_ms: int) -> Step:
     detail = AnyMessage()
-    detail.Pack(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=retry_after_ms * 1_000_000)))
+    delay = Duration()
+    delay.FromMilliseconds(retry_after_ms)
+    detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(
         code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="queue full", details=[detail]
     )
@@ -155,7 +158,7 @@ class Index(index_pb2_grpc.IndexServiceServicer):
             elif step == "end":
                 return
             elif step == "mute":
-                self._server.released.wait(10)
+                self._server.released.wait(PATIENCE_S)
             elif step in {"refuse", "fail"}:
                 code = 8 if step == "refuse" else 5
                 error = embedding_pb2.StreamError(
@@ -289,4 +292,4 @@ def running(server: FakeServer) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.released.set()
-        grpc_server.stop(grace=None).wait(5)
+        grpc_server.stop(grace=None).wait(PATIENCE_S)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
 
-from tests.client.fake_server import DIM, FakeServer, fail, overloaded, vector_of
+from tests.client.fake_server import (
+    DIM,
+    PATIENCE_S,
+    FakeServer,
+    fail,
+    overloaded,
+    vector_of,
+)
 from vecserve_client import (
     AlreadyExists,
     Cancelled,
@@ -22,6 +30,7 @@ from vecserve_client import (
     RetryPolicy,
     Unavailable,
     Unimplemented,
+    channel,
 )
 from vecserve_client.batching import MESSAGE_BYTES
 from vecserve_client.filters import exists
@@ -70,19 +79,19 @@ def test_an_overloaded_server_is_asked_again_when_it_says(
 def test_overload_that_lasts_longer_than_the_deadline_is_reported_at_once(
     client: Client, server: FakeServer
 ) -> None:
-    server.script.append(overloaded(retry_after_ms=900))
+    server.script.append(overloaded(retry_after_ms=90_000))
     started = time.monotonic()
     with pytest.raises(Overloaded, match="queue full") as raised:
-        client.search("docs", "q", timeout_s=0.5)
-    assert raised.value.retry_after_s == pytest.approx(0.9)
-    assert time.monotonic() - started < 0.5
+        client.search("docs", "q", timeout_s=PATIENCE_S)
+    assert raised.value.retry_after_s == pytest.approx(90)
+    assert time.monotonic() - started < PATIENCE_S
 
 
 def test_a_call_that_hangs_ends_at_its_deadline(client: Client, server: FakeServer) -> None:
-    server.script.append(lambda _: server.released.wait(10))
+    server.script.append(lambda _: server.released.wait(PATIENCE_S))
     with pytest.raises(DeadlineExceeded):
         client.count("docs", timeout_s=0.1)
-    assert server.calls == ["Count"]
+    assert len(server.calls) <= 1  # a busy machine may not even have connected within the deadline
 
 
 def test_mistakes_are_reported_with_method_and_message(client: Client, server: FakeServer) -> None:
@@ -99,7 +108,7 @@ def test_mistakes_are_reported_with_method_and_message(client: Client, server: F
 def test_no_server_is_unavailable() -> None:
     policy = RetryPolicy(max_attempts=2, initial_backoff_s=0.001)
     with (
-        Client(target="127.0.0.1:1", retry=policy, deadline_s=5) as nobody,
+        Client(target="127.0.0.1:1", retry=policy, deadline_s=PATIENCE_S) as nobody,
         pytest.raises(Unavailable),
     ):
         nobody.list_collections()
@@ -210,11 +219,14 @@ def test_rows_are_drawn_only_as_fast_as_the_window_allows(client: Client) -> Non
     batches.close()  # type: ignore[attr-defined]
 
 
-def test_a_slow_consumer_does_not_run_into_the_deadline(client: Client) -> None:
-    batches = client.upsert_many("docs", records(60), batch_rows=10, window=2, timeout_s=0.2)
+def test_a_slow_consumer_does_not_run_into_the_deadline(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(channel, "time", SimpleNamespace(monotonic=lambda: now_s))
     written = 0
-    for batch in batches:
-        time.sleep(0.12)  # two of these outlast the deadline
+    for batch in client.upsert_many("docs", records(60), batch_rows=10, window=2):
+        now_s += 2 * PATIENCE_S  # outlasts the client's deadline
         written += len(batch.ids)
     assert written == 60
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.server_process import ServerProcess
+from tests.e2e.triton_requests import MODEL
 
-MODEL = "all-MiniLM-L6-v2"
 PATIENCE_S = 60.0
 
 

@@ -27,7 +27,7 @@ def index_until_killed(server: ServerProcess, *, kill_after_rows: int) -> set[st
     """Index rows, kill the server on the way; return the ids whose batches were acknowledged."""
     acknowledged: set[str] = set()
     failures: list[VecserveError] = []
-    enough = threading.Event()
+    enough, killed = threading.Event(), threading.Event()
     client = Client(target=server.target, deadline_s=TIMEOUT_S)
 
     def write() -> None:
@@ -37,6 +37,7 @@ def index_until_killed(server: ServerProcess, *, kill_after_rows: int) -> set[st
                 acknowledged.update(batch.ids)
                 if len(acknowledged) >= kill_after_rows:
                     enough.set()
+                    killed.wait(TIMEOUT_S)  # requests are under way; no more are sent
         except VecserveError as failure:
             failures.append(failure)
             enough.set()
@@ -46,6 +47,7 @@ def index_until_killed(server: ServerProcess, *, kill_after_rows: int) -> set[st
     assert enough.wait(TIMEOUT_S)
     assert not failures, "the server was alive"
     server.kill()
+    killed.set()
     client.close()  # or it would wait for the server to come back
     writer.join(TIMEOUT_S)
     assert not writer.is_alive()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,17 @@ from vecserve_client import Client
 
 LOAD_THREADS = 6
 PATIENCE_S = 60.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def health(channel: grpc.Channel) -> Any:
+    """Ask for the state; the code of the failure where nobody answers any more."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    try:
+        return stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status
+    except grpc.RpcError as failure:
+        return failure.code()
 
 
 class Load:
@@ -28,7 +37,7 @@ class Load:
     def __init__(self, server: ServerProcess) -> None:
         self.acknowledged: set[str] = set()
         self.refusals: list[tuple[grpc.StatusCode, str]] = []
-        self.first_refusal_s: list[float] = []
+        self.health_after: list[Any] = []
         self.started = threading.Barrier(LOAD_THREADS + 1)
         self._target = server.target
         self._threads = [
@@ -50,8 +59,8 @@ class Load:
                         index_pb2.UpsertRequest(collection="docs", rows=rows), timeout=PATIENCE_S
                     )
                 except grpc.RpcError as failure:
-                    self.first_refusal_s.append(time.monotonic())
                     self.refusals.append((failure.code(), failure.details() or ""))
+                    self.health_after.append(health(channel))
                     return
                 assert all(result.seq for result in reply.results)
                 self.acknowledged.update(ids)
@@ -67,7 +76,7 @@ def test_sigterm_under_load(launch: Launch) -> None:
     server = launch()
     with Client(target=server.target) as client:
         client.create_collection("docs")
-    not_serving_s: list[float] = []
+    flipped: list[bool] = []
     watching = threading.Event()
 
     def watch_health() -> None:
@@ -77,7 +86,7 @@ def test_sigterm_under_load(launch: Launch) -> None:
                 for reply in stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S):
                     watching.set()
                     if reply.status == NOT_SERVING:
-                        not_serving_s.append(time.monotonic())
+                        flipped.append(True)
             except grpc.RpcError:
                 pass  # the stream ends with the server
 
@@ -92,12 +101,15 @@ def test_sigterm_under_load(launch: Launch) -> None:
     watcher.join(PATIENCE_S)
 
     assert server.exit_code() == 0, server.log
-    # An accepted call that was lost would end with other words.
-    refusal = (grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
-    assert load.refusals == [refusal] * LOAD_THREADS, server.log
-    assert not_serving_s, "health must flip"
-    # A reply and a health update travel on different connections, so allow for their scheduling.
-    assert not_serving_s[0] <= min(load.first_refusal_s) + 0.2
+    assert len(load.refusals) == LOAD_THREADS
+    # An accepted call that was lost would end with other words. A caller that the machine kept
+    # waiting finds nobody to call.
+    words = ("the server is shutting down", "failed to connect")
+    for code, details in load.refusals:
+        assert code is grpc.StatusCode.UNAVAILABLE, (details, server.log)
+        assert details.startswith(words), server.log
+    assert flipped, "health must flip"
+    assert SERVING not in load.health_after, "health flips before the first refusal"
     assert "clean=True" in server.log
 
     server = launch(name="again")
@@ -109,7 +121,7 @@ def test_sigterm_under_load(launch: Launch) -> None:
 
 @pytest.mark.slow
 def test_an_idle_stream_does_not_hold_up_the_drain(launch: Launch) -> None:
-    server = launch()
+    server = launch(server_drain_s=3600)
     done = threading.Event()
 
     def requests() -> Iterator[embedding_pb2.EmbedStreamRequest]:
@@ -122,14 +134,12 @@ def test_an_idle_stream_does_not_hold_up_the_drain(launch: Launch) -> None:
     with grpc.insecure_channel(server.target) as channel:
         stream = embedding_pb2_grpc.EmbeddingServiceStub(channel).EmbedStream(requests())
         assert next(stream).response.items[0].tokens == 3
-        began_s = time.monotonic()
         server.terminate()
         with pytest.raises(grpc.RpcError) as ended:
             next(stream)
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         done.set()
     assert server.exit_code() == 0
-    assert time.monotonic() - began_s < 15
 
 
 def test_a_second_server_on_the_same_folder_refuses_to_start(launch: Launch) -> None:

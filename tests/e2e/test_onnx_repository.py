@@ -11,8 +11,9 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.own_repository import MODEL, PATIENCE_S, Repository, eventually, scrape
+from tests.e2e.own_repository import PATIENCE_S, Repository, eventually, scrape
 from tests.e2e.server_process import ServerProcess
+from tests.e2e.triton_requests import MODEL
 from tests.services.tiny_onnx import add_version, config_text
 
 

@@ -20,7 +20,7 @@ MODEL = "all-MiniLM-L6-v2"
 TEXTS = ["a red car", "", "Grüße aus Köln", "def f(x): return x", "🦄" * 20, "word " * 60]
 WINDOW_MS = 400
 OUTPUT_BYTES = 384 * 4
-LIMIT_S = 20.0
+LIMIT_S = 90.0
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.e2e.server_process import ServerProcess
+from tests.e2e.stubs import TIMEOUT_S
 from tests.e2e.triton_requests import MODEL, TEXTS, text_input
 from vecserve_client import Client
 
@@ -85,7 +86,7 @@ def test_reflection_lists_every_service(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.target) as channel:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
-        (reply,) = stub.ServerReflectionInfo(iter([ask]), timeout=10)
+        (reply,) = stub.ServerReflectionInfo(iter([ask]), timeout=TIMEOUT_S)
     assert {s.name for s in reply.list_services_response.service} == {
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
@@ -102,5 +103,5 @@ def test_reflection_lists_every_service(server: ServerProcess) -> None:
 def test_health_is_serving(server: ServerProcess, service: str) -> None:
     with grpc.insecure_channel(server.target) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING

@@ -65,7 +65,7 @@ def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sequences=SEQUENCES,
     row_tokens=st.integers(1, 64),
@@ -89,7 +89,7 @@ def calibrated() -> Calibration:
     return calibrate(config=ModelConfigJson(CONFIG), weights=Weights(TENSORS), sequences=samples)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(sequences=SEQUENCES, row_tokens=st.integers(1, 64))
 def test_int8_is_close_to_the_forward_pass(sequences: list[list[int]], row_tokens: int) -> None:
     vectors = run(build(linear=Int8Linear(calibrated().blocks)), sequences, row_tokens)

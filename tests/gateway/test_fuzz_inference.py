@@ -13,7 +13,7 @@ import grpc
 import pytest
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -26,8 +26,6 @@ from vecserve_server.gateway.inference.parameters import request_parameters, req
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
 
-# The machine may be busy; that is no fault.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 T = TypeVar("T")
 ALLOWED = {
     grpc.StatusCode.OK,
@@ -83,7 +81,6 @@ def attempt(read: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(refusal)
 
 
-@unhurried
 @given(parameters)
 def test_parameters_are_read_or_refused(
     given_: dict[str, service_pb2.InferParameter],
@@ -97,7 +94,6 @@ def test_parameters_are_read_or_refused(
     assert read.timeout_us >= 0
 
 
-@unhurried
 @given(parameters)
 def test_parameters_of_outputs_are_read_or_refused_by_name(
     given_: dict[str, service_pb2.InferParameter],
@@ -111,7 +107,6 @@ def test_parameters_of_outputs_are_read_or_refused_by_name(
     assert (read.slice is not None) == ("shared_memory_region" in given_)
 
 
-@unhurried
 @given(st.randoms(use_true_random=False), st.sampled_from([0, 8]))
 def test_a_contract_that_holds_bounds_every_tensor(choose: random.Random, batch: int) -> None:
     contract = make_contract(echo_config(batch))

@@ -14,11 +14,17 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from tests.gateway.echo_model import DATATYPES, NUMBERS, EchoServer
-from vecserve_server.errors import Draining, FailedPrecondition, Overloaded, StorageError
+from vecserve_server.errors import (
+    Draining,
+    EngineError,
+    FailedPrecondition,
+    Overloaded,
+    StorageError,
+)
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def some(datatype: str) -> Any:
@@ -314,6 +320,7 @@ async def test_other_refusals_have_tritons_codes(
         (Draining("bye"), Code.UNAVAILABLE, "bye"),
         (FailedPrecondition("not now"), Code.UNAVAILABLE, "not now"),
         (StorageError("/secret/path"), Code.INTERNAL, "storage error"),
+        (EngineError("secret.cc:17"), Code.INTERNAL, "internal error"),
         (ZeroDivisionError("secret"), Code.INTERNAL, "internal error"),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc.aio as triton
 import tritonclient.utils.shared_memory as shm
 from grpc import aio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import serialize_byte_tensor
@@ -27,10 +27,8 @@ from vecserve_server.errors import AlreadyExists, FailedPrecondition, InvalidArg
 from vecserve_server.gateway.inference import shared_memory
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 
-# The machine may be busy; that is no fault.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIZE = 1 << 16
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 Code = grpc.StatusCode
 
 
@@ -205,7 +203,6 @@ def test_keys_of_other_things_are_refused(regions: SharedMemoryRegions, tmp_path
             regions.register("r", key, offset=0, size_bytes=1)
 
 
-@unhurried
 @given(offset=st.integers(0, 2**64 - 1), size=st.integers(0, 2**64 - 1), near=st.booleans())
 def test_only_ranges_inside_the_object_are_mapped(
     tmp_path_factory: pytest.TempPathFactory, offset: int, size: int, near: bool

@@ -10,7 +10,7 @@ import pytest
 from vecserve_server.errors import Draining
 from vecserve_server.gateway.streams import answer_stream
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 async def numbers(count: int) -> AsyncIterator[int]:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ from vecserve_server.gateway.tensors import (
 )
 
 Tensor: TypeAlias = service_pb2.ModelInferRequest.InferInputTensor
-# The machine may be busy; that is no fault.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 DATATYPES = st.sampled_from([*NUMPY_TYPES, "BYTES", "COMPLEX", ""])
 NUMBERS = st.sampled_from(sorted(NUMPY_TYPES))
@@ -47,7 +45,6 @@ def byte_tensors(shape: tuple[int, ...]) -> st.SearchStrategy[NDArray[Any]]:
     return hnp.arrays(object, shape, elements=st.binary(max_size=20), fill=st.nothing())
 
 
-@unhurried
 @given(SHAPES.flatmap(byte_tensors))
 def test_bytes_are_written_and_read_in_tritonclients_encoding(tensor: NDArray[Any]) -> None:
     raw = write_raw("BYTES", tensor)
@@ -61,7 +58,6 @@ def test_bytes_are_written_and_read_in_tritonclients_encoding(tensor: NDArray[An
     assert place == raw + bytes(3)
 
 
-@unhurried
 @given(NUMBERS.flatmap(lambda name: st.tuples(st.just(name), numbers(name))), st.integers(0, 9))
 def test_numbers_are_read_as_they_were_written(case: tuple[str, NDArray[Any]], offset: int) -> None:
     datatype, tensor = case
@@ -76,7 +72,6 @@ def test_numbers_are_read_as_they_were_written(case: tuple[str, NDArray[Any]], o
     np.testing.assert_array_equal(read, tensor)
 
 
-@unhurried
 @given(NUMBERS.flatmap(lambda name: st.tuples(st.just(name), numbers(name))))
 def test_typed_contents_are_the_same_tensor(case: tuple[str, NDArray[Any]]) -> None:
     datatype, tensor = case
@@ -90,14 +85,12 @@ def test_typed_contents_are_the_same_tensor(case: tuple[str, NDArray[Any]]) -> N
     np.testing.assert_array_equal(read, tensor)
 
 
-@unhurried
 @given(st.binary(min_size=1, max_size=8))
 def test_any_byte_but_zero_is_true(raw: bytes) -> None:
     read = read_raw(described("BOOL", [len(raw)]), raw)
     assert read.view(np.uint8).tolist() == [int(byte != 0) for byte in raw]
 
 
-@unhurried
 @given(NUMBERS.flatmap(numbers), st.integers(1, 8))
 def test_an_output_never_runs_over_its_place(tensor: NDArray[Any], missing: int) -> None:
     datatype = next(n for n, kind in NUMPY_TYPES.items() if np.dtype(kind) == tensor.dtype)
@@ -155,7 +148,6 @@ def test_malformed_contents_are_refused_by_name(bad: Tensor, problem: str) -> No
         read_typed(bad)
 
 
-@unhurried
 @given(
     DATATYPES,
     st.lists(st.one_of(st.integers(-1, 5), st.integers(-(2**63), 2**63 - 1)), max_size=10),

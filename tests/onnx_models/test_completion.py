@@ -38,12 +38,12 @@ output { name: "norm" data_type: TYPE_FP32 dims: 1 reshape {} }
 """
 
 
-def complete(text: str, of: Graph, **options: int) -> model_config_pb2.ModelConfig:
-    return completed(normalised(config(text), name="m"), of, **options)
+def complete(text: str, of: Graph) -> model_config_pb2.ModelConfig:
+    return completed(normalised(config(text)), of)
 
 
 def expect(text: str) -> model_config_pb2.ModelConfig:
-    return normalised(config(text), name="m")
+    return normalised(config(text))
 
 
 def test_a_graph_of_batches_gets_a_batch_size_and_dynamic_batching() -> None:
@@ -56,11 +56,6 @@ def test_a_graph_of_batches_gets_a_batch_size_and_dynamic_batching() -> None:
 @pytest.mark.parametrize("given", ["max_batch_size: 16", "max_batch_size: 1"])
 def test_a_given_batch_size_stays_and_brings_no_dynamic_batching(given: str) -> None:
     assert complete(given, BATCHED) == expect(given + BATCHED_TENSORS)
-
-
-def test_the_default_batch_size_may_be_one_and_then_nothing_is_batched() -> None:
-    made = complete("", BATCHED, default_max_batch_size=1)
-    assert made == expect("max_batch_size: 1" + BATCHED_TENSORS)
 
 
 def test_a_fixed_first_dimension_makes_a_model_without_batches() -> None:

@@ -40,7 +40,6 @@ UNSUPPORTED = {
 WRONG = {
     'platform is "tensorrt_plan"': 'platform: "tensorrt_plan"',
     'backend is "python"': 'backend: "python"',
-    'name is "other"': 'name: "other"',
     'runtime "libother.so"': 'runtime: "libother.so"',
     "max_batch_size must not be negative": "max_batch_size: -1",
     "default_model_filename": 'default_model_filename: "../model.onnx"',
@@ -61,19 +60,19 @@ WRONG = {
 @pytest.mark.parametrize("field", UNSUPPORTED)
 def test_a_field_that_is_not_supported_is_refused_by_its_name(field: str) -> None:
     with pytest.raises(ModelError) as caught:
-        normalised(config(UNSUPPORTED[field]), name="m")
+        normalised(config('name: "m" ' + UNSUPPORTED[field]))
     assert str(caught.value) == f"m/config.pbtxt: {field} is not supported"
 
 
 @pytest.mark.parametrize("problem", WRONG)
 def test_a_wrong_value_is_refused(problem: str) -> None:
     with pytest.raises(ModelError) as caught:
-        normalised(config(WRONG[problem]), name="m")
+        normalised(config(WRONG[problem]))
     assert problem in str(caught.value)
 
 
 def test_a_model_without_a_configuration_gets_tritons_defaults() -> None:
-    made = normalised(None, name="m")
+    made = normalised(config('name: "m"'))
     assert made == config(
         'name: "m" platform: "onnxruntime_onnx" backend: "onnxruntime" '
         'default_model_filename: "model.onnx" version_policy { latest { num_versions: 1 } }'
@@ -87,10 +86,10 @@ def test_what_changes_no_answer_is_accepted() -> None:
         "input_pinned_memory { enable: true } output_pinned_memory { enable: false } } "
         "response_cache { enable: true } dynamic_batching { preserve_ordering: true }"
     )
-    made = normalised(given, name="m")
+    made = normalised(given)
     for field, value in given.ListFields():
         assert getattr(made, field.name) == value
-    assert given.name == "", "the argument is left as it is"
+    assert given.platform == "", "the argument is left as it is"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_models_for_onnx_runtime_are_told_from_others(text: str, expected: bool)
 
 
 def test_the_model_file_may_be_a_folder_and_has_to_exist(tmp_path: Path) -> None:
-    made = normalised(config('default_model_filename: "net"'), name="m")
+    made = normalised(config('default_model_filename: "net"'))
     with pytest.raises(ModelError, match="net is missing"):
         model_file(tmp_path, made)
     (tmp_path / "net").mkdir()

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from vecserve_server.errors import InvalidArgument, ModelError, RequestError
+from vecserve_server.errors import EngineError, InvalidArgument, ModelError, RequestError
 from vecserve_server.onnx_models.datatypes import DATATYPES, Datatype, decoded
 from vecserve_server.onnx_models.session import OnnxSession
 from vecserve_server.onnx_models.session_settings import session_settings
@@ -45,7 +45,7 @@ def arrays(datatype: Datatype) -> st.SearchStrategy[NDArray[Any]]:
     return hnp.arrays(datatype.numpy, shapes)
 
 
-@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_type_comes_out_as_it_went_in(
     datatype: Datatype, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -109,6 +109,14 @@ def test_values_that_the_graph_cannot_take_are_the_callers_fault(tmp_path: Path)
     session = open_session(tmp_path, tiny_models.table_lookup())
     with pytest.raises(RequestError, match="refuses the inputs"):
         session.run({"id": np.array([[tiny_models.VOCABULARY]])}, ["row"])
+
+
+def test_a_run_that_fails_is_the_engines_fault(tmp_path: Path) -> None:
+    values = [value(name, [size]) for name, size in (("a", "n"), ("b", "m"), ("y", "k"))]
+    add = model([helper.make_node("Add", ["a", "b"], ["y"])], values[:2], values[2:])
+    session = open_session(tmp_path, add)
+    with pytest.raises(EngineError, match="ONNX Runtime failed"):
+        session.run({"a": np.ones(3, np.float32), "b": np.ones(2, np.float32)}, ["y"])
 
 
 def test_an_initialiser_that_can_be_replaced_is_an_optional_input(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from vecserve_server.storage.operations import Upsert
 from vecserve_server.storage.writer import RowWriter
 
 DIM = 4
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def spec(name: str) -> CollectionSpec:

@@ -106,5 +106,5 @@ class ModelStates(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-ModelStates.TestCase.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+ModelStates.TestCase.settings = settings(max_examples=30, stateful_step_count=15)
 TestModelStates = ModelStates.TestCase

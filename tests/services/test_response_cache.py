@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -184,6 +185,21 @@ async def test_large_inputs_are_told_apart_too(cached: CachedModel, model: Doubl
     for tensor in (large, other, large):
         await cached.infer(TensorRequest(inputs={"x": tensor}))
     assert len(model.runs) == 2
+
+
+async def test_a_long_byte_string_is_hashed_in_a_thread(cached: CachedModel) -> None:
+    threads: list[threading.Thread] = []
+
+    class Text(bytes):
+        def __len__(self) -> int:
+            threads.append(threading.current_thread())
+            return super().__len__()
+
+    tensor = np.empty(1, object)
+    tensor[0] = Text(bytes(1 << 20))
+    await cached.infer(TensorRequest(inputs={"x": tensor}))
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_what_is_larger_than_the_cache_is_not_kept(

@@ -1,7 +1,7 @@
 """What a caller is told of a failure, and what only the log is told.
 
-Owns the line between the two: messages that name files of the server, and unexpected exceptions,
-go to the log under an id; the caller gets the id. Must not know methods.
+Owns the line between the two: messages that name files of the server, the words of an engine, and
+unexpected exceptions go to the log under an id; the caller gets the id. Must not know methods.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import secrets
 
 import grpc
 
-from vecserve_server.errors import ConfigError, StorageError, VecserveError
+from vecserve_server.errors import ConfigError, EngineError, StorageError, VecserveError
 from vecserve_server.gateway.status_table import Dialect, WireStatus, code_of, wire_status
 
-# Their messages name files of the server.
-HIDDEN = (ConfigError, StorageError)
+# Their messages name files of the server, or lines of an engine's source.
+HIDDEN = (ConfigError, StorageError, EngineError)
 
 
 class Failures:

@@ -35,6 +35,7 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     errors.Draining: Code.UNAVAILABLE,
     errors.CapacityError: Code.UNAVAILABLE,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    errors.EngineError: Code.INTERNAL,
     errors.ModelError: Code.FAILED_PRECONDITION,
     errors.ConfigError: Code.FAILED_PRECONDITION,
     errors.CorruptData: Code.DATA_LOSS,

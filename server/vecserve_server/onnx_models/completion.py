@@ -10,19 +10,14 @@ from collections.abc import Mapping
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.onnx_models.config import fill_batching
-from vecserve_server.onnx_models.graph import Graph, GraphTensor, Shape
+from vecserve_server.onnx_models.graph import Graph, GraphTensor
 from vecserve_server.onnx_models.supported import refused
-from vecserve_server.onnx_models.tensor_spec import TensorSpec
+from vecserve_server.onnx_models.tensor_spec import TensorSpec, fits
 
 DEFAULT_MAX_BATCH_SIZE = 4
 
 
-def completed(
-    config: model_config_pb2.ModelConfig,
-    graph: Graph,
-    *,
-    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
-) -> model_config_pb2.ModelConfig:
+def completed(config: model_config_pb2.ModelConfig, graph: Graph) -> model_config_pb2.ModelConfig:
     """Return a copy with what the graph knows, checked against it; `config` is normalised.
 
     Only a configuration without inputs or without outputs is completed. A model whose tensors all
@@ -32,20 +27,20 @@ def completed(
     made = model_config_pb2.ModelConfig()
     made.CopyFrom(config)
     if not made.input or not made.output:
-        _complete_batching(made, graph, default_max_batch_size)
+        _complete_batching(made, graph)
         _complete_tensors(made, graph)
     fill_batching(made)
     _check_agreement(made, graph)
     return made
 
 
-def _complete_batching(config: model_config_pb2.ModelConfig, graph: Graph, size: int) -> None:
+def _complete_batching(config: model_config_pb2.ModelConfig, graph: Graph) -> None:
     tensors = [*graph.inputs.values(), *graph.outputs.values()]
     takes_batches = all(tensor.shape[:1] == (-1,) for tensor in tensors if not tensor.optional)
     if config.max_batch_size or not takes_batches:
         return
-    config.max_batch_size = size
-    if size > 1 and not config.HasField("dynamic_batching"):
+    config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
+    if not config.HasField("dynamic_batching"):
         config.dynamic_batching.SetInParent()
 
 
@@ -106,16 +101,8 @@ def _found(
     if spec.batched and tensor.shape[:1] != (-1,):
         problem = f"has a max_batch_size, but in the graph the shape {list(tensor.shape)}"
         raise refused(config, where, f"{problem}, whose first dimension must be -1")
-    if not _agrees(spec.graph_shape, tensor.shape):
+    # No shape: a scalar, or a tensor that the graph says nothing about.
+    if tensor.shape and not fits(spec.graph_shape, tensor.shape):
         problem = f"has the shape {list(spec.graph_shape)}; the graph has {list(tensor.shape)}"
         raise refused(config, where, problem)
     return tensor
-
-
-def _agrees(shape: Shape, graph_shape: Shape) -> bool:
-    """Tell whether each size that the graph fixes is the one given."""
-    if not graph_shape:  # a scalar, or a tensor that the graph says nothing about
-        return True
-    return len(shape) == len(graph_shape) and all(
-        fixed in (-1, size) for size, fixed in zip(shape, graph_shape, strict=True)
-    )

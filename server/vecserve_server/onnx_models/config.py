@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.errors import ModelError
 from vecserve_server.onnx_models.datatypes import from_proto, proto_name
-from vecserve_server.onnx_models.supported import CONFIG_FILE, check_fields, refused
+from vecserve_server.onnx_models.supported import check_fields, refused
 from vecserve_server.onnx_models.tensor_spec import TensorProto, check_reshape
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
@@ -25,20 +25,14 @@ def is_onnx_model(config: model_config_pb2.ModelConfig) -> bool:
     return config.backend == BACKEND or (not config.backend and config.platform in ("", PLATFORM))
 
 
-def normalised(
-    config: model_config_pb2.ModelConfig | None, *, name: str
-) -> model_config_pb2.ModelConfig:
-    """Return a copy with Triton's defaults; None stands for a model without a configuration.
+def normalised(config: model_config_pb2.ModelConfig) -> model_config_pb2.ModelConfig:
+    """Return a copy with Triton's defaults.
 
     Tensors may still be missing: `completion` knows the graph. Raises `ModelError` naming the
     field that is wrong or not supported.
     """
     made = model_config_pb2.ModelConfig()
-    if config is not None:
-        made.CopyFrom(config)
-    if made.name not in ("", name):
-        raise ModelError(f'{name}/{CONFIG_FILE}: name is "{made.name}", the model is "{name}"')
-    made.name = name
+    made.CopyFrom(config)
     check_fields(made)
     _fill_backend(made)
     if made.version_policy.WhichOneof("policy_choice") is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.errors import ModelError, VecserveError
-from vecserve_server.onnx_models.completion import DEFAULT_MAX_BATCH_SIZE, completed
+from vecserve_server.onnx_models.completion import completed
 from vecserve_server.onnx_models.config import model_file, normalised
 from vecserve_server.onnx_models.graph import Graph
 from vecserve_server.onnx_models.instances import Placement, placements, with_instance_groups
@@ -43,10 +43,6 @@ class Session(Protocol):
         ...
 
 
-def _no_openvino() -> Any:
-    raise ModelError("OpenVINO is not at hand")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedOnnx:
     """A version of a model, ready to run."""
@@ -65,34 +61,32 @@ class LoadedOnnx:
 
 def load_version(
     folder: Path,
-    version: int,
-    proto: model_config_pb2.ModelConfig | None,
+    version: str,
+    proto: model_config_pb2.ModelConfig,
     *,
-    name: str,
     cpu_cores: int,
-    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
-    openvino: Callable[[], Any] = _no_openvino,
+    openvino: Callable[[], Any],
 ) -> LoadedOnnx:
-    """Load and warm up; `folder` is the model's, None stands for no configuration.
+    """Load and warm up; `folder` is the model's, `proto` has its name at least.
 
     `cpu_cores` is how many instances there are on the CPU where the configuration does not say.
     `openvino` imports the module of that name, or raises `ModelError`; it is called where the
     configuration asks for it. Raises `ModelError` naming the file or the field at fault.
     """
     config = with_instance_groups(
-        normalised(proto, name=name), cuda=cuda_is_available(), cpu_instances=cpu_cores
+        normalised(proto), cuda=cuda_is_available(), cpu_instances=cpu_cores
     )
     settings = session_settings(config, intra_op_threads=cpu_cores)
     places = placements(config)
-    file = model_file(folder / str(version), config)
+    file = model_file(folder / version, config)
     sessions = [_open(file, settings, place, openvino) for place in places]
-    config = completed(config, sessions[0].graph, default_max_batch_size=default_max_batch_size)
+    config = completed(config, sessions[0].graph)
     loaded = LoadedOnnx(
         config=config,
         inputs=_specs(config.input, batched=config.max_batch_size > 0),
         outputs=_specs(config.output, batched=config.max_batch_size > 0),
         labels=_labels(config, folder),
-        digest=_digest(folder / str(version), config),
+        digest=_digest(folder / version, config),
         runs=[
             session.run
             for session, place in zip(sessions, places, strict=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.errors import InvalidArgument, ModelError, VecserveError
+from vecserve_server.errors import EngineError, InvalidArgument, ModelError
 from vecserve_server.onnx_models.graph import Graph
 
 _INT32 = np.iinfo(np.int32)
@@ -51,7 +51,10 @@ class OpenVinoSession:
         return self._graph
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Compute the named outputs; raises `VecserveError`, also for whole numbers too large."""
+        """Compute the named outputs.
+
+        Raises `InvalidArgument` for whole numbers too large, else `EngineError`.
+        """
         for name, array in feeds.items():
             _refuse_large(name, array)
         # OpenVINO reads arrays where they lie, but for scalars wants to write.
@@ -64,7 +67,7 @@ class OpenVinoSession:
             # The request's own buffers are overwritten by its next run.
             return [np.array(request.get_tensor(self._ports[name]).data) for name in outputs]
         except Exception as error:
-            raise VecserveError(f"OpenVINO failed: {error}") from error
+            raise EngineError(f"OpenVINO failed: {error}") from error
         finally:
             self._requests.put(request)
 

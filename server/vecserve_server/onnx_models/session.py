@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from vecserve_server.errors import ModelError, RequestError, VecserveError
+from vecserve_server.errors import EngineError, ModelError, RequestError
 from vecserve_server.onnx_models.datatypes import encoded
 from vecserve_server.onnx_models.graph import Graph, read_graph
 from vecserve_server.onnx_models.instances import CUDA
@@ -45,14 +45,14 @@ class OnnxSession:
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Compute the named outputs; string tensors go in as `str` and come out as bytes.
 
-        Raises `RequestError` for values that the graph cannot take, else `VecserveError`.
+        Raises `RequestError` for values that the graph cannot take, else `EngineError`.
         """
         try:
             results = self._session.run(list(outputs), feeds, self._run_options)
         except InvalidArgument as error:
             raise RequestError(f"the model refuses the inputs: {error}") from error
         except Exception as error:
-            raise VecserveError(f"ONNX Runtime failed: {error}") from error
+            raise EngineError(f"ONNX Runtime failed: {error}") from error
         return [encoded(each) if each.dtype == object else each for each in results]
 
 

@@ -66,8 +66,8 @@ def session_settings(
     Unlike Triton's backend, memory patterns are off unless asked for: one would be kept for every
     shape ever seen.
     """
-    openvino = _check_accelerators(config)
     on_gpu = any(group.gpus for group in config.instance_group)
+    _check_accelerators(config, on_gpu=on_gpu)
     parameters = _parameters(config, (*_PARAMETERS, *(CUDA_PARAMETERS if on_gpu else ())))
     return SessionSettings(
         graph_level=_graph_level(config),
@@ -82,7 +82,7 @@ def session_settings(
             **{key: parameters[key] for key in CUDA_PARAMETERS if key in parameters},
             **_cuda_options(config),
         },
-        openvino=openvino,
+        openvino=bool(config.optimization.execution_accelerators.cpu_execution_accelerator),
     )
 
 
@@ -94,8 +94,8 @@ def _graph_level(config: model_config_pb2.ModelConfig) -> str:
     return _GRAPH_LEVELS[level]
 
 
-def _check_accelerators(config: model_config_pb2.ModelConfig) -> bool:
-    """Refuse what is not supported; return whether OpenVINO is asked for."""
+def _check_accelerators(config: model_config_pb2.ModelConfig, *, on_gpu: bool) -> None:
+    """Refuse what is not supported."""
     accelerators = config.optimization.execution_accelerators
     for accelerator in accelerators.cpu_execution_accelerator:
         where = f'cpu_execution_accelerator "{accelerator.name}"'
@@ -107,9 +107,8 @@ def _check_accelerators(config: model_config_pb2.ModelConfig) -> bool:
         where = f'gpu_execution_accelerator "{accelerator.name}"'
         if accelerator.name != "cuda":
             raise refused(config, where, 'is not supported: "cuda" is')
-        if not any(group.gpus for group in config.instance_group):
+        if not on_gpu:
             raise refused(config, where, f"needs a group of KIND_GPU and {CUDA}")
-    return bool(accelerators.cpu_execution_accelerator)
 
 
 def _cuda_options(config: model_config_pb2.ModelConfig) -> dict[str, str]:

@@ -61,8 +61,8 @@ class TensorSpec:
         """As the graph sees it, the batch dimension included."""
         return (-1, *self.graph_dims) if self.batched else self.graph_dims
 
-    def to_graph(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return a caller's tensor as the graph takes it; raises `InvalidArgument` naming it."""
+    def check(self, array: NDArray[Any]) -> None:
+        """Refuse a caller's tensor of another datatype or shape; raises `InvalidArgument`."""
         field = f"input {self.name!r}"
         if array.dtype != self.datatype.numpy:
             problem = f"has the datatype {name_of(array)}; the model takes {self.datatype.name}"
@@ -70,8 +70,14 @@ class TensorSpec:
         if not fits(array.shape, self.shape):
             problem = f"has the shape {list(array.shape)}; the model takes {list(self.shape)}"
             raise InvalidArgument(field, problem)
+
+    def to_graph(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a caller's tensor, which fits, as the graph takes it.
+
+        Raises `InvalidArgument` for strings that are not UTF-8.
+        """
         if self.datatype.is_bytes:
-            array = decoded(field, array)
+            array = decoded(f"input {self.name!r}", array)
         if self.graph_dims == self.dims:
             return array
         return array.reshape(_reshaped(array.shape, self.shape, self.graph_shape))

@@ -78,9 +78,10 @@ def _feeds(
         if name not in inputs:
             raise refused(config, here, "is not an input of the model")
         try:
-            array = _tensor(described, folder)
             shape = (1, *described.dims) if inputs[name].batched else tuple(described.dims)
-            feeds[name] = inputs[name].to_graph(array.reshape(shape))
+            array = _tensor(described, folder).reshape(shape)
+            inputs[name].check(array)
+            feeds[name] = inputs[name].to_graph(array)
         except (InvalidArgument, ModelError) as error:
             raise refused(config, here, str(error)) from error
     missing = [spec.name for spec in inputs.values() if spec.name not in feeds]

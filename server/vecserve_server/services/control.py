@@ -27,7 +27,7 @@ class ModelEntry(NamedTuple):
     state: str
     """READY, UNAVAILABLE, LOADING, UNLOADING, or empty where nobody asked for the model yet."""
     reason: str
-    """Why it is not ready."""
+    """Why it is not ready, or why its last change is not in force."""
 
 
 class ModelControl(Protocol):
@@ -48,7 +48,8 @@ class ModelControl(Protocol):
         """Load or reload a model; ends when it is ready.
 
         `config_json` stands in for its configuration. `files` are its contents by their path below
-        the model's folder, such as `1/model.onnx`, and stand in for all of its versions.
+        the model's folder, such as `1/model.onnx`, and stand in for all of its versions; with them
+        comes a configuration.
         """
         ...
 

@@ -6,9 +6,7 @@ Owns the classification of failures. Must not know what the model does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-
-from tritonclient.grpc import model_config_pb2
+from collections.abc import Callable
 
 from vecserve_server.errors import CapacityError, DeadlineExceeded, RequestError
 from vecserve_server.observability.metrics import Metrics
@@ -27,6 +25,8 @@ class CountedModel:
         metrics: Metrics,
         clock_ns: Callable[[], int],
     ) -> None:
+        self.name, self.version = model.name, model.version
+        self.config, self.labels = model.config, model.labels
         self._model = model
         self._statistics = statistics
         self._clock_ns = clock_ns
@@ -34,26 +34,6 @@ class CountedModel:
             stage: metrics.inference_seconds.labels(model=model.name, stage=stage)
             for stage in ("total", "queue", "compute_input", "compute_infer", "compute_output")
         }
-
-    @property
-    def name(self) -> str:
-        """See `TensorModel`."""
-        return self._model.name
-
-    @property
-    def version(self) -> str:
-        """See `TensorModel`."""
-        return self._model.version
-
-    @property
-    def config(self) -> model_config_pb2.ModelConfig:
-        """See `TensorModel`."""
-        return self._model.config
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[str]]:
-        """See `TensorModel`."""
-        return self._model.labels
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """See `TensorModel`."""

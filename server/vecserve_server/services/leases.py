@@ -18,11 +18,6 @@ class Leases:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def count(self) -> int:
-        """Users at this moment."""
-        return self._count
-
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Be a user for the length of the block."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tritonclient.grpc import service_pb2
 
@@ -22,6 +22,7 @@ from vecserve_server.errors import (
     ModelError,
     ModelUnavailable,
     NotFound,
+    Overloaded,
     VecserveError,
 )
 from vecserve_server.observability.logging import get_logger, log_event
@@ -38,6 +39,10 @@ from vecserve_server.services.model_folders import (
 from vecserve_server.services.model_lifecycle import ModelLifecycle, WantedModel
 from vecserve_server.services.model_record import ModelRecord
 from vecserve_server.services.tensor_model import TensorModel
+
+MAX_CHANGES = 64
+"""Loads and unloads in progress or waiting for others, whether their callers stayed or not."""
+RETRY_AFTER_MS = 1000
 
 ControlMode: TypeAlias = Literal["none", "explicit", "poll"]
 
@@ -71,6 +76,7 @@ class ModelControl:
         self._lifecycle = lifecycle
         self._statistics = statistics
         self._log = get_logger("models")
+        self._changes: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Load what is to be served from the start; in mode poll, begin to watch the repository.
@@ -80,8 +86,8 @@ class ModelControl:
         """
         found = await self._scan(self._policy.names)
         required = self._required(found)
-        explicit_only = self._policy.mode == "explicit" and not self._policy.names
-        for name in sorted(required if explicit_only else required | set(found)):
+        wanted = required if self._policy.mode == "explicit" else required | set(found)
+        for name in sorted(wanted):
             try:
                 if name not in found:
                     raise ModelError(f"model {name!r} is not in {self._root}: run `make models`")
@@ -122,25 +128,24 @@ class ModelControl:
         """Load or reload a model; what served goes on serving until that is done, or if it fails.
 
         `files` are its contents by `<version>/<path>`, in place of those of the repository. Raises
-        FailedPrecondition in another mode than explicit, NotFound, InvalidArgument or ModelError.
+        FailedPrecondition in another mode than explicit, Overloaded where too many changes are
+        in progress, NotFound, InvalidArgument or ModelError.
         """
-        self._check_allowed()
-        check_name(name)
-        # Whoever asked may go away; the load goes on.
-        await asyncio.shield(self._lifecycle.spawn(self._load(name, config_json, files or {})))
+        self._check_change(name)
+        await self._change(self._load(name, config_json, files or {}))
 
     async def unload(self, name: str, unload_dependents: bool) -> None:  # noqa: ARG002
         """Retire a model and wait until its requests in progress are answered, within a bound.
 
-        No model depends on another. Raises FailedPrecondition as `load` does, and NotFound.
+        No model depends on another. Raises FailedPrecondition and Overloaded as `load` does, and
+        NotFound.
         """
-        self._check_allowed()
-        check_name(name)
+        self._check_change(name)
         if name not in self._lifecycle.models:
             if name not in await self._scan((name,)):
                 raise NotFound(f"model {name!r} is not found")
             return
-        await asyncio.shield(self._lifecycle.spawn(self._lifecycle.unload(name)))
+        await self._change(self._lifecycle.unload(name))
 
     async def statistics(self, name: str, version: str) -> Sequence[service_pb2.ModelStatistics]:
         """Return what the ready versions counted; an empty name asks for all models."""
@@ -177,12 +182,25 @@ class ModelControl:
             raise NotFound(f"Request for unknown model: {name!r} is not found")
         return record
 
-    def _check_allowed(self) -> None:
+    def _check_change(self, name: str) -> None:
         if self._policy.mode != "explicit":
             raise FailedPrecondition(
                 "explicit model load / unload is not allowed: models.control_mode is "
                 f"{self._policy.mode!r}"
             )
+        check_name(name)
+        if len(self._changes) >= MAX_CHANGES:
+            raise Overloaded(
+                f"{MAX_CHANGES} loads and unloads at once are the limit",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+
+    async def _change(self, change: Coroutine[Any, Any, None]) -> None:
+        """See a change through; whoever asked may go away meanwhile."""
+        task = self._lifecycle.spawn(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
 
     async def _load(self, name: str, config_json: str | None, files: Mapping[str, bytes]) -> None:
         if not files:

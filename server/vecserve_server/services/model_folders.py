@@ -166,16 +166,10 @@ def _content_signature(files: Mapping[PurePosixPath, bytes]) -> Signature:
 
 
 def _safe_path(key: str) -> PurePosixPath:
-    path = PurePosixPath(key.removeprefix("file:"))
+    path = PurePosixPath(key)
     parts = path.parts
-    if (
-        len(parts) < 2
-        or not _VERSION.fullmatch(parts[0])
-        or ".." in parts
-        or "\0" in key
-        or not key.isprintable()
-    ):
-        raise InvalidArgument(f"parameters[{key!r}]", "must be file:<version>/<path>")
+    if len(parts) < 2 or not _VERSION.fullmatch(parts[0]) or ".." in parts or not key.isprintable():
+        raise InvalidArgument(f"parameters[{'file:' + key!r}]", "must be file:<version>/<path>")
     return path
 
 

@@ -125,7 +125,10 @@ class ModelLifecycle:
         async with record.lock:
             if gone:
                 record.found = {}
-            drains = [self._retire(record, version) for version in record.serving()]
+            drains = [
+                self._retire(record, version, loaded)
+                for version, loaded in record.serving().items()
+            ]
             self._forget_gone(record)
         await asyncio.gather(*drains)
         self._drop_if_gone(record)
@@ -154,8 +157,9 @@ class ModelLifecycle:
                 if (failure := await self._bring_up(record, wanted, proto, version, retry))
             ]
             if all(record.version(version).loaded is not None for version in versions):
-                for version in set(record.serving()) - set(versions):
-                    self._retire(record, version)
+                for version, loaded in record.serving().items():
+                    if version not in versions:
+                        self._retire(record, version, loaded)
             self._forget_gone(record)
             if failures:
                 raise failures[0]
@@ -189,10 +193,9 @@ class ModelLifecycle:
     def _publish(self, record: ModelRecord, version: str, loaded: LoadedVersion) -> None:
         """Let a version serve from now on, in place of the one that has its number."""
         entry = record.version(version)
-        attempted = entry.attempted
         if entry.loaded is not None:
-            self._retire(record, version)
-        entry.loaded, entry.attempted, entry.reason = loaded, attempted, ""
+            self._let_go(record, version, entry.loaded)
+        entry.loaded, entry.reason = loaded, ""
         if loaded.text is not None:
             self._catalog.put(loaded.text)
         log_event(
@@ -204,16 +207,21 @@ class ModelLifecycle:
             digest=loaded.text.text.ref.digest if loaded.text else loaded.digest,
         )
 
-    def _retire(self, record: ModelRecord, version: str) -> asyncio.Task[None]:
-        """Take a version out of service at once, and close it when it is not in use any more."""
+    def _retire(
+        self, record: ModelRecord, version: str, loaded: LoadedVersion
+    ) -> asyncio.Task[None]:
+        """Take a version out of service at once."""
         entry = record.version(version)
-        loaded, entry.loaded = entry.loaded, None
-        entry.attempted, entry.reason = None, "unloaded"
-        if loaded is None:
-            raise ModelError(f"model {record.name!r} version {version} is not loaded")
+        entry.loaded, entry.attempted, entry.reason = None, None, "unloaded"
+        return self._let_go(record, version, loaded)
+
+    def _let_go(
+        self, record: ModelRecord, version: str, loaded: LoadedVersion
+    ) -> asyncio.Task[None]:
+        """Close what served of a version when it is not in use any more."""
         if loaded.text is not None:
             self._catalog.remove(loaded.text)
-        entry.draining += 1
+        record.version(version).draining += 1
         return self.spawn(self._drain(record, version, loaded))
 
     async def _drain(self, record: ModelRecord, version: str, loaded: LoadedVersion) -> None:

@@ -52,7 +52,8 @@ class ModelLoading:
         except Exception as error:  # an engine may raise anything over a file from elsewhere
             self._log.exception("model_load_failed", extra={"fields": {"model": source.name}})
             raise ModelError(
-                f"{source.name}/{source.version}: {type(error).__name__}: {error}"
+                f"{source.name}/{source.version}: {type(error).__name__}; the server's log has the "
+                "details"
             ) from error
         statistics.load_seconds = (self._clock_ns() - started_ns) / 1e9
         return replace(loaded, model=self._wrapped(loaded, statistics))

@@ -63,18 +63,20 @@ class ModelRecord:
         """Return a version's record, made where there is none."""
         return self.versions.setdefault(version, VersionRecord())
 
-    def serving(self) -> list[str]:
+    def serving(self) -> dict[str, LoadedVersion]:
         """Return the versions that serve, oldest first."""
-        ready = [number for number, record in self.versions.items() if record.loaded is not None]
-        return sorted(ready, key=int)
+        return {
+            number: record.loaded
+            for number, record in sorted(self.versions.items(), key=_number)
+            if record.loaded is not None
+        }
 
     def find(self, version: str) -> LoadedVersion:
         """Return a version that serves, the latest when empty.
 
         Raises InvalidArgument, NotFound, or ModelUnavailable for one that does not serve now.
         """
-        serving = self.serving()
-        number = version or (serving[-1] if serving else "")
+        number = version or next(reversed(self.serving()), "")
         record = self.versions.get(number)
         if record is not None and record.loaded is not None:
             return record.loaded
@@ -84,8 +86,9 @@ class ModelRecord:
             raise ModelUnavailable(f"model {self.name!r} has no version that is ready")
         if record is None:
             raise NotFound(f"model {self.name!r} version {version} is not found")
+        # The reason may name files; it stands in the index.
         raise ModelUnavailable(
-            f"model {self.name!r} version {version} is not ready: {record.reason or record.state}"
+            f"model {self.name!r} version {version} is not ready: it is {record.state}"
         )
 
     def entries(self) -> list[ModelEntry]:
@@ -94,7 +97,7 @@ class ModelRecord:
             return [ModelEntry(self.name, "", UNAVAILABLE if self.reason else "", self.reason)]
         return [
             ModelEntry(self.name, number, record.state, record.reason)
-            for number, record in sorted(self.versions.items(), key=lambda item: int(item[0]))
+            for number, record in sorted(self.versions.items(), key=_number)
         ]
 
     def forget(self, version: str) -> bool:
@@ -104,3 +107,7 @@ class ModelRecord:
             return False
         del self.versions[version]
         return True
+
+
+def _number(item: tuple[str, VersionRecord]) -> int:
+    return int(item[0])

@@ -1,21 +1,46 @@
 """ONNX models as models that come and go.
 
-Owns the adaptation of their loading to the control over models. Must not know when a version is
-loaded or retired. Loop only.
+Owns the way from a version's files to a model with a batcher, and the choice of the batcher's
+policy. Must not know when a version is loaded or retired. Loop only.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
 
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.encoding.openvino_runtime import openvino_module
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.onnx_models.config import is_onnx_model
+from vecserve_server.onnx_models.loading import load_version
+from vecserve_server.scheduling.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
+from vecserve_server.scheduling.triton_policy import TritonPolicy
+from vecserve_server.scheduling.triton_settings import (
+    TritonPolicySettings,
+    triton_policy_settings,
+)
 from vecserve_server.services.model_versions import LoadedVersion, VersionSource
-from vecserve_server.services.onnx_loading import OnnxDefaults, load_onnx_model
+from vecserve_server.services.onnx_model import OnnxModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxDefaults:
+    """What holds for models that do not say otherwise."""
+
+    cpu_cores: int
+    """Instances on the CPU, and threads that a run may use."""
+    max_queue_size: int = 10_000
+    """Requests that may wait, per priority level."""
+    hold_until_queued: int = 0
+    """The test hook of `HoldPolicy`; 0: off."""
 
 
 class OnnxLoader:
@@ -41,16 +66,43 @@ class OnnxLoader:
 
     async def load(self, source: VersionSource, statistics: ModelStatistics) -> LoadedVersion:
         """See `VersionLoader`."""
-        model = await load_onnx_model(
+        work = partial(
+            load_version,
             source.folder,
-            int(source.version),
+            source.version,
             source.proto,
-            name=source.name,
-            metrics=self._metrics,
-            clock_ns=self._clock_ns,
-            on_run=statistics.executed,
-            defaults=self._defaults,
-            load_pool=self._load_pool,
+            cpu_cores=self._defaults.cpu_cores,
+            openvino=openvino_module,
         )
-        statistics.queued = lambda: model.queued
-        return LoadedVersion(model=model, digest=model.digest, close=model.close)
+        loaded = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
+        settings = _bounded(triton_policy_settings(loaded.config), self._defaults.max_queue_size)
+        batcher = TensorBatcher(
+            name=source.name,
+            runs=loaded.runs,
+            policy=_policy(settings, self._defaults.hold_until_queued),
+            preserve_ordering=settings.preserve_ordering,
+            clock_ns=self._clock_ns,
+            metrics=self._metrics,
+            on_run=statistics.executed,
+        )
+        statistics.queued = lambda: batcher.queued
+        model = OnnxModel(version=source.version, loaded=loaded, batcher=batcher)
+        return LoadedVersion(model=model, digest=loaded.digest, close=batcher.close)
+
+
+def _policy(settings: TritonPolicySettings, hold: int) -> BatchPolicy[Waiting]:
+    policy: TritonPolicy[Waiting] = TritonPolicy(settings=settings, abandoned=abandoned)
+    return HoldPolicy(policy, hold=hold) if hold else policy
+
+
+def _bounded(settings: TritonPolicySettings, limit: int) -> TritonPolicySettings:
+    """Return the settings with a limit for each queue that has none."""
+    default = settings.default_queue_policy
+    return replace(
+        settings,
+        default_queue_policy=replace(default, max_queue_size=default.max_queue_size or limit),
+        queue_policies={
+            level: replace(policy, max_queue_size=policy.max_queue_size or limit)
+            for level, policy in settings.queue_policies.items()
+        },
+    )

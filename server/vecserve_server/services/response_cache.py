@@ -10,14 +10,13 @@ import asyncio
 import hashlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.errors import DeadlineExceeded
 from vecserve_server.observability.model_statistics import ModelStatistics
@@ -26,6 +25,7 @@ from vecserve_server.services.tensor_model import (
     TensorModel,
     TensorReply,
     TensorRequest,
+    Tensors,
 )
 
 Key: TypeAlias = bytes
@@ -62,7 +62,7 @@ class ResponseCache:
 
     def put(self, key: Key, reply: TensorReply) -> None:
         """Keep a reply, in place of those that were asked for least recently."""
-        size_bytes = _size_bytes(reply)
+        size_bytes = ENTRY_BYTES + _size_bytes(reply.outputs)
         if size_bytes > self._max_bytes:
             return
         self._drop(key)
@@ -101,32 +101,14 @@ class CachedModel:
         statistics: ModelStatistics,
         clock_ns: Callable[[], int],
     ) -> None:
+        self.name, self.version = model.name, model.version
+        self.config, self.labels = model.config, model.labels
         self._model = model
         self._digest = digest
         self._cache = cache
         self._statistics = statistics
         self._clock_ns = clock_ns
         self._flights: dict[_Place, _Flight] = {}
-
-    @property
-    def name(self) -> str:
-        """See `TensorModel`."""
-        return self._model.name
-
-    @property
-    def version(self) -> str:
-        """See `TensorModel`."""
-        return self._model.version
-
-    @property
-    def config(self) -> model_config_pb2.ModelConfig:
-        """See `TensorModel`."""
-        return self._model.config
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[str]]:
-        """See `TensorModel`."""
-        return self._model.labels
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """See `TensorModel`; a reply without a run of its own is marked as a hit."""
@@ -178,8 +160,7 @@ class CachedModel:
             raise DeadlineExceeded("the deadline passed before the answer was there")
 
     async def _key(self, request: TensorRequest) -> Key:
-        size_bytes = sum(tensor.nbytes for tensor in request.inputs.values())
-        if size_bytes > HASH_ON_LOOP_BYTES:
+        if _is_large(request.inputs):
             return await asyncio.to_thread(self._hash, request)
         return self._hash(request)
 
@@ -230,11 +211,18 @@ def _again(reply: TensorReply, *, queue_ns: int) -> TensorReply:
     return replace(reply, times=StageTimes(queue_ns=queue_ns), cache_hit=True)
 
 
-def _size_bytes(reply: TensorReply) -> int:
-    return ENTRY_BYTES + sum(
+def _is_large(tensors: Tensors) -> bool:
+    """Tell whether hashing would hold up the loop; so would looking at too many byte strings."""
+    referring_bytes = sum(array.nbytes for array in tensors.values())
+    return referring_bytes > HASH_ON_LOOP_BYTES or _size_bytes(tensors) > HASH_ON_LOOP_BYTES
+
+
+def _size_bytes(tensors: Tensors) -> int:
+    """Return what tensors take, with the byte strings that they refer to."""
+    return sum(
         array.nbytes
         + (sum(sys.getsizeof(item) for item in array.flat) if array.dtype == object else 0)
-        for array in reply.outputs.values()
+        for array in tensors.values()
     )
 
 

@@ -18,11 +18,14 @@ Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRequest:
-    """What a caller asks of a model."""
+    """What a caller asks of a model: tensors that its configuration has, and fit it.
+
+    Whoever asks has checked names, datatypes, shapes and batch sizes against the configuration.
+    """
 
     inputs: Tensors
     outputs: Sequence[str] = ()
-    """The outputs that are wanted, in that order; none: all."""
+    """The outputs that are wanted, in that order, each once; none: all."""
     priority: int = 0
     """1 is the highest; 0: the model's default."""
     timeout_us: int = 0

@@ -161,11 +161,11 @@ class _Writer:
             tensor = self._classify(datatype, tensor, output)
             datatype = BYTES
         described = response.outputs.add(name=output.name, datatype=datatype, shape=tensor.shape)
-        view = self._views.get(_output(output.name))
-        if view is None or output.slice is None:
+        if output.slice is None:
             response.raw_output_contents.append(write_raw(datatype, tensor))
             return
-        size_bytes = write_into(_output(output.name), datatype, tensor, view)
+        field = _output(output.name)
+        size_bytes = write_into(field, datatype, tensor, self._views[field])
         response.raw_output_contents.append(b"")
         described.parameters[REGION].string_param = output.slice.region
         described.parameters[BYTE_SIZE].int64_param = size_bytes

@@ -78,4 +78,6 @@ def _check(name: str, value: Value | None) -> None:
         known = ", ".join((*LEVELS, VERBOSE, *FIXED))
         raise InvalidArgument("settings", f"{name!r} is unknown; there are {known}")
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_VERBOSE:
-        raise InvalidArgument("settings", f"{name!r} must be a whole number to {MAX_VERBOSE}")
+        raise InvalidArgument(
+            "settings", f"{name!r} must be a whole number from 0 to {MAX_VERBOSE}"
+        )

@@ -119,7 +119,7 @@ def _slice(field: str, parameters: Parameters) -> RegionSlice | None:
 
 
 def _value(field: str, parameters: Parameters, name: str) -> object:
-    """Return a parameter's value, None where it is absent or empty."""
+    """Return a parameter's value, None where it is absent; one without a value is refused."""
     # Indexing a map of messages would add what is missing.
     if name not in parameters:
         return None

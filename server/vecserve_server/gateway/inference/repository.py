@@ -1,11 +1,11 @@
 """The model repository extension: what a request says of the model to load or unload.
 
-Owns the parameters of these calls. Must not know how models are loaded.
+Owns the names and types of the parameters. Must not know how models are loaded, nor which
+configurations and files make one.
 """
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -25,12 +25,9 @@ async def load(control: ModelControl, request: service_pb2.RepositoryModelLoadRe
         if name == CONFIG:
             config = _typed(name, parameter, "string_param")
         elif name.startswith(FILE_PREFIX):
-            path = _relative(name)
-            files[path] = _typed(name, parameter, "bytes_param")
+            files[name.removeprefix(FILE_PREFIX)] = _typed(name, parameter, "bytes_param")
         else:
             raise InvalidArgument("parameters", f"{name!r} is unknown")
-    if files and config is None:
-        raise InvalidArgument("parameters", f"{FILE_PREFIX!r} needs {CONFIG!r} beside it")
     try:
         await control.load(request.model_name, config, files)
     except ModelError as error:
@@ -67,13 +64,3 @@ def _typed(name: str, parameter: service_pb2.ModelRepositoryParameter, kind: str
     if parameter.WhichOneof("parameter_choice") != kind:
         raise InvalidArgument("parameters", f"{name!r} must be a {kind}")
     return getattr(parameter, kind)
-
-
-def _relative(name: str) -> str:
-    """Return the path of a file parameter, which stays below the model's folder."""
-    text = name.removeprefix(FILE_PREFIX)
-    path = PurePosixPath(text)
-    inside = not path.is_absolute() and ".." not in path.parts and "\0" not in text
-    if not path.parts or not inside:
-        raise InvalidArgument("parameters", f"{name!r} is not a path below the model's folder")
-    return str(path)

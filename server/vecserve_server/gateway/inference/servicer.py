@@ -18,14 +18,14 @@ from vecserve_server.errors import InvalidArgument, Unsupported
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.inference import repository
 from vecserve_server.gateway.inference.infer import Inference
-from vecserve_server.gateway.inference.log_levels import LogLevels
+from vecserve_server.gateway.inference.log_levels import LogLevels, Value
 from vecserve_server.gateway.inference.metadata import EXTENSIONS, model_metadata
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
 from vecserve_server.gateway.status_table import Dialect
 from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.observability.logging import LOGGER_NAME, get_logger
-from vecserve_server.services.control import READY, ModelControl
+from vecserve_server.services.control import ModelControl
 
 Context = aio.ServicerContext[Any, Any]
 # Metadata by which a client asks that the first failure ends its stream, with a status.
@@ -78,7 +78,8 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.ModelMetadataResponse:
         """Describe a model's tensors, and name its ready versions."""
         _require_model(request.name)
-        ready = [v for n, v, state, _ in await self._control.index(True) if n == request.name]
+        index = await self._control.index(ready_only=True)
+        ready = [entry.version for entry in index if entry.name == request.name]
         with self._control.lease(request.name, request.version) as model:
             return model_metadata(model, [request.version] if request.version else ready)
 
@@ -144,7 +145,6 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
                     name=name, version=version, state=state, reason=reason
                 )
                 for name, version, state, reason in models
-                if not request.ready or state == READY
             ]
         )
 
@@ -221,8 +221,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         if request.model_name:
             with self._control.lease(request.model_name, ""):
                 pass  # NotFound for what is not served
-        wanted = {name: tuple(setting.value) for name, setting in request.settings.items()}
-        self._traces.update(request.model_name, wanted)
+        self._traces.update(
+            request.model_name, {name: each.value for name, each in request.settings.items()}
+        )
         response = service_pb2.TraceSettingResponse()
         for name, values in self._traces.settings(request.model_name).items():
             response.settings[name].value.extend(values)
@@ -232,16 +233,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.LogSettingsRequest, context: Context
     ) -> service_pb2.LogSettingsResponse:
         """Set and return which levels are logged."""
-        chosen = {
-            name: setting.WhichOneof("parameter_choice")
-            for name, setting in request.settings.items()
-        }
-        self._log_levels.update(
-            {
-                name: getattr(request.settings[name], kind) if kind else None
-                for name, kind in chosen.items()
-            }
-        )
+        self._log_levels.update({name: _value(each) for name, each in request.settings.items()})
         response = service_pb2.LogSettingsResponse()
         for name, value in self._log_levels.settings().items():
             kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
@@ -258,6 +250,11 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
                 model_name=request.model_name, model_version=request.model_version, id=request.id
             ),
         )
+
+
+def _value(setting: service_pb2.LogSettingsRequest.SettingValue) -> Value | None:
+    kind = setting.WhichOneof("parameter_choice")
+    return getattr(setting, kind) if kind else None
 
 
 def _require_model(name: str) -> None:
