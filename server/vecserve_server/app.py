@@ -221,7 +221,6 @@ class _Application:
             ),
             metrics=self._metrics,
             clock_ns=self._clock_ns,
-            on_death=self._die,
         )
         stack.push_async_callback(models.control.close, CLOSE_TIMEOUT_S)
         await models.control.start()

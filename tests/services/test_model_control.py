@@ -26,6 +26,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import StatisticsTable
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.control import ModelEntry
 from vecserve_server.services.model_control import ControlMode, ControlPolicy, ModelControl
@@ -53,6 +54,7 @@ async def controlled(
             metrics=make_metrics(),
             clock_ns=time.perf_counter_ns,
             load_pool=loads,
+            cores=Cores(count=1),
         )
         loading = ModelLoading(
             loaders=[loader],

@@ -36,6 +36,7 @@ class Metrics:
     batch_items: Histogram
     batch_tokens: Histogram
     token_fill: Histogram
+    joined_sequences: Counter
     embed_seconds: Histogram
     inference_seconds: Histogram
     response_cache_bytes: Gauge
@@ -83,6 +84,12 @@ def make_metrics() -> Metrics:
             "Part of the tokens of a run that were the texts' and not padding",
             ("model",),
             FILL_BUCKETS,
+        ),
+        joined_sequences=Counter(
+            "vecserve_joined_sequences",
+            "Sequences that got the vector of an identical one that waited or ran",
+            ("model",),
+            registry=registry,
         ),
         embed_seconds=histogram(
             "vecserve_embed_seconds",

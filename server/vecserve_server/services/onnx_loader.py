@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.onnx_models.config import is_onnx_model
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.services.model_versions import LoadedVersion, VersionSource
 from vecserve_server.services.onnx_loading import OnnxDefaults, load_onnx_model
 
@@ -28,12 +29,14 @@ class OnnxLoader:
         metrics: Metrics,
         clock_ns: Callable[[], int],
         load_pool: Executor,
+        cores: Cores,
     ) -> None:
-        """Load in `load_pool`."""
+        """Load in `load_pool`; instances on the CPU share `cores`."""
         self._defaults = defaults
         self._metrics = metrics
         self._clock_ns = clock_ns
         self._load_pool = load_pool
+        self._cores = cores
 
     def accepts(self, proto: model_config_pb2.ModelConfig) -> bool:
         """See `VersionLoader`."""
@@ -51,6 +54,7 @@ class OnnxLoader:
             on_run=statistics.executed,
             defaults=self._defaults,
             load_pool=self._load_pool,
+            cores=self._cores,
         )
         statistics.queued = lambda: model.queued
         return LoadedVersion(model=model, digest=model.digest, close=model.close)

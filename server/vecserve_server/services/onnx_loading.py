@@ -18,6 +18,7 @@ from vecserve_server.encoding.openvino_runtime import openvino_module
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.onnx_models.completion import DEFAULT_MAX_BATCH_SIZE
 from vecserve_server.onnx_models.loading import load_version
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.scheduling.tensor_batcher import OnRun, TensorBatcher, Waiting, abandoned
@@ -54,9 +55,11 @@ async def load_onnx_model(
     on_run: OnRun,
     defaults: OnnxDefaults,
     load_pool: Executor | None = None,
+    cores: Cores | None = None,
 ) -> OnnxModel:
     """Load, warm up and start a version; `folder` is the model's, None stands for no configuration.
 
+    Instances on the CPU share `cores` with those of other models.
     Raises `ModelError` naming the file or the field at fault.
     """
     loop = asyncio.get_running_loop()
@@ -80,6 +83,7 @@ async def load_onnx_model(
         clock_ns=clock_ns,
         metrics=metrics,
         on_run=on_run,
+        cores=cores if loaded.uses_cpu else None,
     )
     return OnnxModel(version=version, loaded=loaded, batcher=batcher)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.errors import DeadlineExceeded
+from vecserve_server.errors import DeadlineExceeded, QueueTimeout
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.services.tensor_model import (
     StageTimes,
@@ -89,7 +89,7 @@ class CachedModel:
 
     A request joins one that asks the same with the same priority and timeout. The run belongs to
     nobody: it goes on while anyone waits for it, and where it ends with its first asker's
-    deadline, the others ask again.
+    deadline or timeout, the others ask again.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class CachedModel:
         while (flight := self._flights.get(place)) is not None:
             try:
                 reply = await self._wait(place, flight, request.deadline_ns)
-            except DeadlineExceeded:
-                self._refuse_if_late(request)
+            except (DeadlineExceeded, QueueTimeout):
+                self._refuse_if_late(request, started_ns)
                 continue
             self._statistics.hit(lookup_ns)
             return _again(reply, queue_ns=self._clock_ns() - started_ns - lookup_ns)
@@ -173,9 +173,12 @@ class CachedModel:
                     del self._flights[place]
                 flight.task.cancel()
 
-    def _refuse_if_late(self, request: TensorRequest) -> None:
-        if request.deadline_ns is not None and request.deadline_ns <= self._clock_ns():
+    def _refuse_if_late(self, request: TensorRequest, started_ns: int) -> None:
+        now_ns = self._clock_ns()
+        if request.deadline_ns is not None and request.deadline_ns <= now_ns:
             raise DeadlineExceeded("the deadline passed before the answer was there")
+        if request.timeout_us and started_ns + request.timeout_us * 1000 <= now_ns:
+            raise QueueTimeout("Request timeout expired")
 
     async def _key(self, request: TensorRequest) -> Key:
         size_bytes = sum(tensor.nbytes for tensor in request.inputs.values())
