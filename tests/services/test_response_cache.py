@@ -28,6 +28,7 @@ class Doubling:
 
     name, version = "double", "1"
     labels: Mapping[str, Sequence[str]] = MappingProxyType({})
+    unlisted_inputs: Sequence[model_config_pb2.ModelInput] = ()
 
     def __init__(self) -> None:
         self.config = model_config_pb2.ModelConfig(name="double")

@@ -51,6 +51,11 @@ class CountedModel:
         return self._model.config
 
     @property
+    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
+        """See `TensorModel`."""
+        return self._model.unlisted_inputs
+
+    @property
     def labels(self) -> Mapping[str, Sequence[str]]:
         """See `TensorModel`."""
         return self._model.labels

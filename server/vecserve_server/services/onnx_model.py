@@ -52,6 +52,11 @@ class OnnxModel:
         return self._config
 
     @property
+    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
+        """See `TensorModel`: there are none."""
+        return ()
+
+    @property
     def digest(self) -> str:
         """Two models with the same digest give the same answers."""
         return self._digest

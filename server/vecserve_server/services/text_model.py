@@ -33,6 +33,14 @@ class TextTensorModel:
         self._served = served
         self._service = service
         self._clock_ns = clock_ns
+        listed = {tensor.name for tensor in served.text.proto.input}
+        self._unlisted = tuple(
+            model_config_pb2.ModelInput(
+                name=name, data_type=model_config_pb2.TYPE_INT64, dims=[-1], optional=True
+            )
+            for name in (TOKENS, MASK)
+            if name not in listed
+        )
 
     @property
     def name(self) -> str:
@@ -48,6 +56,11 @@ class TextTensorModel:
     def config(self) -> model_config_pb2.ModelConfig:
         """The configuration in force."""
         return self._served.text.proto
+
+    @property
+    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
+        """See `TensorModel`: token ids are taken whether they are listed or not."""
+        return self._unlisted
 
     @property
     def labels(self) -> Mapping[str, Sequence[str]]:
