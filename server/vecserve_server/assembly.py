@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.observability.cache_metrics import CacheMetrics
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
@@ -105,6 +106,7 @@ def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | Non
         return None
     cache = ResponseCache(max_bytes=settings.models.response_cache_bytes)
     metrics.response_cache_bytes.set_function(lambda: cache.size_bytes)
+    metrics.registry.register(CacheMetrics(cache.statistics))
     return cache
 
 

@@ -90,9 +90,7 @@ class Contracts:
         return contract
 
 
-def make_contract(
-    config: Config, unlisted: Sequence[model_config_pb2.ModelInput] = ()
-) -> Contract:
+def make_contract(config: Config, unlisted: Sequence[model_config_pb2.ModelInput] = ()) -> Contract:
     """Read a model's configuration; `unlisted` are inputs that are taken, too."""
     return Contract(
         config=config,
