@@ -116,7 +116,8 @@ class DynamicBatcher:
             count=len(sequences), dim=self._dim, urgency=urgency, done=self._loop.create_future()
         )
         new = self._computations.enter(ticket, sequences)
-        self._joined.inc(len(sequences) - len(new))
+        if len(new) < len(sequences):
+            self._joined.inc(len(sequences) - len(new))
         for computation in new:
             self._enqueue(computation, urgency)
         self._dispatch()

@@ -32,23 +32,28 @@ class Encoded:
     encode_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Urgency:
     """How a submission is to be served; times are monotonic."""
 
-    priority: int = 0
-    """1 is the highest; 0: the policy's default."""
-    enqueued_ns: int
-    deadline_ns: int | None
-    """When the caller stops waiting."""
-    start_by_ns: int | None
-    """When the run must have begun."""
+    __slots__ = ("deadline_ns", "enqueued_ns", "expires_ns", "priority")
 
-    @property
-    def expires_ns(self) -> int:
-        """Return when it has waited in the queue for too long."""
-        times = [time for time in (self.deadline_ns, self.start_by_ns) if time is not None]
-        return min(times, default=NEVER_NS)
+    def __init__(
+        self,
+        *,
+        priority: int,
+        enqueued_ns: int,
+        deadline_ns: int | None,
+        start_by_ns: int | None,
+    ) -> None:
+        """Take when the caller stops waiting, and when the run must have begun."""
+        self.priority = priority
+        self.enqueued_ns = enqueued_ns
+        self.deadline_ns = deadline_ns
+        self.expires_ns = min(
+            NEVER_NS if deadline_ns is None else deadline_ns,
+            NEVER_NS if start_by_ns is None else start_by_ns,
+        )
+        """When it has waited in the queue for too long."""
 
     def refusal(self, now_ns: int) -> VecserveError:
         """Say why it waits no longer."""

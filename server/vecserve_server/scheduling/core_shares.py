@@ -82,10 +82,8 @@ class CoreShares:
     def next(self) -> Share | None:
         """Return the model that waits and may start now; it waits no more."""
         waiting = [share for share in self._shares if share.waits]
-        if not waiting:
-            return None
-        share = min(waiting, key=_served)
-        if not self._allowed(share, 1):
+        share = min(waiting, key=_served, default=None)
+        if share is None or not self._allowed(share, 1):
             return None
         share.waits = False
         return share
