@@ -33,8 +33,9 @@ from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
+from vecserve_server.observability.exposition import serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
-from vecserve_server.observability.metrics import Metrics, make_metrics, serve_metrics
+from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collections import Collections
@@ -221,7 +222,6 @@ class _Application:
             ),
             metrics=self._metrics,
             clock_ns=self._clock_ns,
-            on_death=self._die,
         )
         stack.push_async_callback(models.control.close, CLOSE_TIMEOUT_S)
         await models.control.start()
@@ -264,7 +264,9 @@ class _Application:
         if wanted.metrics_port < 0:
             return -1
         try:
-            port, stop = serve_metrics(self._metrics, host=wanted.host, port=wanted.metrics_port)
+            port, stop = serve_metrics(
+                self._metrics.registry, host=wanted.host, port=wanted.metrics_port
+            )
         except OSError as error:
             raise ConfigError(
                 f"server.metrics_port: {wanted.host}:{wanted.metrics_port} cannot be bound: "

@@ -11,11 +11,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.observability.cache_metrics import CacheMetrics
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
 from vecserve_server.observability.process import usable_physical_cores
-from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
+from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.computation import Computation, abandoned
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
@@ -58,7 +61,6 @@ def build_models(
     pools: Pools,
     metrics: Metrics,
     clock_ns: Callable[[], int],
-    on_death: Callable[[BaseException], None],
 ) -> ModelParts:
     """Put together what serves models; nothing is loaded yet."""
     catalog = Catalog(default=settings.models.default)
@@ -71,13 +73,13 @@ def build_models(
     )
     statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
     metrics.registry.register(ModelMetrics(statistics))
-
+    cores = Cores(count=usable_physical_cores())
     cache = _response_cache(settings, metrics)
     lifecycle = ModelLifecycle(
         loading=ModelLoading(
             loaders=[
-                _text_loader(settings, pools, embedding, metrics, clock_ns, on_death),
-                _onnx_loader(settings, pools, metrics, clock_ns),
+                _text_loader(settings, pools, embedding, metrics, clock_ns, cores),
+                _onnx_loader(settings, pools, metrics, clock_ns, cores),
             ],
             statistics=statistics,
             cache=cache,
@@ -103,6 +105,7 @@ def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | Non
         return None
     cache = ResponseCache(max_bytes=settings.models.response_cache_bytes)
     metrics.response_cache_bytes.set_function(lambda: cache.size_bytes)
+    metrics.registry.register(CacheMetrics(cache.statistics))
     return cache
 
 
@@ -112,20 +115,21 @@ def _text_loader(
     embedding: EmbeddingService,
     metrics: Metrics,
     clock_ns: Callable[[], int],
-    on_death: Callable[[BaseException], None],
+    cores: Cores,
 ) -> TextLoader:
     def start_batcher(text: TextModel, statistics: ModelStatistics) -> DynamicBatcher:
         return DynamicBatcher(
             name=text.ref.name,
             dim=text.config.dim,
-            run_encoder=text.encoder.run,
+            runs=[text.encoder.run] * (text.config.instance_count or usable_physical_cores()),
             policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
-            instance_count=text.config.instance_count or usable_physical_cores(),
             max_queued_entries=settings.limits.max_pending_items,
             clock_ns=clock_ns,
             metrics=metrics,
             statistics=statistics,
-            on_death=on_death,
+            cores=cores,
+            # The test hook counts what waits; what is joined does not.
+            share_identical=not settings.models.delay_scheduler,
         )
 
     return TextLoader(
@@ -140,7 +144,11 @@ def _text_loader(
 
 
 def _onnx_loader(
-    settings: Settings, pools: Pools, metrics: Metrics, clock_ns: Callable[[], int]
+    settings: Settings,
+    pools: Pools,
+    metrics: Metrics,
+    clock_ns: Callable[[], int],
+    cores: Cores,
 ) -> OnnxLoader:
     return OnnxLoader(
         defaults=OnnxDefaults(
@@ -151,11 +159,12 @@ def _onnx_loader(
         metrics=metrics,
         clock_ns=clock_ns,
         load_pool=pools.load,
+        cores=cores,
     )
 
 
-def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Place]:
-    policy: EncoderPolicy[Place] = EncoderPolicy(
+def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Computation]:
+    policy: EncoderPolicy[Computation] = EncoderPolicy(
         run_tokens=text.config.run_tokens,
         min_share_tokens=MIN_SHARE_TOKENS,
         look_ahead_entries=LOOK_AHEAD_ENTRIES,

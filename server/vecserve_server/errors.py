@@ -11,6 +11,7 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   └── Unsupported
     ├── CapacityError         the same call may succeed later
     │   ├── Overloaded
+    │   ├── QueueTimeout
     │   ├── Starting
     │   ├── ModelUnavailable
     │   └── Draining
@@ -68,6 +69,10 @@ class Overloaded(CapacityError):
     def __init__(self, message: str, *, retry_after_ms: int) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+class QueueTimeout(CapacityError):
+    """The request waited in the queue for longer than it or the model's queue policy allows."""
 
 
 class Starting(CapacityError):

@@ -49,7 +49,7 @@ def scrape(server: ServerProcess) -> dict[tuple[str, str], float]:
         lines = reply.read().decode().splitlines()
     found: dict[tuple[str, str], float] = {}
     for line in lines:
-        if line.startswith("nv_"):
+        if line.startswith("nv_") and "{" in line:
             name, _, rest = line.partition("{")
             labels, _, value = rest.rpartition(" ")
             model = labels.partition('model="')[2].partition('"')[0]

@@ -12,7 +12,7 @@ import pytest
 from triton_load import Figures, Load, LoadFailed, run, sweep, write_texts
 from triton_tools import Tools, ToolsMissing, find
 
-from tests.e2e.server_process import Launch, ServerProcess
+from tests.e2e.server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -34,19 +34,6 @@ def tools() -> Tools:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_texts(tmp_path_factory.mktemp("input") / "texts.json", TEXTS)
-
-
-@pytest.fixture
-def text_only(tmp_path: Path, serving_repository: Path) -> Path:
-    """The model without its optional inputs, with which perf_analyzer has no shared memory."""
-    source, folder = serving_repository / MODEL, tmp_path / "models" / MODEL
-    folder.mkdir(parents=True)
-    config = (source / "config.pbtxt").read_text("utf-8")
-    required = re.sub(r",\s*(#.*\s*)?\{[^{}]*optional: true \}", "", config)
-    assert "optional" not in required
-    (folder / "config.pbtxt").write_text(required, encoding="utf-8")
-    (folder / "1").symlink_to((source / "1").resolve())
-    return folder.parent
 
 
 def load(texts: Path, *options: str, clients: int = 4) -> Load:
@@ -131,9 +118,8 @@ def test_the_server_side_breakdown_is_printed(
 
 @pytest.mark.parametrize("way", ["--sync", "--async", "--streaming"])
 def test_texts_and_embeddings_go_through_shared_memory(
-    tools: Tools, launch: Launch, text_only: Path, texts: Path, way: str
+    tools: Tools, server: ServerProcess, texts: Path, way: str
 ) -> None:
-    server = launch(models_repository=text_only)
     options = ["--shared-memory=system", f"--output-shared-memory-size={OUTPUT_BYTES}", way]
     figures = run(tools, server.target, load(texts, *options))
     check(figures)

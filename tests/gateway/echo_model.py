@@ -58,6 +58,7 @@ class EchoModel:
     name: str = "echo"
     version: str = "1"
     config: model_config_pb2.ModelConfig = field(default_factory=echo_config)
+    unlisted_inputs: Sequence[model_config_pb2.ModelInput] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[TensorRequest] = field(default_factory=list)

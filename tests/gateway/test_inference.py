@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, TypeAlias
 
 import grpc
@@ -21,6 +22,8 @@ from vecserve_server.errors import (
     Overloaded,
     StorageError,
 )
+from vecserve_server.gateway.inference import infer
+from vecserve_server.gateway.tensors import write_raw
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
@@ -50,6 +53,27 @@ async def refusal(stub: Any, request: Request) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(aio.AioRpcError) as failure:
         await stub.ModelInfer(request)
     return failure.value.code(), failure.value.details() or ""
+
+
+async def test_large_outputs_are_not_written_on_the_event_loop(
+    echo: EchoServer, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def write(datatype: str, tensor: Any) -> bytes:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return write_raw(datatype, tensor)
+
+    monkeypatch.setattr(infer, "write_raw", write)
+    for size in (4, infer.WRITE_ON_LOOP_BYTES + 1):
+        tensor = np.arange(size, dtype=np.uint8)[None]
+        request = service_pb2.ModelInferRequest(model_name="echo")
+        request.inputs.add(name="UINT8", datatype="UINT8", shape=tensor.shape)
+        request.outputs.add(name="OUT_UINT8")
+        request.raw_input_contents.append(tensor.tobytes())
+        response = await stub.ModelInfer(request)
+        assert response.raw_output_contents[0] == tensor.tobytes()
+    assert threads == [True, False]
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

@@ -20,7 +20,7 @@ from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import serialize_byte_tensor
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from tests.gateway.echo_model import EchoServer
 from vecserve_server.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -250,6 +250,25 @@ def test_an_object_that_was_cut_is_not_touched(
     os.truncate(tmp_path / "object", 0)
     with regions.hold({"f": "r"}) as held, pytest.raises(InvalidArgument, match="was cut"):
         held["f"].view("f", offset=0, size_bytes=1)
+
+
+async def test_an_object_that_is_cut_during_the_run_is_not_written(
+    echo: EchoServer, handle: Any
+) -> None:
+    echo.model.gate.clear()
+    given_ = triton.InferInput("INT8", [1, 4], "INT8")
+    given_.set_data_from_numpy(np.ones((1, 4), np.int8))
+    wanted = triton.InferRequestedOutput("OUT_INT8")
+    wanted.set_shared_memory("region", 100)
+    async with triton.InferenceServerClient(echo.target) as client:
+        await register(client, handle)
+        asked = asyncio.create_task(client.infer("echo", [given_], outputs=[wanted]))
+        async with asyncio.timeout(PATIENCE_S):
+            await echo.model.arrived.get()
+        os.truncate(shared_memory.SHARED_MEMORY_FOLDER / handle._shm_key.lstrip("/"), 0)
+        echo.model.gate.set()
+        with pytest.raises(InferenceServerException, match=r"output 'OUT_INT8'.*was cut"):
+            await asked
 
 
 def test_holding_twice_is_released_twice(regions: SharedMemoryRegions) -> None:

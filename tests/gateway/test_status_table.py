@@ -73,7 +73,13 @@ def test_triton_clients_see_only_what_triton_sends() -> None:
         grpc.StatusCode.UNIMPLEMENTED,
         grpc.StatusCode.ALREADY_EXISTS,
         grpc.StatusCode.INTERNAL,
+        # Only to a client whose own deadline has passed.
+        grpc.StatusCode.DEADLINE_EXCEEDED,
     }
-    late = wire_status(errors.DeadlineExceeded("after 5 ms"), Dialect.TRITON)
-    assert late.code is grpc.StatusCode.UNAVAILABLE
-    assert late.message == "Request timeout expired: after 5 ms"
+    late = wire_status(errors.QueueTimeout("Request timeout expired"), Dialect.TRITON)
+    assert (late.code, late.message) == (grpc.StatusCode.UNAVAILABLE, "Request timeout expired")
+
+
+def test_tritons_words_are_not_said_twice() -> None:
+    full = errors.Overloaded("Exceeds maximum queue size", retry_after_ms=1)
+    assert wire_status(full, Dialect.TRITON).message == "Exceeds maximum queue size"

@@ -3,57 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
-from vecserve_server.domain import Encodings, TokenIds
-from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
-from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher, Place, abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.policy import BatchPolicy
+from tests.scheduling.steered_encoder import (
+    PATIENCE_S,
+    Gate,
+    answers,
+    encoding,
+    ids,
+    make_batcher,
+)
+from vecserve_server.errors import (
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    QueueTimeout,
+)
+from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.computation import abandoned
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
-
-PATIENCE_S = 10.0
-
-
-class Gate:
-    """An encoder whose vector is the first token id; it runs only while the gate is open."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.opened.set()
-        self.runs: list[list[int]] = []
-        self.entered = threading.Semaphore(0)
-        self.error: BaseException | None = None
-
-    def run(self, sequences: Sequence[TokenIds]) -> Encodings:
-        self.runs.append([int(ids[0]) for ids in sequences])
-        self.entered.release()
-        assert self.opened.wait(PATIENCE_S)
-        if self.error is not None:
-            raise self.error
-        vectors = np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
-        return Encodings(vectors, vectors[:, 0] * 10)
-
-    async def wait_for_a_run(self) -> None:
-        assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
-
-
-class Deaths(list[BaseException]):
-    def __call__(self, death: BaseException) -> None:
-        self.append(death)
-        self.heard.set()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard = asyncio.Event()
 
 
 @pytest.fixture
@@ -62,38 +35,13 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def deaths() -> Deaths:
-    return Deaths()
-
-
-def make_batcher(gate: Gate, deaths: Deaths, policy: BatchPolicy[Place]) -> DynamicBatcher:
-    return DynamicBatcher(
-        name="m",
-        dim=2,
-        run_encoder=gate.run,
-        policy=policy,
-        instance_count=1,
-        max_queued_entries=100,
-        clock_ns=time.perf_counter_ns,
-        metrics=make_metrics(),
-        statistics=ModelStatistics(wall_clock_ms=int),
-        on_death=deaths,
-    )
+async def batcher(gate: Gate) -> AsyncIterator[DynamicBatcher]:
+    async with encoding(gate) as started:
+        yield started
 
 
 @pytest.fixture
-async def batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
-    policy: EncoderPolicy[Place] = EncoderPolicy(
-        run_tokens=256, min_share_tokens=64, look_ahead_entries=64, abandoned=abandoned
-    )
-    made = make_batcher(gate, deaths, policy)
-    yield made
-    gate.opened.set()
-    await made.close(PATIENCE_S)
-
-
-@pytest.fixture
-async def patient_batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBatcher]:
+async def patient_batcher(gate: Gate) -> AsyncIterator[DynamicBatcher]:
     """Waits for company for 2 ms, and refuses what has waited for 50."""
     settings = TritonPolicySettings(
         max_batch_size=8,
@@ -101,14 +49,10 @@ async def patient_batcher(gate: Gate, deaths: Deaths) -> AsyncIterator[DynamicBa
         max_queue_delay_us=2000,
         default_queue_policy=QueuePolicySettings(default_timeout_us=50_000),
     )
-    made = make_batcher(gate, deaths, TritonPolicy(settings=settings, abandoned=abandoned))
+    made = make_batcher(gate, TritonPolicy(settings=settings, abandoned=abandoned))
     yield made
     gate.opened.set()
     await made.close(PATIENCE_S)
-
-
-def ids(*numbers: int) -> list[TokenIds]:
-    return [np.array([number, 0, 0], np.int64) for number in numbers]
 
 
 async def test_each_caller_gets_its_own_rows(batcher: DynamicBatcher) -> None:
@@ -196,7 +140,7 @@ async def test_a_policy_s_timeout_takes_effect_although_no_instance_is_free(
     busy = asyncio.create_task(patient_batcher.submit(ids(1)))
     await gate.wait_for_a_run()
     async with asyncio.timeout(PATIENCE_S):
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(QueueTimeout):
             await patient_batcher.submit(ids(2))
     gate.opened.set()
     await busy
@@ -225,7 +169,7 @@ async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate)
     gate.opened.clear()
     busy = asyncio.create_task(batcher.submit(ids(1)))
     await gate.wait_for_a_run()
-    waiting = asyncio.create_task(batcher.submit(ids(*range(100))))
+    waiting = asyncio.create_task(batcher.submit(ids(*range(100, 200))))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="limit of 100"):
         await batcher.submit(ids(2))
@@ -251,19 +195,18 @@ async def test_a_closed_batcher_fails_what_waits_and_takes_no_more(
     assert (await running).encodings.vectors[0, 0] == 1
 
 
-async def test_a_dead_instance_fails_the_waiting_and_is_reported(
-    batcher: DynamicBatcher, gate: Gate, deaths: Deaths
-) -> None:
-    gate.opened.clear()
-    gate.error = SystemExit("killed")
-    running = asyncio.create_task(batcher.submit(ids(1)))
-    await gate.wait_for_a_run()
-    waiting = asyncio.create_task(batcher.submit(ids(2)))
-    await asyncio.sleep(0)
-    gate.opened.set()
-    async with asyncio.timeout(PATIENCE_S):
-        await deaths.heard.wait()
-        outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
-    assert all(isinstance(outcome, Exception) for outcome in outcomes)
-    with pytest.raises(Draining):
-        await batcher.submit(ids(3))
+async def test_a_higher_priority_goes_first(gate: Gate) -> None:
+    async with encoding(gate, run_tokens=3) as batcher:
+        gate.opened.clear()
+        tasks = [asyncio.create_task(batcher.submit(ids(0)))]
+        await gate.wait_for_a_run()
+        for number, priority in ((1, 3), (2, 0), (3, 1)):
+            tasks.append(asyncio.create_task(batcher.submit(ids(number), priority=priority)))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert await answers(tasks) == [[0], [1], [2], [3]]
+    assert gate.runs == [[0], [3], [2], [1]]
+
+
+async def test_no_sequences_are_answered_at_once(batcher: DynamicBatcher) -> None:
+    assert (await batcher.submit([])).encodings.vectors.shape == (0, 2)

@@ -11,7 +11,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
+from vecserve_server.errors import (
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    QueueTimeout,
+    VecserveError,
+)
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.scheduling.tensor_batcher import (
@@ -139,7 +145,7 @@ async def test_a_poisoned_request_fails_alone() -> None:
     assert answers[0::3] == [0, 4]
     assert answers[1] == 2
     assert isinstance(answers[2], ValueError)
-    assert gate.runs == [[0], [1, POISON, 2], [1], [POISON], [2]]
+    assert gate.runs == [[0], [1, POISON, 2], [1], [POISON, 2], [POISON], [2]]
 
 
 async def test_a_dead_thread_is_replaced_and_its_batch_is_run_again() -> None:
@@ -188,7 +194,7 @@ async def test_a_queue_timeout_is_told_while_the_instance_is_busy() -> None:
     async with started(gate, settings) as batcher:
         first = ask(batcher, 1)
         await gate.wait_for_a_run()
-        with pytest.raises(Overloaded, match="Request timeout expired"):
+        with pytest.raises(QueueTimeout, match="Request timeout expired"):
             await ask(batcher, 2)
         gate.opened.set()
         assert await first == 2

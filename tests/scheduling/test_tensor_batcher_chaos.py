@@ -22,7 +22,7 @@ from vecserve_server.scheduling.tensor_run import Arrays, Part
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
-OPERATIONS = int(os.environ.get("VECSERVE_TEST_OPERATIONS", "1500"))
+OPERATIONS = int(os.environ.get("VECSERVE_TEST_OPERATIONS", "2500"))
 PATIENCE_S = 30.0
 POISON, MURDER = -1.0, -2.0
 

@@ -28,6 +28,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import StatisticsTable
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.services import model_control
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.control import ModelEntry
@@ -46,7 +47,12 @@ READY, UNAVAILABLE = "READY", "UNAVAILABLE"
 
 @asynccontextmanager
 async def controlled(
-    root: Path, *, mode: ControlMode = "explicit", names: tuple[str, ...] = (), drain_s: float = 20
+    root: Path,
+    *,
+    mode: ControlMode = "explicit",
+    names: tuple[str, ...] = (),
+    drain_s: float = 20,
+    poll_s: float = 0.01,
 ) -> AsyncIterator[ModelControl]:
     statistics = StatisticsTable(wall_clock_ms=int)
     with ThreadPoolExecutor(1) as loads, ThreadPoolExecutor(1) as folders:
@@ -55,6 +61,7 @@ async def controlled(
             metrics=make_metrics(),
             clock_ns=time.perf_counter_ns,
             load_pool=loads,
+            cores=Cores(count=1),
         )
         loading = ModelLoading(
             loaders=[loader],
@@ -70,7 +77,7 @@ async def controlled(
             folder_pool=folders,
             drain_s=drain_s,
         )
-        policy = ControlPolicy(mode=mode, names=names, default="", poll_s=0.01)
+        policy = ControlPolicy(mode=mode, names=names, default="", poll_s=poll_s)
         control = ModelControl(root=root, policy=policy, lifecycle=lifecycle, statistics=statistics)
         try:
             await control.start()
@@ -203,6 +210,18 @@ async def test_a_model_that_comes_and_goes_leaves_nothing_behind(tmp_path: Path)
         await eventually_states(control, {})
         with pytest.raises(NotFound):
             await control.statistics(NAME, "")
+
+
+async def test_a_model_whose_folder_is_gone_for_a_moment_goes_on_serving(tmp_path: Path) -> None:
+    add_version(tmp_path, NAME, 1)
+    async with controlled(tmp_path, mode="poll", poll_s=3600) as control:
+        present = await control._follow(await control._scan())
+        (tmp_path / NAME).rename(tmp_path / ".gone")
+        missing = await control._follow(present)
+        assert await answer(control) == 1.0
+        (tmp_path / ".gone").rename(tmp_path / NAME)
+        await control._follow(missing)
+        assert await answer(control) == 1.0
 
 
 async def test_a_failed_reload_leaves_what_serves_and_says_why(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vecserve_server.errors import InvalidArgument, ModelError, RequestError
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.onnx_models.datatypes import DATATYPES, Datatype
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.services.model_versions import LoadedVersion, VersionSource
 from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
 from vecserve_server.services.tensor_model import TensorModel, TensorRequest
@@ -63,6 +64,7 @@ async def load_whole(tmp_path: Path, runs: Runs) -> AsyncIterator[LoadWhole]:
                 metrics=make_metrics(),
                 clock_ns=time.perf_counter_ns,
                 load_pool=pool,
+                cores=Cores(count=1),
             )
             root = (folder or save(tmp_path, proto)).parent
             config_ = config(f'name: "m" {text}')

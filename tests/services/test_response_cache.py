@@ -29,6 +29,7 @@ class Doubling:
 
     name, version = "double", "1"
     labels: Mapping[str, Sequence[str]] = MappingProxyType({})
+    unlisted_inputs: Sequence[model_config_pb2.ModelInput] = ()
 
     def __init__(self) -> None:
         self.config = model_config_pb2.ModelConfig(name="double")
@@ -125,7 +126,18 @@ def test_it_keeps_what_was_used_last_within_its_bound(
         assert (found is None) or int(found.outputs["y"][0]) == model[key]
         assert puts or (found is not None) == (key in model)
         assert cache.size_bytes == len(cache) * ENTRY <= entries * ENTRY + ENTRY // 2
-        assert len(cache) == len(model)
+        assert len(cache) == len(model) == cache.statistics.entries
+
+
+async def test_the_cache_counts_for_all_models_and_says_what_it_dropped(model: Doubling) -> None:
+    cache = ResponseCache(max_bytes=ENTRY)
+    cached = caching(model, ModelStatistics(wall_clock_ms=int), cache)
+    for value in (1, 1, 2, 1):
+        await cached.infer(question(value))
+    counted = cache.statistics
+    assert (counted.lookups, counted.hits, counted.misses) == (4, 1, 3)
+    assert (counted.evictions, counted.entries, counted.size_bytes) == (2, 1, ENTRY)
+    assert min(counted.lookup_ns, counted.insertion_ns) > 0
 
 
 async def test_the_second_answer_is_the_first_and_takes_no_run(

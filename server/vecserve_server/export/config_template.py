@@ -85,12 +85,10 @@ backend: "vecserve"
 # Texts in one request.
 max_batch_size: 64
 
-input [
-  {{ name: "text" data_type: TYPE_STRING dims: [ 1 ] }},
-  # Instead of text: the ids of an already tokenised text, special tokens included.
-  {{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] optional: true }},
-  {{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] optional: true }}
-]
+# Requests may hold, instead of text, the ids of an already tokenised text, special tokens included:
+# input_ids with attention_mask, INT64 [ -1 ]. Listed here (as optional: true), they appear in the
+# metadata, too, and perf_analyzer refuses --shared-memory.
+input [ {{ name: "text" data_type: TYPE_STRING dims: [ 1 ] }} ]
 output [
   {{ name: "embedding" data_type: TYPE_FP32 dims: [ {dim} ] }}
 ]

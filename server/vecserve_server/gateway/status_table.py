@@ -30,6 +30,7 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.RequestError: Code.INVALID_ARGUMENT,
     errors.Overloaded: Code.RESOURCE_EXHAUSTED,
+    errors.QueueTimeout: Code.UNAVAILABLE,
     errors.Starting: Code.UNAVAILABLE,
     errors.ModelUnavailable: Code.UNAVAILABLE,
     errors.Draining: Code.UNAVAILABLE,
@@ -44,12 +45,11 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
 }
 
 
-# Triton has no FAILED_PRECONDITION, DATA_LOSS or DEADLINE_EXCEEDED; its clients know these.
+# Triton has no FAILED_PRECONDITION and no DATA_LOSS; its clients know these.
 TRITON_CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     **CODES,
     errors.FailedPrecondition: Code.UNAVAILABLE,
     errors.Overloaded: Code.UNAVAILABLE,
-    errors.DeadlineExceeded: Code.UNAVAILABLE,
     errors.ModelError: Code.INTERNAL,
     errors.ConfigError: Code.INTERNAL,
     errors.CorruptData: Code.INTERNAL,
@@ -57,7 +57,6 @@ TRITON_CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
 }
 TRITON_PREFIXES: Mapping[type[errors.VecserveError], str] = {
     errors.Overloaded: "Exceeds maximum queue size",
-    errors.DeadlineExceeded: "Request timeout expired",
 }
 
 
@@ -66,7 +65,7 @@ class Dialect(Enum):
 
     VECSERVE = "vecserve"
     TRITON = "triton"
-    """As Triton: its codes, its words for a full queue and a passed timeout, no error details."""
+    """As Triton: its codes, its words for a full queue, no error details."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,9 @@ def wire_status(error: errors.VecserveError, dialect: Dialect) -> WireStatus:
     message, code = wire_message(error), code_of(error, dialect)
     if dialect is Dialect.TRITON:
         prefix = TRITON_PREFIXES.get(type(error))
-        return WireStatus(code=code, message=f"{prefix}: {message}" if prefix else message)
+        if prefix and not message.startswith(prefix):
+            message = f"{prefix}: {message}"
+        return WireStatus(code=code, message=message)
     if not isinstance(error, errors.Overloaded):
         return WireStatus(code=code, message=message)
     return WireStatus(

@@ -1,4 +1,4 @@
-"""The server's Prometheus metrics and the HTTP door they are read through.
+"""The server's Prometheus metrics.
 
 Owns names, labels and buckets. Must not know who counts. Labels are bounded: methods, codes,
 models and collections that exist, never ids or texts.
@@ -6,7 +6,6 @@ models and collections that exist, never ids or texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -15,7 +14,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
-    start_http_server,
 )
 
 # Geometric, factor 1.5, from 50 microseconds to about 40 seconds.
@@ -36,6 +34,7 @@ class Metrics:
     batch_items: Histogram
     batch_tokens: Histogram
     token_fill: Histogram
+    joined_sequences: Counter
     embed_seconds: Histogram
     inference_seconds: Histogram
     response_cache_bytes: Gauge
@@ -84,6 +83,12 @@ def make_metrics() -> Metrics:
             ("model",),
             FILL_BUCKETS,
         ),
+        joined_sequences=Counter(
+            "vecserve_joined_sequences",
+            "Sequences that got the vector of an identical one that waited or ran",
+            ("model",),
+            registry=registry,
+        ),
         embed_seconds=histogram(
             "vecserve_embed_seconds",
             "Time from texts to vectors, by the tokens of the longest text of the call",
@@ -115,15 +120,3 @@ def length_label(tokens: int) -> str:
     """Name the bucket of a length, so that latency can be told apart by it."""
     bounds = (bound for bound in LENGTH_BOUNDS if tokens <= bound)
     return f"<={bound}" if (bound := next(bounds, None)) else f">{LENGTH_BOUNDS[-1]}"
-
-
-def serve_metrics(metrics: Metrics, *, host: str, port: int) -> tuple[int, Callable[[], None]]:
-    """Answer scrapes over HTTP; return the bound port and what stops it. Raises OSError."""
-    server, thread = start_http_server(port, addr=host, registry=metrics.registry)
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
-
-    return server.server_port, stop

@@ -69,7 +69,8 @@ class ModelMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read every version's counters."""
         entries = self._table.all()
-        # The library appends _total to counters; of an unknown type, the names stay Triton's.
+        # The library appends _total to counters; of an unknown type, the names stay Triton's, and
+        # `exposition` says that they are counters.
         for name, text, read in _COUNTERS:
             family = UnknownMetricFamily(name, f"{text}, since the start", labels=_LABELS)
             for key, statistics in entries.items():

@@ -57,6 +57,8 @@ class LoadedOnnx:
     """Of the files and the configuration."""
     runs: Sequence[Run]
     """One per instance; instances on the same device share a session."""
+    uses_cpu: bool
+    """Whether any instance computes on the CPU."""
 
 
 def load_version(
@@ -92,6 +94,7 @@ def load_version(
             for session, place in zip(sessions, places, strict=True)
             for _ in range(place.count)
         ],
+        uses_cpu=any(place.device_id is None for place in places),
     )
     for session in sessions:
         _warm_up(session, loaded, folder)

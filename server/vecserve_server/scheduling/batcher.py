@@ -1,83 +1,42 @@
 """The dynamic batcher: waiting sequences meet free model instances.
 
-Owns the futures and the instances of one model. Everything but the encoder runs happens on the
-event loop. Batches are formed late: only when an instance is free, from all that waits at that
-moment; nothing waits for company. Must not know protocols or what the sequences mean.
+Owns the submissions to one text encoder and its instances. Everything but the encoder runs happens
+on the event loop. Batches are formed late: only when an instance is free, from all that waits at
+that moment; nothing waits for company. Identical sequences share a computation. A batch that fails
+is run again in halves, so that a bad sequence fails alone. Must not know protocols or what the
+sequences mean.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from vecserve_server.domain import Encodings, TokenIds, Vectors
-from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, VecserveError
+from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.errors import (
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    QueueTimeout,
+    VecserveError,
+)
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.alarm import Alarm
-from vecserve_server.scheduling.instance import Finished, ModelInstance, RunEncoder
+from vecserve_server.scheduling.computation import (
+    NEVER_NS,
+    Computation,
+    Computations,
+    Encoded,
+    RunEncoder,
+    Ticket,
+    Urgency,
+)
+from vecserve_server.scheduling.cores import Cores
+from vecserve_server.scheduling.instance_pool import Finished, InstancePool
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """What a submission got, and its longest waits."""
-
-    encodings: Encodings
-    queue_us: int
-    encode_us: int
-
-
-class Ticket:
-    """One submission: where its results gather until the last one is in."""
-
-    __slots__ = ("done", "encode_ns", "encodings", "missing", "queue_ns", "sequences")
-
-    def __init__(
-        self, sequences: Sequence[TokenIds], *, dim: int, done: asyncio.Future[None]
-    ) -> None:
-        self.sequences = sequences
-        self.encodings = Encodings(
-            np.empty((len(sequences), dim), np.float32), np.empty(len(sequences), np.float32)
-        )
-        self.missing = len(sequences)
-        self.done = done
-        self.queue_ns = 0
-        self.encode_ns = 0
-
-    def fail(self, error: Exception) -> None:
-        """Answer the whole submission with an error."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def fill(self, index: int, vector: Vectors, norm: np.float32) -> None:
-        """Take one result; the last one completes the submission."""
-        self.encodings.vectors[index] = vector
-        self.encodings.norms[index] = norm
-        self.missing -= 1
-        if self.missing == 0 and not self.done.done():
-            self.done.set_result(None)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which sequence of which submission an entry stands for."""
-
-    ticket: Ticket
-    index: int
-
-    @property
-    def sequence(self) -> TokenIds:
-        """The token ids to encode."""
-        return self.ticket.sequences[self.index]
-
-
-def abandoned(place: Place) -> bool:
-    """Tell whether nobody waits for this result any more."""
-    return place.ticket.done.done()
 
 
 class DynamicBatcher:
@@ -88,86 +47,101 @@ class DynamicBatcher:
         *,
         name: str,
         dim: int,
-        run_encoder: RunEncoder,
-        policy: BatchPolicy[Place],
-        instance_count: int,
+        runs: Sequence[RunEncoder],
+        policy: BatchPolicy[Computation],
         max_queued_entries: int,
         clock_ns: Callable[[], int],
         metrics: Metrics,
         statistics: ModelStatistics,
-        on_death: Callable[[BaseException], None],
+        cores: Cores | None = None,
+        share_identical: bool = True,
     ) -> None:
+        """Start one instance for each of `runs`; the policy must know `computation.abandoned`."""
         self._name = name
         self._dim = dim
         self._policy = policy
         self._max_queued_entries = max_queued_entries
         self._clock_ns = clock_ns
-        self._metrics = metrics
         self._statistics = statistics
-        self._on_death = on_death
+        self._batch_items = metrics.batch_items.labels(model=name)
+        self._batch_tokens = metrics.batch_tokens.labels(model=name)
+        self._joined = metrics.joined_sequences.labels(model=name)
         self._closed = False
         self._alarm = Alarm(ring=self._dispatch, clock_ns=clock_ns)
-        self._running: dict[ModelInstance, Sequence[Entry[Place]]] = {}
+        self._computations = Computations(share_identical=share_identical)
+        self._retries: deque[Sequence[Computation]] = deque()
         self._loop = asyncio.get_running_loop()
-        self._instances = [
-            ModelInstance(
-                name=f"instance-{name}-{number}",
-                run_encoder=run_encoder,
-                clock_ns=clock_ns,
-                on_death=self._report_death,
-            )
-            for number in range(instance_count)
-        ]
-        self._free = list(self._instances)
-        statistics.queued = policy.__len__
+        self._pool: InstancePool[Sequence[Computation], Encodings] = InstancePool(
+            name=name,
+            runs=[partial(_run, run_encoder) for run_encoder in runs],
+            on_finish=self._finish,
+            on_free=self._dispatch,
+            cores=cores,
+            clock_ns=clock_ns,
+        )
+        statistics.queued = lambda: self.queued
 
     @property
     def instance_count(self) -> int:
         """Runs that can be in progress at once."""
-        return len(self._instances)
+        return len(self._pool)
+
+    @property
+    def queued(self) -> int:
+        """Sequences that wait for a run."""
+        return len(self._policy) + sum(map(len, self._retries))
 
     async def submit(
-        self, sequences: Sequence[TokenIds], *, deadline_ns: int | None = None
+        self,
+        sequences: Sequence[TokenIds],
+        *,
+        priority: int = 0,
+        deadline_ns: int | None = None,
+        start_by_ns: int | None = None,
     ) -> Encoded:
         """Encode sequences; row i of the answer belongs to sequence i.
 
         A cancelled caller costs nothing more than the runs that are in progress. Raises
-        Draining, Overloaded, DeadlineExceeded, or what the encoder raised.
+        Draining, Overloaded, DeadlineExceeded, QueueTimeout where runs had not begun by
+        `start_by_ns`, or what the encoder raised.
         """
         self._refuse_if_full(len(sequences))
         now_ns = self._clock_ns()
-        if deadline_ns is not None and deadline_ns <= now_ns:
-            raise DeadlineExceeded("the deadline passed before the encoder was asked")
-        ticket = Ticket(sequences, dim=self._dim, done=self._loop.create_future())
-        for index, sequence in enumerate(sequences):
-            self._policy.add(
-                Entry(
-                    work=Place(ticket, index),
-                    tokens=len(sequence),
-                    enqueued_ns=now_ns,
-                    deadline_ns=deadline_ns,
-                )
-            )
-        self._dispatch()
-        await self._completion(ticket, deadline_ns)
-        return Encoded(
-            encodings=ticket.encodings,
-            queue_us=ticket.queue_ns // 1000,
-            encode_us=ticket.encode_ns // 1000,
+        urgency = Urgency(
+            priority=priority, enqueued_ns=now_ns, deadline_ns=deadline_ns, start_by_ns=start_by_ns
         )
+        if urgency.expires_ns <= now_ns:
+            raise urgency.refusal(now_ns)
+        ticket = Ticket(
+            count=len(sequences), dim=self._dim, urgency=urgency, done=self._loop.create_future()
+        )
+        new = self._computations.enter(ticket, sequences)
+        if len(new) < len(sequences):
+            self._joined.inc(len(sequences) - len(new))
+        for computation in new:
+            self._enqueue(computation, urgency)
+        self._dispatch()
+        try:
+            await self._completion(ticket)
+        finally:
+            self._computations.withdraw(ticket)
+        return ticket.encoded
 
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
         self._alarm.cancel()
-        for entry in self._policy.clear():
-            entry.work.ticket.fail(Draining("the server is shutting down"))
-        ends = [asyncio.to_thread(instance.close, timeout_s) for instance in self._instances]
-        return all(await asyncio.gather(*ends))
+        waiting = [entry.work for entry in self._policy.clear()]
+        self._fail([*waiting, *(each for batch in self._retries for each in batch)], _draining())
+        self._retries.clear()
+        ended = await self._pool.close(timeout_s)
+        for batch in self._pool.unfinished:
+            self._fail(batch, _draining())
+        return ended
 
     def _refuse_if_full(self, count: int) -> None:
         if self._closed:
-            raise Draining("the server is shutting down")
+            raise _draining()
         if len(self._policy) + count > self._max_queued_entries:
             raise Overloaded(
                 f"model {self._name}: {len(self._policy)} sequences wait and {count} more exceed "
@@ -175,7 +149,20 @@ class DynamicBatcher:
                 retry_after_ms=RETRY_AFTER_MS,
             )
 
-    async def _completion(self, ticket: Ticket, deadline_ns: int | None) -> None:
+    def _enqueue(self, computation: Computation, urgency: Urgency) -> None:
+        expires_ns = computation.expires_ns
+        self._policy.add(
+            Entry(
+                work=computation,
+                tokens=len(computation.sequence),
+                enqueued_ns=urgency.enqueued_ns,
+                deadline_ns=None if expires_ns == NEVER_NS else expires_ns,
+                priority=urgency.priority,
+            )
+        )
+
+    async def _completion(self, ticket: Ticket) -> None:
+        deadline_ns = ticket.urgency.deadline_ns
         if deadline_ns is None:
             await ticket.done
             return
@@ -186,52 +173,86 @@ class DynamicBatcher:
             raise DeadlineExceeded("the deadline passed before the encoder was done") from None
 
     def _dispatch(self) -> None:
+        self._start_retries()
         while len(self._policy):
             now_ns = self._clock_ns()
-            batch = self._policy.form(now_ns=now_ns, free_instances=len(self._free))
+            batch = self._policy.form(now_ns=now_ns, free_instances=self._pool.available())
             for entry in batch.expired:
-                entry.work.ticket.fail(DeadlineExceeded("the deadline passed in the queue"))
+                self._expire(entry.work, now_ns)
             if not batch.entries:
                 break
-            self._start(batch.entries)
+            self._start([entry.work for entry in batch.entries])
         self._alarm.set(self._policy.wake_ns(self._clock_ns()))
 
-    def _start(self, entries: Sequence[Entry[Place]]) -> None:
-        instance = self._free.pop()
-        self._running[instance] = entries
+    def _start_retries(self) -> None:
+        while self._retries and self._pool.available():
+            self._start(self._retries.popleft())
 
-        def report(finished: Finished) -> None:  # on the instance's thread
-            self._loop.call_soon_threadsafe(self._finish, instance, finished)
+    def _start(self, computations: Sequence[Computation]) -> None:
+        wanted = [each for each in computations if each.places]
+        if not wanted:
+            return
+        for computation in wanted:
+            computation.expires_ns = 0
+        self._batch_items.observe(len(wanted))
+        self._batch_tokens.observe(sum(len(each.sequence) for each in wanted))
+        self._pool.start(wanted)
 
-        instance.start([entry.work.sequence for entry in entries], report)
-        self._metrics.batch_items.labels(model=self._name).observe(len(entries))
-        self._metrics.batch_tokens.labels(model=self._name).observe(
-            sum(entry.tokens for entry in entries)
-        )
-
-    def _finish(self, instance: ModelInstance, finished: Finished) -> None:
-        entries = self._running.pop(instance)
-        self._free.append(instance)
+    def _finish(self, computations: Sequence[Computation], run: Finished[Encodings]) -> None:
+        if isinstance(run.outcome, Exception):
+            self._retry_or_fail(computations, run.outcome)
+            self._dispatch()
+            return
+        for computation in computations:
+            self._computations.forget(computation)
         self._dispatch()  # the instance works on while the answers go out
-        if finished.encodings is not None:
-            run_ns = finished.ended_ns - finished.started_ns
-            self._statistics.executed(len(entries), 0, run_ns, 0)
-        for position, entry in enumerate(entries):
-            ticket = entry.work.ticket
-            if finished.encodings is None:
-                ticket.fail(finished.error or VecserveError("the encoder run failed"))
-                continue
-            ticket.queue_ns = max(ticket.queue_ns, finished.started_ns - entry.enqueued_ns)
-            ticket.encode_ns = max(ticket.encode_ns, finished.ended_ns - finished.started_ns)
-            vectors, norms = finished.encodings
-            ticket.fill(entry.work.index, vectors[position], norms[position])
+        answered = sum(len(each.places) for each in computations)
+        self._statistics.executed(answered, 0, run.ended_ns - run.started_ns, 0)
+        for computation, vector, norm in zip(computations, *run.outcome, strict=True):
+            computation.fill(vector, norm, started_ns=run.started_ns, ended_ns=run.ended_ns)
 
-    def _report_death(self, death: BaseException) -> None:  # on the instance's thread
-        self._loop.call_soon_threadsafe(self._die, death)
+    def _expire(self, computation: Computation, now_ns: int) -> None:
+        """Fail those that may wait no longer; the computation waits on for the others."""
+        if computation.expires_ns > now_ns:  # it is the policy that lets nobody wait for so long
+            self._fail([computation], QueueTimeout("Request timeout expired"))
+            return
+        for ticket in {place.ticket for place in computation.places}:
+            if ticket.urgency.expires_ns <= now_ns:
+                self._fail_ticket(ticket, ticket.urgency.refusal(now_ns))
+        left = [place.ticket.urgency for place in computation.places]
+        if left:
+            computation.expires_ns = min(urgency.expires_ns for urgency in left)
+            self._enqueue(computation, left[0])
 
-    def _die(self, death: BaseException) -> None:
-        self._closed = True
-        running = [entry for entries in self._running.values() for entry in entries]
-        for entry in (*running, *self._policy.clear()):
-            entry.work.ticket.fail(VecserveError("a model instance has died"))
-        self._on_death(death)
+    def _retry_or_fail(self, computations: Sequence[Computation], error: Exception) -> None:
+        if self._closed:
+            self._fail(computations, _draining())
+            return
+        wanted = [each for each in computations if each.places]
+        callers = {place.ticket for each in wanted for place in each.places}
+        if len(computations) == 1 or (len(wanted) == len(computations) and len(callers) == 1):
+            self._fail(wanted, error)  # it is theirs alone
+            return
+        half = len(wanted) // 2
+        self._retries += (part for part in (wanted[:half], wanted[half:]) if part)
+
+    def _fail(self, computations: Sequence[Computation], error: Exception) -> None:
+        tickets = {place.ticket: None for each in computations for place in each.places}
+        for ticket in tickets:
+            self._fail_ticket(ticket, error)
+
+    def _fail_ticket(self, ticket: Ticket, error: Exception) -> None:
+        ticket.fail(error)
+        self._computations.withdraw(ticket)
+
+
+def _run(run_encoder: RunEncoder, computations: Sequence[Computation]) -> Encodings:
+    encodings = run_encoder([each.sequence for each in computations])
+    if len(encodings.vectors) != len(computations):
+        got, expected = len(encodings.vectors), len(computations)
+        raise VecserveError(f"the encoder gave {got} vectors for {expected} sequences")
+    return encodings
+
+
+def _draining() -> Draining:
+    return Draining("the server is shutting down")

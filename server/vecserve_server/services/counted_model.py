@@ -27,6 +27,7 @@ class CountedModel:
     ) -> None:
         self.name, self.version = model.name, model.version
         self.config, self.labels = model.config, model.labels
+        self.unlisted_inputs = model.unlisted_inputs
         self._model = model
         self._statistics = statistics
         self._clock_ns = clock_ns

@@ -70,6 +70,8 @@ class _Call:
     truncate: Truncate
     normalise: bool
     deadline_ns: int | None
+    start_by_ns: int | None
+    priority: int
     names: Sequence[str]
     vectors: Vectors
     tokens: list[int]
@@ -123,11 +125,13 @@ class EmbeddingService:
         *,
         names: Sequence[str] | None = None,
         deadline_ns: int | None = None,
+        start_by_ns: int | None = None,
+        priority: int = 0,
     ) -> Embedded:
         """Embed a batch; a bad text fails alone, as does an item that is an error already.
 
-        `names` are the fields that the texts stand in, for messages. The model stays open
-        meanwhile.
+        `names` are the fields that the texts stand in, for messages; the rest is as in
+        `DynamicBatcher.submit`. The model stays open meanwhile.
 
         Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
@@ -140,6 +144,8 @@ class EmbeddingService:
             truncate=options.truncate,
             normalise=_normalises(options, served.text.config),
             deadline_ns=deadline_ns,
+            start_by_ns=start_by_ns,
+            priority=priority,
             names=names or [f"inputs[{index}].text" for index in range(len(texts))],
             vectors=np.zeros(
                 (len(texts), resolve_dimensions(options, served.text.config.dim)), np.float32
@@ -185,7 +191,10 @@ class EmbeddingService:
         if not fitting:
             return
         encoded = await call.served.batcher.submit(
-            [tokenised[index].ids for index in fitting], deadline_ns=call.deadline_ns
+            [tokenised[index].ids for index in fitting],
+            priority=call.priority,
+            deadline_ns=call.deadline_ns,
+            start_by_ns=call.start_by_ns,
         )
         call.vectors[fitting] = finish(
             encoded.encodings, dim=call.vectors.shape[1], normalise=call.normalise

@@ -239,7 +239,8 @@ class ModelControl:
     async def _follow(self, before: Mapping[str, FoundModel]) -> Mapping[str, FoundModel]:
         """Bring what serves in line with the repository.
 
-        A model is touched once it looks the same as the time before: a copy in progress does not.
+        A model is touched once it looks the same as the time before: a copy in progress does not,
+        nor does a folder that is gone for a moment.
         """
         found = await self._scan(self._policy.names)
         for name, model in found.items():
@@ -250,7 +251,7 @@ class ModelControl:
                 await self._lifecycle.apply(WantedModel(found=model))
             except VecserveError:
                 continue  # it is logged, and stands in the index
-        for name in set(self._lifecycle.models) - set(found):
+        for name in set(self._lifecycle.models).difference(found, before):
             # Bounded by drain_s; the others are not to wait for it.
             self._lifecycle.spawn(self._lifecycle.unload(name, gone=True))
         return found

@@ -19,6 +19,7 @@ from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.onnx_models.config import is_onnx_model
 from vecserve_server.onnx_models.loading import load_version
+from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
@@ -53,12 +54,14 @@ class OnnxLoader:
         metrics: Metrics,
         clock_ns: Callable[[], int],
         load_pool: Executor,
+        cores: Cores,
     ) -> None:
-        """Load in `load_pool`."""
+        """Load in `load_pool`; instances on the CPU share `cores`."""
         self._defaults = defaults
         self._metrics = metrics
         self._clock_ns = clock_ns
         self._load_pool = load_pool
+        self._cores = cores
 
     def accepts(self, proto: model_config_pb2.ModelConfig) -> bool:
         """See `VersionLoader`."""
@@ -84,6 +87,7 @@ class OnnxLoader:
             clock_ns=self._clock_ns,
             metrics=self._metrics,
             on_run=statistics.executed,
+            cores=self._cores if loaded.uses_cpu else None,
         )
         statistics.queued = lambda: batcher.queued
         model = OnnxModel(version=source.version, loaded=loaded, batcher=batcher)

@@ -46,6 +46,11 @@ class OnnxModel:
         return self._config
 
     @property
+    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
+        """See `TensorModel`: there are none."""
+        return ()
+
+    @property
     def labels(self) -> Mapping[str, Sequence[str]]:
         """See `TensorModel`."""
         return self._labels

@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.errors import DeadlineExceeded
+from vecserve_server.errors import DeadlineExceeded, QueueTimeout
+from vecserve_server.observability.cache_metrics import CacheStatistics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.services.tensor_model import (
     StageTimes,
@@ -39,8 +40,7 @@ class ResponseCache:
     """Replies by the hash of everything that they depend on."""
 
     def __init__(self, *, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._size_bytes = 0
+        self.statistics = CacheStatistics(max_bytes=max_bytes)
         self._entries: OrderedDict[Key, tuple[TensorReply, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class ResponseCache:
     @property
     def size_bytes(self) -> int:
         """What the replies take; never more than the bound."""
-        return self._size_bytes
+        return self.statistics.size_bytes
 
     def get(self, key: Key) -> TensorReply | None:
         """Find a reply."""
@@ -63,17 +63,25 @@ class ResponseCache:
     def put(self, key: Key, reply: TensorReply) -> None:
         """Keep a reply, in place of those that were asked for least recently."""
         size_bytes = ENTRY_BYTES + _size_bytes(reply.outputs)
-        if size_bytes > self._max_bytes:
+        counted = self.statistics
+        if size_bytes > counted.max_bytes:
             return
         self._drop(key)
-        while self._size_bytes + size_bytes > self._max_bytes:
+        while counted.size_bytes + size_bytes > counted.max_bytes:
             self._drop(next(iter(self._entries)))
+            counted.evictions += 1
         self._entries[key] = (reply, size_bytes)
-        self._size_bytes += size_bytes
+        counted.size_bytes += size_bytes
+        counted.entries = len(self._entries)
+
+    def looked_up(self, lookup_ns: int) -> None:
+        """Count a look-up."""
+        self.statistics.lookups += 1
+        self.statistics.lookup_ns += lookup_ns
 
     def _drop(self, key: Key) -> None:
         _, size_bytes = self._entries.pop(key, (None, 0))
-        self._size_bytes -= size_bytes
+        self.statistics.size_bytes -= size_bytes
 
 
 @dataclass(slots=True)
@@ -89,7 +97,7 @@ class CachedModel:
 
     A request joins one that asks the same with the same priority and timeout. The run belongs to
     nobody: it goes on while anyone waits for it, and where it ends with its first asker's
-    deadline, the others ask again.
+    deadline or timeout, the others ask again.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class CachedModel:
     ) -> None:
         self.name, self.version = model.name, model.version
         self.config, self.labels = model.config, model.labels
+        self.unlisted_inputs = model.unlisted_inputs
         self._model = model
         self._digest = digest
         self._cache = cache
@@ -116,17 +125,18 @@ class CachedModel:
         key = await self._key(request)
         found = self._cache.get(key)
         lookup_ns = self._clock_ns() - started_ns
+        self._cache.looked_up(lookup_ns)
         if found is not None:
-            self._statistics.hit(lookup_ns)
+            self._hit(lookup_ns)
             return _again(found, queue_ns=0)
         place = (key, request.priority, request.timeout_us)
         while (flight := self._flights.get(place)) is not None:
             try:
                 reply = await self._wait(place, flight, request.deadline_ns)
-            except DeadlineExceeded:
-                self._refuse_if_late(request)
+            except (DeadlineExceeded, QueueTimeout):
+                self._refuse_if_late(request, started_ns)
                 continue
-            self._statistics.hit(lookup_ns)
+            self._hit(lookup_ns)
             return _again(reply, queue_ns=self._clock_ns() - started_ns - lookup_ns)
         run = asyncio.create_task(self._run(key, request, lookup_ns))
         run.add_done_callback(_retrieve)
@@ -137,8 +147,15 @@ class CachedModel:
         reply = _kept(await self._model.infer(request))
         started_ns = self._clock_ns()
         self._cache.put(key, reply)
-        self._statistics.missed(lookup_ns + self._clock_ns() - started_ns)
+        insertion_ns = self._clock_ns() - started_ns
+        self._statistics.missed(lookup_ns + insertion_ns)
+        self._cache.statistics.misses += 1
+        self._cache.statistics.insertion_ns += insertion_ns
         return reply
+
+    def _hit(self, lookup_ns: int) -> None:
+        self._statistics.hit(lookup_ns)
+        self._cache.statistics.hits += 1
 
     async def _wait(self, place: _Place, flight: _Flight, deadline_ns: int | None) -> TensorReply:
         timeout_s = None if deadline_ns is None else (deadline_ns - self._clock_ns()) / 1e9
@@ -155,9 +172,12 @@ class CachedModel:
                     del self._flights[place]
                 flight.task.cancel()
 
-    def _refuse_if_late(self, request: TensorRequest) -> None:
-        if request.deadline_ns is not None and request.deadline_ns <= self._clock_ns():
+    def _refuse_if_late(self, request: TensorRequest, started_ns: int) -> None:
+        now_ns = self._clock_ns()
+        if request.deadline_ns is not None and request.deadline_ns <= now_ns:
             raise DeadlineExceeded("the deadline passed before the answer was there")
+        if request.timeout_us and started_ns + request.timeout_us * 1000 <= now_ns:
+            raise QueueTimeout("Request timeout expired")
 
     async def _key(self, request: TensorRequest) -> Key:
         if _is_large(request.inputs):

@@ -75,6 +75,11 @@ class TensorModel(Protocol):
         ...
 
     @property
+    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
+        """Inputs that it takes although its configuration does not list them."""
+        ...
+
+    @property
     def labels(self) -> Mapping[str, Sequence[str]]:
         """Names of the classes, by output, where the model has them."""
         ...

@@ -33,6 +33,14 @@ class TextTensorModel:
         self._served = served
         self._service = service
         self._clock_ns = clock_ns
+        listed = {tensor.name for tensor in served.text.proto.input}
+        self._unlisted = tuple(
+            model_config_pb2.ModelInput(
+                name=name, data_type=model_config_pb2.TYPE_INT64, dims=[-1], optional=True
+            )
+            for name in (TOKENS, MASK)
+            if name not in listed
+        )
 
     @property
     def name(self) -> str:
@@ -50,30 +58,38 @@ class TextTensorModel:
         return self._served.text.proto
 
     @property
+    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
+        """See `TensorModel`: token ids are taken whether they are listed or not."""
+        return self._unlisted
+
+    @property
     def labels(self) -> Mapping[str, Sequence[str]]:
         """See `TensorModel`: vectors have no classes."""
         return {}
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """Embed texts, or token ids; raises InvalidArgument that names the tensor at fault."""
-        deadline_ns = self._deadline_ns(request)
-        if set(request.inputs) == {TEXT}:
-            return await self._embed(_texts(request.inputs[TEXT]), deadline_ns)
-        if set(request.inputs) in ({TOKENS, MASK}, {TOKENS}):
-            return await self._embed_tokens(request.inputs, deadline_ns)
+        names = set(request.inputs)
+        if names == {TEXT}:
+            return await self._embed(request)
+        if names in ({TOKENS, MASK}, {TOKENS}):
+            return await self._embed_tokens(request)
         raise InvalidArgument(
             "inputs",
             f"are {', '.join(sorted(request.inputs)) or 'empty'}; {TEXT!r} alone, or {TOKENS!r} "
             f"with {MASK!r}, are expected",
         )
 
-    async def _embed(self, texts: list[str], deadline_ns: int | None) -> TensorReply:
+    async def _embed(self, request: TensorRequest) -> TensorReply:
+        texts = _texts(request.inputs[TEXT])
         embedded = await self._service.embed_with(
             self._served,
             texts,
             EmbedOptions(),
             names=[f"input {TEXT!r}[{index}]" for index in range(len(texts))],
-            deadline_ns=deadline_ns,
+            priority=request.priority,
+            deadline_ns=request.deadline_ns,
+            start_by_ns=self._start_by_ns(request),
         )
         for error in embedded.errors.values():
             raise error
@@ -87,9 +103,14 @@ class TextTensorModel:
             ),
         )
 
-    async def _embed_tokens(self, inputs: Tensors, deadline_ns: int | None) -> TensorReply:
-        sequences = self._sequences(inputs)
-        encoded = await self._served.batcher.submit(sequences, deadline_ns=deadline_ns)
+    async def _embed_tokens(self, request: TensorRequest) -> TensorReply:
+        sequences = self._sequences(request.inputs)
+        encoded = await self._served.batcher.submit(
+            sequences,
+            priority=request.priority,
+            deadline_ns=request.deadline_ns,
+            start_by_ns=self._start_by_ns(request),
+        )
         config = self._served.text.config
         vectors = finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
         return TensorReply(
@@ -100,12 +121,11 @@ class TextTensorModel:
             ),
         )
 
-    def _deadline_ns(self, request: TensorRequest) -> int | None:
-        """Return the earlier of the caller's deadline and the end of its timeout."""
+    def _start_by_ns(self, request: TensorRequest) -> int | None:
+        """Return when the request's timeout ends; tokenising counts as waiting."""
         if not request.timeout_us:
-            return request.deadline_ns
-        timeout_ns = self._clock_ns() + request.timeout_us * 1000
-        return timeout_ns if request.deadline_ns is None else min(timeout_ns, request.deadline_ns)
+            return None
+        return self._clock_ns() + request.timeout_us * 1000
 
     def _sequences(self, inputs: Tensors) -> list[TokenIds]:
         # A copy: what lies in shared memory may change after it was checked.

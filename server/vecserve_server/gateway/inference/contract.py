@@ -86,15 +86,15 @@ class Contracts:
         if contract is None or contract.config is not config:
             if len(self._kept) >= MAX_KEPT_CONTRACTS:
                 self._kept.clear()
-            contract = self._kept[key] = make_contract(config)
+            contract = self._kept[key] = make_contract(config, model.unlisted_inputs)
         return contract
 
 
-def make_contract(config: Config) -> Contract:
-    """Read a model's configuration."""
+def make_contract(config: Config, unlisted: Sequence[model_config_pb2.ModelInput] = ()) -> Contract:
+    """Read a model's configuration; `unlisted` are inputs that are taken, too."""
     return Contract(
         config=config,
-        inputs={tensor.name: _terms(tensor, config) for tensor in config.input},
+        inputs={tensor.name: _terms(tensor, config) for tensor in (*config.input, *unlisted)},
         outputs={tensor.name: _terms(tensor, config) for tensor in config.output},
         max_batch_size=config.max_batch_size,
     )

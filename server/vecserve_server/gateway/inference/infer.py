@@ -5,6 +5,7 @@ Owns the order of the steps and what is held meanwhile. Must not know gRPC calls
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -33,6 +34,8 @@ from vecserve_server.services.tensor_model import TensorModel, TensorReply, Tens
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Response: TypeAlias = service_pb2.ModelInferResponse
+WRITE_ON_LOOP_BYTES = 1 << 20
+"""Larger outputs are written in a thread: copying them would hold up all other calls."""
 
 
 class Inference:
@@ -77,7 +80,9 @@ class Inference:
                         deadline_ns=deadline_ns,
                     )
                 )
-                response = _Writer(model, contract, reply, views).write(request, wanted)
+                # Checked again: meanwhile an object may have been cut.
+                writer = _Writer(model, contract, reply, _views(slices, regions))
+                response = await _written(writer, request, wanted, reply)
         self._traces.record(request, response, reply.times, started_ns)
         if streamed and parameters.wants_final_response:
             response.parameters[FINAL_RESPONSE].bool_param = True
@@ -124,6 +129,16 @@ def _read_inputs(request: Request, views: Mapping[str, memoryview]) -> dict[str,
         else:
             tensors[tensor.name] = read_typed(tensor)
     return tensors
+
+
+async def _written(
+    writer: _Writer, request: Request, wanted: Sequence[RequestedOutput], reply: TensorReply
+) -> Response:
+    """Write the response, in a thread where that takes long."""
+    size_bytes = sum(tensor.nbytes for tensor in reply.outputs.values())
+    if size_bytes <= WRITE_ON_LOOP_BYTES:
+        return writer.write(request, wanted)
+    return await asyncio.to_thread(writer.write, request, wanted)
 
 
 class _Writer:
