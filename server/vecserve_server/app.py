@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from vecserve_server import __version__
 from vecserve_server.assembly import ModelParts, Pools, build_models
+from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
@@ -43,7 +44,6 @@ from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.settings import Settings
-from vecserve_server.storage.atomic_files import write_atomically
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
 
