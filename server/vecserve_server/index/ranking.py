@@ -5,6 +5,8 @@ Owns the order of answers: score, then seq. Pure arithmetic: no state, no chunks
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,15 @@ from vecserve_server.index.vector_index import Neighbours
 
 _ROWS_PER_COLUMN = 64
 _SMALLEST = np.float32(1e-30)
+
+
+class Candidates(NamedTuple):
+    """Rows that may be among the best."""
+
+    seqs: NDArray[np.int64]
+    """int64 [N]"""
+    vectors: NDArray[np.float16]
+    """As stored, float16 [N, D]."""
 
 
 def best_positions(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
