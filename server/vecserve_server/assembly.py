@@ -11,6 +11,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.index.build_job import BuildJob
+from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.opening import Indexes
+from vecserve_server.index.planning import Thresholds
+from vecserve_server.index.segmented_index import IndexOptions
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
@@ -51,6 +56,33 @@ class ModelParts:
     catalog: Catalog
     embedding: EmbeddingService
     control: ModelControl
+
+
+def build_indexes(settings: Settings, maintenance: IndexMaintenance) -> Indexes:
+    """Put together what opens the collections' indexes."""
+    index = settings.index
+    measured = Thresholds()
+    fixed = index.first_rows or index.delta_rows
+    return Indexes(
+        maintenance=maintenance,
+        options=IndexOptions(
+            handles=settings.compute.search_threads,
+            thresholds=Thresholds(
+                first_rows=index.first_rows or measured.first_rows,
+                delta_rows=index.delta_rows or measured.delta_rows,
+            )
+            if fixed
+            else None,
+            exact_rows=index.exact_rows,
+            build_memory_bytes=index.build_memory_bytes,
+            job=BuildJob(
+                dim=0,
+                sources=(),
+                target_recall=index.target_recall,
+                niceness=index.builder_niceness,
+            ),
+        ),
+    )
 
 
 def build_models(

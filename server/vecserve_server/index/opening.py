@@ -43,6 +43,20 @@ class RowSource(Removals, Protocol):
         ...
 
 
+class Indexes:
+    """Opens the indexes of a server, which share one thread for their maintenance."""
+
+    def __init__(self, *, maintenance: IndexMaintenance, options: IndexOptions) -> None:
+        self._maintenance = maintenance
+        self._options = options
+
+    def open(self, path: Path, *, dim: int, rows: RowSource) -> SegmentedIndex:
+        """Open the index whose segments are in the folder `path`; see `open_index`."""
+        return open_index(
+            path, dim=dim, rows=rows, maintenance=self._maintenance, options=self._options
+        )
+
+
 def open_index(
     path: Path,
     *,
