@@ -31,7 +31,8 @@ class BuildJob:
     dim: int
     sources: tuple[Source, ...]
     base: str = ""
-    """A segment's folder whose graph is extended by the sources; empty: a graph from nothing."""
+    """A segment's folder whose graph is extended by the other sources; empty: none is. The first
+    source then has its living rows, in case its codes do not suit the new rows."""
     seed: int = 0
     connectivity: int = 24
     expansion_add: int = 200

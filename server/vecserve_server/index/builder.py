@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,15 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     """Build, verify and describe a segment in `folder`. Raises CorruptData, StorageError."""
     began_s = time.monotonic()
     base = _Base.read(job)
-    rows = SourceRows.open(job, held_out=_QUERIES)
+    sources = job.sources[1:] if base else job.sources
+    rows = SourceRows.open(sources, dim=job.dim, held_out=_QUERIES, seed=job.seed)
+    if base and not base.suits(rows):
+        return build(folder, replace(job, base=""))
     rows.write(folder, base.folder if base else None)
     seqs = np.fromfile(folder / SEQS, "<i8")
     vectors = np.memmap(folder / VECTORS, "<f2", "r").reshape(-1, job.dim)
     quantiser = base.quantiser if base else _fit(vectors, job)
-    clip_rate = _clip_rate(quantiser, vectors, job.seed)
+    clip_rate = _clip_rate(quantiser, _sample(vectors, job.seed))
     graph = base.load() if base else _empty_graph(job, quantiser)
     # The last rows are the questions that tune the search, before the graph knows them.
     known = len(vectors) - rows.held_out
@@ -135,6 +138,10 @@ class _Base:
             verify_file(folder / name, record.files[name])
         return cls(folder=folder, record=record, quantiser=load_quantiser(folder / QUANTISER))
 
+    def suits(self, rows: SourceRows) -> bool:
+        """Tell whether the base's codes can hold the new rows."""
+        return _clip_rate(self.quantiser, rows.some(_SAMPLE_ROWS)) <= _MOST_CLIPPED
+
     def load(self) -> Any:
         graph = Index(
             ndim=self.record.dim,
@@ -164,15 +171,8 @@ def _fit(vectors: NDArray[np.float16], job: BuildJob) -> MaxAbsQuantiser | Rotat
     return RotatedQuantiser.fit(_sample(vectors, job.seed), seed=job.seed)
 
 
-def _clip_rate(
-    quantiser: MaxAbsQuantiser | RotatedQuantiser, vectors: NDArray[np.float16], seed: int
-) -> float:
-    if isinstance(quantiser, MaxAbsQuantiser):
-        return 0.0
-    rate = quantiser.clip_rate(_sample(vectors, seed))
-    if rate > _MOST_CLIPPED:
-        raise StorageError(f"the codes clip {rate:.2%} of the components")
-    return rate
+def _clip_rate(quantiser: MaxAbsQuantiser | RotatedQuantiser, sample: Vectors) -> float:
+    return 0.0 if isinstance(quantiser, MaxAbsQuantiser) else quantiser.clip_rate(sample)
 
 
 def _sample(vectors: NDArray[np.float16], seed: int) -> Vectors:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from vecserve_server.errors import Draining, StorageError
 
@@ -19,6 +20,22 @@ _LOG = "builder.log"
 _POLL_S = 0.05
 _KEPT_MESSAGE_BYTES = 2000
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Builder(Protocol):
+    """Where a segment is built."""
+
+    def run(self, folder: Path, *, timeout_s: float, given_up: Callable[[], bool]) -> None:
+        """Build the segment that the folder's job describes.
+
+        Raises StorageError if it fails or takes too long, Draining after `stop` or when `given_up`
+        says so; then nothing of the build runs any more.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Break off what runs and refuse further builds."""
+        ...
 
 
 class BuilderProcess:
@@ -30,10 +47,9 @@ class BuilderProcess:
         self._stopped = threading.Event()
 
     def run(self, folder: Path, *, timeout_s: float, given_up: Callable[[], bool]) -> None:
-        """Build the segment that the folder's job describes.
+        """Build the segment that the folder's job describes; see `Builder.run`.
 
-        Raises StorageError with the builder's last words if it fails or takes too long, Draining
-        after `stop` or when `given_up` says so; then no process is left.
+        A StorageError holds the builder's last words.
         """
         with self._turn:
             self._refuse_if(given_up)

@@ -11,7 +11,7 @@ import threading
 from typing import Protocol
 
 from vecserve_server.errors import Draining, VecserveError
-from vecserve_server.index.builder_process import BuilderProcess
+from vecserve_server.index.builder_process import Builder, BuilderProcess
 from vecserve_server.index.measuring import MeasuredCosts
 from vecserve_server.observability.logging import get_logger, log_event
 
@@ -27,8 +27,8 @@ class Maintained(Protocol):
 class IndexMaintenance:
     """Work for indexes, in a thread of its own: builds, mostly, one at a time."""
 
-    def __init__(self) -> None:
-        self.process = BuilderProcess()
+    def __init__(self, *, process: Builder | None = None) -> None:
+        self.process = process or BuilderProcess()
         self.costs = MeasuredCosts()
         self._log = get_logger("index")
         # None ends the thread. An index waits at most once, so the queue is bounded by them.

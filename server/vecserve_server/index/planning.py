@@ -19,7 +19,6 @@ _MEASURED_EXPANSION = 64
 # What a filter lets through is seldom spread evenly.
 _MARGIN = 1.3
 _GRAPH_RISK = 1.5
-_LEAST_DEAD_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +51,8 @@ class Thresholds:
     """So many rows beside sealed ones are sealed too."""
     dead_fraction: float = 0.2
     """With so large a part dead, a segment is rewritten."""
+    least_dead_rows: int = 1000
+    """With fewer dead rows no segment is rewritten."""
     merge_ratio: float = 3.0
     """A segment at most so many times larger than the newer ones together is merged with them."""
     most_runs: int = 16
@@ -127,7 +128,7 @@ def next_build(
 ) -> BuildPlan | None:
     """Decide what to build, if anything. `segments` are in the order of their making."""
     rows, dead = sum(s.rows for s in segments), sum(s.dead for s in segments)
-    if dead >= max(thresholds.dead_fraction * rows, _LEAST_DEAD_ROWS):
+    if dead >= max(thresholds.dead_fraction * rows, thresholds.least_dead_rows):
         return BuildPlan(segments=tuple(range(len(segments))), extends=None, reason="dead rows")
     if lost:
         return BuildPlan(segments=(), extends=None, reason="lost segment")

@@ -14,7 +14,7 @@ import numpy as np
 
 from vecserve_server.errors import StorageError
 from vecserve_server.index.build_job import JOB, BuildJob, Source, write_job
-from vecserve_server.index.builder_process import BuilderProcess
+from vecserve_server.index.builder_process import Builder
 from vecserve_server.index.live_rows import Frozen, LiveRows
 from vecserve_server.index.planning import BuildPlan
 from vecserve_server.index.segment import Segment
@@ -39,7 +39,7 @@ class Sealing:
 
     live: LiveRows
     folder: SegmentFolder
-    process: BuilderProcess
+    process: Builder
     template: BuildJob
     handles: int
     memory_bytes: Callable[[], int]
@@ -119,8 +119,7 @@ class Sealing:
     ) -> None:
         sources = [
             self._segment_source(unfinished, number, view)
-            for number, view in enumerate(rewritten)
-            if view is not base
+            for number, view in enumerate(sorted(rewritten, key=lambda view: view is not base))
         ]
         _write_deltas(unfinished, frozen)
         sources.append(

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from vecserve_server.index.live_rows import LiveRows
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.planning import (
     BuildPlan,
+    Costs,
     Thresholds,
     measured_thresholds,
     next_build,
@@ -34,7 +35,8 @@ from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPla
 from vecserve_server.observability.logging import get_logger, log_event
 
 _MOST_REMOVED_ROWS = 20_000
-_WAIT_AFTER_FAILURE = 2
+# After a failed build; rows are served without it.
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 10.0, 600.0
 
 
 class Removals(Protocol):
@@ -51,8 +53,8 @@ class IndexOptions:
 
     handles: int = 2
     """Searches of one graph that may run at once."""
-    thresholds: Thresholds | None = None
-    """When to build; None: as measured on this machine."""
+    thresholds: Callable[[Costs], Thresholds] = measured_thresholds
+    """When to build, given what searching costs here."""
     exact_rows: int = 10_000
     """Up to so many rows that a filter lets through are all looked at."""
     build_memory_bytes: int = 0
@@ -60,6 +62,7 @@ class IndexOptions:
     job: BuildJob = BuildJob(dim=0, sources=())  # noqa: RUF009  frozen
     """The builder's settings; dimensions and rows are filled in."""
     step: Step = lambda _: None
+    clock_s: Callable[[], float] = time.monotonic
 
 
 class SegmentedIndex:
@@ -81,15 +84,16 @@ class SegmentedIndex:
         self._maintenance = maintenance
         self._options = options
         self._sealing = _sealing(live, folder, maintenance, options, lambda: self._closed)
-        self._thresholds = options.thresholds or Thresholds()
+        self._thresholds = options.thresholds(live.costs)
+        self._measured = False
         self._lost = lost
         self._log = get_logger("index")
         # One build at a time; held for as long as it takes.
         self._building = threading.Lock()
         self._closed = False
         self._builds, self._failed_builds, self._build_seconds = 0, 0, 0.0
-        # After a failure: wait for so many times more rows, and extend no graph.
-        self._patience = 1
+        self._failures_in_a_row = 0
+        self._retry_at_s = 0.0
 
     def apply(
         self,
@@ -106,7 +110,8 @@ class SegmentedIndex:
 
     def wake_if_due(self) -> None:
         """Have the maintenance thread do what is due, if anything is."""
-        if self._live.removed_rows > _MOST_REMOVED_ROWS or self._next_build():
+        unmeasured = not self._measured and self._live.snapshot.views
+        if unmeasured or self._live.removed_rows > _MOST_REMOVED_ROWS or self._next_build():
             self._maintenance.wake(self)
 
     def search(
@@ -202,28 +207,34 @@ class SegmentedIndex:
 
     def _measure(self) -> None:
         self._live.costs = self._maintenance.costs.measure(self._live.dim)
-        self._thresholds = self._options.thresholds or measured_thresholds(self._live.costs)
+        self._thresholds = self._options.thresholds(self._live.costs)
+        self._measured = True
 
     def _next_build(self) -> BuildPlan | None:
-        return next_build(
+        plan = next_build(
             self._live.shapes(),
-            delta_rows=self._live.snapshot.delta_live // self._patience,
-            lost=self._lost and self._patience == 1,
+            delta_rows=self._live.snapshot.delta_live,
+            lost=self._lost,
             thresholds=self._thresholds,
         )
+        if plan is None or self._options.clock_s() < self._retry_at_s:
+            return None
+        # Extending a graph is what failed, perhaps.
+        return replace(plan, extends=None) if self._failures_in_a_row else plan
 
     def _build(self, plan: BuildPlan) -> None:
-        began_s = time.monotonic()
-        if self._patience > 1:
-            plan = BuildPlan(segments=plan.segments, extends=None, reason=plan.reason)
+        clock_s = self._options.clock_s
+        began_s = clock_s()
         try:
             new = self._sealing.build(plan)
         except BaseException:
             self._failed_builds += 1
-            self._patience *= _WAIT_AFTER_FAILURE
+            wait_s = min(_FIRST_WAIT_S * 2**self._failures_in_a_row, _LONGEST_WAIT_S)
+            self._failures_in_a_row += 1
+            self._retry_at_s = clock_s() + wait_s
             raise
-        took_s = time.monotonic() - began_s
-        self._patience, self._lost = 1, False
+        took_s = clock_s() - began_s
+        self._failures_in_a_row, self._lost = 0, False
         self._builds += 1
         self._build_seconds += took_s
         log_event(

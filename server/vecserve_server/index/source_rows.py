@@ -6,14 +6,16 @@ Owns their order: ascending by seq, but for a random few that come last. Must no
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.domain import Vectors
 from vecserve_server.errors import CorruptData
-from vecserve_server.index.build_job import BuildJob, Source
+from vecserve_server.index.build_job import Source
 from vecserve_server.index.segment import Rows
 from vecserve_server.index.segment_files import SEQS, VECTORS
 
@@ -35,18 +37,18 @@ class SourceRows:
     """How many rows at the end were chosen at random."""
 
     @classmethod
-    def open(cls, job: BuildJob, *, held_out: int) -> SourceRows:
+    def open(cls, sources: Sequence[Source], *, dim: int, held_out: int, seed: int) -> SourceRows:
         """Read the seqs and choose the order. Raises CorruptData if files do not fit together."""
         vectors, seqs, owners, places = [], [], [], []
-        for number, source in enumerate(job.sources):
-            of_source, kept_seqs, kept = _read(source, job.dim)
+        for number, source in enumerate(sources):
+            of_source, kept_seqs, kept = _read(source, dim)
             vectors.append(of_source)
             seqs.append(kept_seqs)
             places.append(kept)
             owners.append(np.full(len(kept), number))
         all_seqs = np.concatenate(seqs)
         held_out = min(held_out, len(all_seqs) // _LEAST_PER_HELD_OUT)
-        order = _order(all_seqs, held_out, job.seed)
+        order = _order(all_seqs, held_out, seed)
         return cls(
             seqs=all_seqs[order],
             vectors=tuple(vectors),
@@ -59,6 +61,11 @@ class SourceRows:
     def runs(self) -> tuple[int, ...]:
         """Lengths of the stretches with ascending seqs."""
         return (len(self.seqs) - self.held_out, self.held_out)
+
+    def some(self, count: int) -> Vectors:
+        """Read up to `count` vectors, spread evenly, float32 [N, D]."""
+        step = max(len(self.seqs) // max(count, 1), 1)
+        return self._gather(slice(None, None, step)).astype(np.float32)
 
     def write(self, folder: Path, base: Path | None) -> None:
         """Write the seqs and vectors of the new segment, after those of its base."""
