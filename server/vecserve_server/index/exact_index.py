@@ -15,7 +15,7 @@ from vecserve_server.domain import Codes, Vectors
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.index.chunk import NO_POSITIONS, Chunk, OpenChunk, merge
 from vecserve_server.index.quantiser import MaxAbsQuantiser
-from vecserve_server.index.ranking import Candidates, best_positions, rank
+from vecserve_server.index.ranking import Candidates, are_among, best_positions, rank
 from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, Verified
 
 _CHUNK_ROWS = 2048
@@ -199,12 +199,16 @@ class ExactSnapshot:
         self, queries: Vectors, count: int, allowed: NDArray[np.int64] | None = None
     ) -> list[Candidates]:
         """Return about the `count` best rows of each query, float32 [Q, D]."""
-        forbidden = None if allowed is None else ~self._mask(allowed)
+        mask = None
+        if allowed is not None:
+            mask = self._mask(allowed)
+            if np.count_nonzero(mask) <= count:
+                return [self._rows_at(np.flatnonzero(mask))] * len(queries)
         found = []
         for some in _blocks(queries, self.rows):
             scores = self._score(self.quantiser.encode(some))
-            if forbidden is not None:
-                scores[:, forbidden] = -np.inf
+            if mask is not None:
+                np.copyto(scores, -np.inf, where=~mask)
             found += [self._rows_at(best_positions(of_query, count)) for of_query in scores]
         return found
 
@@ -218,10 +222,8 @@ class ExactSnapshot:
         """Tell of each row whether its seq is among the ascending ones of `allowed`."""
         mask = np.zeros(self.rows, np.bool_)
         for chunk, start in zip(self.chunks, self.starts, strict=False):
-            first, last = np.searchsorted(allowed, (chunk.seqs[0], chunk.seqs[-1] + 1))
-            some = allowed[first:last]
-            places = np.minimum(np.searchsorted(chunk.seqs, some), chunk.rows - 1)
-            mask[start + places[chunk.seqs[places] == some]] = True
+            mask[start : start + chunk.rows] = are_among(chunk.seqs, allowed)
+            mask[start + chunk.dead] = False
         return mask
 
     def _score(self, codes: Codes) -> Vectors:

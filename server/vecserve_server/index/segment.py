@@ -20,7 +20,7 @@ from usearch.index import Index
 from vecserve_server.domain import Codes
 from vecserve_server.errors import CorruptData, StorageError
 from vecserve_server.index.quantiser import load_quantiser
-from vecserve_server.index.ranking import best_positions
+from vecserve_server.index.ranking import are_among, best_positions
 from vecserve_server.index.segment_files import (
     GRAPH,
     QUANTISER,
@@ -96,6 +96,11 @@ class Segment:
                 places = np.minimum(np.searchsorted(run, seqs), len(run) - 1)
                 found.append(start + places[run[places] == seqs])
         return np.concatenate(found) if found else NO_ROWS
+
+    def among(self, allowed: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell of each row whether its seq is among the ascending `allowed`, bool [rows]."""
+        runs = zip(self._run_starts, self._run_starts[1:], strict=False)
+        return np.concatenate([are_among(self.seqs[start:stop], allowed) for start, stop in runs])
 
     def bury(self, rows: Rows, version: int) -> int:
         """Let the rows be dead from `version` on; return how many of them lived."""

@@ -91,10 +91,8 @@ class SegmentView:
         return self._exactly(code, count, allowed)
 
     def _exactly(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
-        if allowed is not None:
-            rows = self._allowed_rows(allowed)
-            if len(rows) * _PICKING_COST < self.segment.rows:
-                return self.segment.nearest_of(rows, code, count)
+        if allowed is not None and self._in_range(allowed) * _PICKING_COST < self.segment.rows:
+            return self.segment.nearest_of(self._allowed_rows(allowed), code, count)
         return self.segment.scan(code[np.newaxis], count, self._mask(allowed))[0]
 
     def _strays(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
@@ -122,11 +120,8 @@ class SegmentView:
         return self.segment.alive(self.segment.find(allowed[first:last]), self.version)
 
     def _mask(self, allowed: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-        if allowed is None:
-            return self.segment.living(self.version)
-        mask = np.zeros(self.segment.rows, np.bool_)
-        mask[self._allowed_rows(allowed)] = True
-        return mask
+        living = self.segment.living(self.version)
+        return living if allowed is None else living & self.segment.among(allowed)
 
     def _read(self, rows: Rows) -> Candidates:
         return Candidates(self.segment.seqs[rows], self.segment.vectors(rows))
