@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from index_peers import build_peers
 from index_subject import Subject
 
 from vecserve_server.encoding.measurements import processor
+from vecserve_server.index.measuring import MeasuredCosts
+from vecserve_server.index.planning import Costs, Thresholds, measured_thresholds
 from vecserve_server.index.segment_files import VECTORS
+from vecserve_server.index.segmented_index import IndexOptions
 
 K = 10
 BLOCK = 50
@@ -45,9 +49,16 @@ def main() -> None:
         else synthetic(wanted.rows, wanted.dim, wanted.queries)
     )
     phases = wanted.phases.split(",")
-    report: dict[str, Any] = {"processor": processor(), "data": data.name, "k": K}
+    costs = MeasuredCosts().measure(data.vectors.shape[1])
+    report: dict[str, Any] = {
+        "processor": processor(),
+        "data": data.name,
+        "k": K,
+        "measured_costs": asdict(costs),
+        "measured_thresholds": asdict(measured_thresholds(costs)),
+    }
     with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
-        subject = Subject.open(Path(folder), data.vectors.shape[1])
+        subject = Subject.open(Path(folder), data.vectors.shape[1], _options(wanted))
         report["build"] = _build(subject, data)
         truth = exact(data.vectors, data.queries, K)
         if "speed" in phases:
@@ -57,7 +68,7 @@ def main() -> None:
         if "start" in phases:
             subject.close()
             report["start"] = _start(Path(folder), data)
-            subject = Subject.open(Path(folder), data.vectors.shape[1])
+            subject = Subject.open(Path(folder), data.vectors.shape[1], _options(wanted))
         if "ingest" in phases:
             report["ingest"] = _ingest(subject, data, wanted)
         subject.close()
@@ -77,10 +88,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="turns of what is compared")
     parser.add_argument("--rows-per-s", type=int, default=1000, help="arriving under load")
     parser.add_argument("--turnover-rows", type=int, default=20_000)
+    parser.add_argument("--first-rows", type=int, help="fewer have no graph; else as measured")
+    parser.add_argument("--delta-rows", type=int, help="so many more are sealed; as measured")
     parser.add_argument("--peers", type=int, default=1, help="0: vecserve alone")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--folder", type=Path, help="where to keep the rows while it runs")
     return parser.parse_args()
+
+
+def _options(wanted: argparse.Namespace) -> IndexOptions:
+    def thresholds(costs: Costs) -> Thresholds:
+        measured = measured_thresholds(costs)
+        return replace(
+            measured,
+            first_rows=wanted.first_rows or measured.first_rows,
+            delta_rows=wanted.delta_rows or measured.delta_rows,
+        )
+
+    return IndexOptions(thresholds=thresholds)
 
 
 def _build(subject: Subject, data: Dataset) -> dict[str, Any]:
@@ -303,7 +328,7 @@ def _opened(folder: Path, data: Dataset, queries: str) -> Any:
 def _turnover(folder: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     """Replace every row three times, by upserts and by deletes; then look for each."""
     rows, dim = wanted.turnover_rows, wanted.dim
-    subject = Subject.open(folder, dim)
+    subject = Subject.open(folder, dim, _options(wanted))
     random = np.random.default_rng(3)
     vectors = synthetic(rows, dim, 2, seed=10).vectors
     subject.load(vectors)

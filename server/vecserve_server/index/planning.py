@@ -25,7 +25,7 @@ _GRAPH_RISK = 1.5
 class Costs:
     """What searching costs on this machine, for one number of dimensions."""
 
-    delta_row_us: float = 0.018
+    delta_row_us: float = 0.02
     """Scan of one row that is not sealed."""
     scan_row_us: float = 0.022
     """Scan of one sealed row."""
@@ -118,7 +118,7 @@ def measured_thresholds(costs: Costs) -> Thresholds:
     return Thresholds(
         first_rows=_clamp(3 * costs.graph_search_us(20_000, 64) / costs.delta_row_us, 8192, 65536),
         delta_rows=_clamp(
-            0.75 * costs.graph_search_us(100_000, 64) / costs.delta_row_us, 4096, 32768
+            0.75 * costs.graph_search_us(100_000, 64) / costs.delta_row_us, 6144, 32768
         ),
     )
 
