@@ -105,6 +105,20 @@ tools-triton: $(TRITON)/tools/.unpacked ## Fetch perf_analyzer and NVIDIA's trit
 bench-triton: $(MODEL) $(TRITON)/tools/.unpacked ## Measure vecserve and Triton side by side with perf_analyzer, JSON out
 	$(BIN)/python clients/bench/triton_bench.py $(ARGS)
 
+INDEX_TOOLS := .cache/index-tools
+
+$(INDEX_TOOLS)/.installed: requirements/index.txt | $(VENV)/.installed
+	rm -rf $(INDEX_TOOLS)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement $< --target $(INDEX_TOOLS)
+	touch $@
+
+.PHONY: tools-index
+tools-index: $(INDEX_TOOLS)/.installed ## Fetch hnswlib (needs a C++ compiler) and faiss into .cache, to compare with
+
+.PHONY: bench-index
+bench-index: setup ## Measure the index: recall, latency, filters, start; JSON out (make tools-index: against peers)
+	PYTHONPATH=$(INDEX_TOOLS) $(BIN)/python clients/bench/index.py $(ARGS)
+
 .PHONY: lock
 lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

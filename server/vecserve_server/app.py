@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vecserve_server import __version__
-from vecserve_server.assembly import ModelParts, Pools, build_models
+from vecserve_server.assembly import ModelParts, Pools, build_indexes, build_models
+from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
@@ -33,6 +34,7 @@ from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
+from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.exposition import serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
@@ -40,11 +42,11 @@ from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
+from vecserve_server.services.index_metrics import IndexMetrics
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.settings import Settings
-from vecserve_server.storage.atomic_files import write_atomically
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
 
@@ -157,10 +159,12 @@ class _Application:
             writer=writer,
             search_pool=search_pool,
             search_threads=settings.compute.search_threads,
+            indexes=build_indexes(settings, self._start_maintenance(stack)),
             max_collections=limits.max_collections,
             clock_ns=self._clock_ns,
             metrics=self._metrics,
         )
+        self._metrics.registry.register(IndexMetrics(collections.index_stats))
         stack.push_async_callback(self._close_collections, collections)
         rows = await collections.open_all()
         log_event(
@@ -211,6 +215,12 @@ class _Application:
         self._metrics.commit_seconds.set_function(lambda: writer.stats().commit_seconds)
         stack.push_async_callback(asyncio.to_thread, writer.drain, CLOSE_TIMEOUT_S)
         return writer
+
+    def _start_maintenance(self, stack: AsyncExitStack) -> IndexMaintenance:
+        maintenance = IndexMaintenance()
+        maintenance.start()
+        stack.push_async_callback(asyncio.to_thread, maintenance.stop, CLOSE_TIMEOUT_S)
+        return maintenance
 
     async def _start_models(self, stack: AsyncExitStack, tokenise_pool: Executor) -> ModelParts:
         models = build_models(

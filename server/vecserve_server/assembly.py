@@ -8,9 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.index.build_job import BuildJob
+from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.opening import Indexes
+from vecserve_server.index.planning import Costs, Thresholds, measured_thresholds
+from vecserve_server.index.segmented_index import IndexOptions
 from vecserve_server.observability.cache_metrics import CacheMetrics
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
@@ -53,6 +58,35 @@ class ModelParts:
     catalog: Catalog
     embedding: EmbeddingService
     control: ModelControl
+
+
+def build_indexes(settings: Settings, maintenance: IndexMaintenance) -> Indexes:
+    """Put together what opens the collections' indexes."""
+    index = settings.index
+
+    def thresholds(costs: Costs) -> Thresholds:
+        measured = measured_thresholds(costs)
+        return replace(
+            measured,
+            first_rows=index.first_rows or measured.first_rows,
+            delta_rows=index.delta_rows or measured.delta_rows,
+        )
+
+    return Indexes(
+        maintenance=maintenance,
+        options=IndexOptions(
+            handles=settings.compute.search_threads,
+            thresholds=thresholds,
+            exact_rows=index.exact_rows,
+            build_memory_bytes=index.build_memory_bytes,
+            job=BuildJob(
+                dim=0,
+                sources=(),
+                target_recall=index.target_recall,
+                niceness=index.builder_niceness,
+            ),
+        ),
+    )
 
 
 def build_models(

@@ -76,6 +76,23 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSettings:
+    """How vectors are searched and when graphs are built for them."""
+
+    first_rows: int = 0
+    """Fewer rows in a collection are scanned without a graph. 0: as measured."""
+    delta_rows: int = 0
+    """So many rows that no graph knows yet are given one. 0: as measured."""
+    exact_rows: int = 10_000
+    """Up to so many rows that a filter lets through are all looked at."""
+    target_recall: float = 0.99
+    """Recall@10 against an exact search that the breadth of graph searches is chosen for."""
+    build_memory_bytes: int = 0
+    """Memory that a build may take. 0: half of what is free when it begins."""
+    builder_niceness: int = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """Which models are served."""
 
@@ -120,6 +137,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -282,6 +300,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),
     ("limits.max_stream_window", 1, 1024),
+    ("index.first_rows", 0, 1 << 30),
+    ("index.delta_rows", 0, 1 << 30),
+    ("index.exact_rows", 0, 1 << 30),
+    ("index.target_recall", 0.5, 0.9999),
+    ("index.build_memory_bytes", 0, 1 << 46),
+    ("index.builder_niceness", 0, 19),
     ("models.poll_s", 0.05, 86400),
     ("models.response_cache_bytes", 0, 1 << 40),
     ("models.delay_scheduler", 0, 1 << 20),

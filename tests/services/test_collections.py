@@ -14,6 +14,9 @@ import pytest
 
 from vecserve_server.domain import CollectionSpec, ModelRef, NewRow
 from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
+from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.opening import Indexes
+from vecserve_server.index.segmented_index import IndexOptions
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
@@ -57,6 +60,7 @@ async def collections(folder: DataFolder, writer: RowWriter) -> AsyncIterator[Co
             writer=writer,
             search_pool=pool,
             search_threads=2,
+            indexes=Indexes(maintenance=IndexMaintenance(), options=IndexOptions()),
             max_collections=3,
             clock_ns=time.perf_counter_ns,
             metrics=make_metrics(),

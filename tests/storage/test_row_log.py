@@ -182,6 +182,33 @@ def test_a_file_that_is_no_database_is_damage(path: Path) -> None:
         _open(path)
 
 
+def test_seqs_of_removed_rows_stay_until_they_are_forgotten(path: Path, log: RowLog) -> None:
+    assert log.removed().tolist() == []
+    log.commit([_upsert("a"), _upsert("b"), _upsert("c")])
+    log.commit([_upsert("a"), Delete("b"), Delete("missing")])
+    # A row that never lived beyond its own transaction was never anywhere else.
+    log.commit([_upsert("d"), Delete("d")])
+    assert log.removed().tolist() == [1, 2]
+    log.forget_removed(np.array([1, 99]))
+    assert log.removed().tolist() == [2]
+    log.close()
+    reopened = _open(path)
+    assert reopened.removed().tolist() == [2]
+    reopened.close()
+
+
+def test_a_log_of_the_first_schema_is_migrated(path: Path) -> None:
+    log = _open(path)
+    log.commit([_upsert("a")])
+    log._writer.execute("DROP TABLE removed")
+    log._writer.execute("PRAGMA user_version = 1")
+    log.close()
+    migrated = _open(path)
+    migrated.commit([_upsert("a")])
+    assert migrated.removed().tolist() == [1]
+    migrated.close()
+
+
 def test_a_newer_schema_is_refused(path: Path) -> None:
     log = _open(path)
     log._writer.execute("PRAGMA user_version = 99")

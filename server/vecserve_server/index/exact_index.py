@@ -15,8 +15,8 @@ from vecserve_server.domain import Codes, Vectors
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.index.chunk import NO_POSITIONS, Chunk, OpenChunk, merge
 from vecserve_server.index.quantiser import MaxAbsQuantiser
-from vecserve_server.index.ranking import best_positions, rank
-from vecserve_server.index.vector_index import Neighbours
+from vecserve_server.index.ranking import Candidates, are_among, best_positions, rank
+from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, Verified
 
 _CHUNK_ROWS = 2048
 _LEAST_CANDIDATES = 20
@@ -36,14 +36,15 @@ class ExactIndex:
         dim: int,
         quantiser: MaxAbsQuantiser | None = None,
         chunk_rows: int = _CHUNK_ROWS,
+        last_seq: int = -1,
     ) -> None:
         self._dim = dim
         self._quantiser = quantiser or MaxAbsQuantiser()
         self._chunk_rows = chunk_rows
-        self._last_seq = -1
+        self._last_seq = last_seq
         self._open = self._new_chunk()
         # Replaced as a whole and never changed: one read of the attribute is a consistent view.
-        self._snapshot = _snapshot((), None, dim)
+        self._snapshot = self._snapshot_of((), None)
 
     def apply(
         self,
@@ -58,22 +59,58 @@ class ExactIndex:
         chunks = _without(before.chunks, removed_seqs)
         newest = chunks.pop() if before.newest else None
         newest = self._append(added_seqs, added_vectors, chunks, newest)
-        self._snapshot = _snapshot(self._merged(chunks), newest, self._dim)
+        self._snapshot = self._snapshot_of(self._merged(chunks), newest)
 
-    def search(self, queries: Vectors, k: int) -> list[Neighbours]:
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: NDArray[np.int64] | None = None,
+        exact: bool = False,  # noqa: ARG002  it always is
+    ) -> list[Neighbours]:
         """Find the `k` nearest vectors of each query; see `VectorIndex.search`."""
-        if queries.ndim != 2 or queries.shape[1] != self._dim:
-            raise InvalidArgument("queries", f"has shape {queries.shape}, not (N, {self._dim})")
-        if k < 1:
-            raise InvalidArgument("k", f"is {k}, the least is 1")
-        snapshot = self._snapshot
-        answers: list[Neighbours] = []
-        for some in _blocks(queries, snapshot.rows):
-            scores = snapshot.score(self._quantiser.encode(some))
-            for query, of_query in zip(some, scores, strict=True):
-                candidates = best_positions(of_query, max(_LEAST_CANDIDATES, 2 * k))
-                answers.append(rank(query, *snapshot.rows_at(candidates), k))
-        return answers
+        check_search(queries, k, self._dim)
+        found = self._snapshot.candidates(queries, candidates_for(k), allowed)
+        return [
+            rank(query, *candidates, k) for query, candidates in zip(queries, found, strict=True)
+        ]
+
+    def plan(
+        self,
+        k: int,  # noqa: ARG002
+        *,
+        allowed_rows: int | None = None,
+        exact: bool = False,  # noqa: ARG002
+    ) -> SearchPlan:
+        """Say how a search would be done now; see `VectorIndex.plan`."""
+        return SearchPlan(
+            method="scan",
+            expansion=0,
+            sealed_rows=0,
+            delta_rows=len(self),
+            allowed_rows=allowed_rows,
+        )
+
+    @property
+    def snapshot(self) -> ExactSnapshot:
+        """The rows as they are now; later transactions do not change it."""
+        return self._snapshot
+
+    def verify(self) -> Verified:
+        """Every row is looked at by every search: there is nothing to check."""
+        return Verified(rows=len(self), missing_seqs=(), damaged_files=())
+
+    def compact(self) -> None:
+        """Nothing of removed rows is on disk."""
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
+    @property
+    def stats(self) -> IndexStats:
+        """Tell the state, for gauges."""
+        return IndexStats(delta_rows=len(self))
 
     def __len__(self) -> int:
         return self._snapshot.live
@@ -124,12 +161,26 @@ class ExactIndex:
                 kept.append(chunk)
         return tuple(kept)
 
+    def _snapshot_of(self, sealed: tuple[Chunk, ...], newest: Chunk | None) -> ExactSnapshot:
+        chunks = (*sealed, newest) if newest else sealed
+        return ExactSnapshot(
+            quantiser=self._quantiser,
+            chunks=chunks,
+            newest=newest,
+            starts=np.cumsum([0, *(chunk.rows for chunk in chunks)]),
+            live=sum(chunk.live for chunk in chunks),
+            dim=self._dim,
+        )
+
     def _new_chunk(self) -> OpenChunk:
         return OpenChunk(capacity_rows=self._chunk_rows, dim=self._dim, quantiser=self._quantiser)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Snapshot:
+class ExactSnapshot:
+    """The rows of an exact index at one moment."""
+
+    quantiser: MaxAbsQuantiser
     chunks: tuple[Chunk, ...]
     """Ascending by seq, none empty."""
     newest: Chunk | None
@@ -141,18 +192,47 @@ class _Snapshot:
 
     @property
     def rows(self) -> int:
+        """Rows held, dead ones included."""
         return int(self.starts[-1])
 
-    def score(self, codes: Codes) -> Vectors:
+    def candidates(
+        self, queries: Vectors, count: int, allowed: NDArray[np.int64] | None = None
+    ) -> list[Candidates]:
+        """Return about the `count` best rows of each query, float32 [Q, D]."""
+        mask = None
+        if allowed is not None:
+            mask = self._mask(allowed)
+            if np.count_nonzero(mask) <= count:
+                return [self._rows_at(np.flatnonzero(mask))] * len(queries)
+        found = []
+        for some in _blocks(queries, self.rows):
+            scores = self._score(self.quantiser.encode(some))
+            if mask is not None:
+                np.copyto(scores, -np.inf, where=~mask)
+            found += [self._rows_at(best_positions(of_query, count)) for of_query in scores]
+        return found
+
+    def living(self) -> Iterator[Candidates]:
+        """Yield the living rows, a chunk at a time, ascending by seq."""
+        for chunk in self.chunks:
+            rows = np.delete(np.arange(chunk.rows), chunk.dead)
+            yield Candidates(chunk.seqs[rows], chunk.originals[rows])
+
+    def _mask(self, allowed: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell of each row whether its seq is among the ascending ones of `allowed`."""
+        mask = np.zeros(self.rows, np.bool_)
+        for chunk, start in zip(self.chunks, self.starts, strict=False):
+            mask[start : start + chunk.rows] = are_among(chunk.seqs, allowed)
+            mask[start + chunk.dead] = False
+        return mask
+
+    def _score(self, codes: Codes) -> Vectors:
         scores = np.empty((len(codes), self.rows), np.float32)
         for chunk, start in zip(self.chunks, self.starts, strict=False):
             chunk.score(codes, scores[:, start : start + chunk.rows])
         return scores
 
-    def rows_at(
-        self, positions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return seqs int64 [N] and vectors float16 [N, D] of rows anywhere in the chunks."""
+    def _rows_at(self, positions: NDArray[np.int64]) -> Candidates:
         seqs = np.empty(len(positions), np.int64)
         vectors = np.empty((len(positions), self.dim), np.float16)
         owners = np.searchsorted(self.starts, positions, side="right") - 1
@@ -160,18 +240,20 @@ class _Snapshot:
         for place, (owner, row) in enumerate(zip(owners.tolist(), rows.tolist(), strict=True)):
             seqs[place] = self.chunks[owner].seqs[row]
             vectors[place] = self.chunks[owner].originals[row]
-        return seqs, vectors
+        return Candidates(seqs, vectors)
 
 
-def _snapshot(sealed: tuple[Chunk, ...], newest: Chunk | None, dim: int) -> _Snapshot:
-    chunks = (*sealed, newest) if newest else sealed
-    return _Snapshot(
-        chunks=chunks,
-        newest=newest,
-        starts=np.cumsum([0, *(chunk.rows for chunk in chunks)]),
-        live=sum(chunk.live for chunk in chunks),
-        dim=dim,
-    )
+def check_search(queries: Vectors, k: int, dim: int) -> None:
+    """Raise InvalidArgument unless a search of `queries` for `k` hits makes sense."""
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise InvalidArgument("queries", f"has shape {queries.shape}, not (N, {dim})")
+    if k < 1:
+        raise InvalidArgument("k", f"is {k}, the least is 1")
+
+
+def candidates_for(k: int) -> int:
+    """Tell how many rows to re-rank so that codes cost no recall."""
+    return max(_LEAST_CANDIDATES, 2 * k)
 
 
 def _without(chunks: Sequence[Chunk], removed_seqs: NDArray[np.int64]) -> list[Chunk]:

@@ -5,6 +5,8 @@ Owns the order of answers: score, then seq. Pure arithmetic: no state, no chunks
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,17 @@ from vecserve_server.domain import Vectors
 from vecserve_server.index.vector_index import Neighbours
 
 _ROWS_PER_COLUMN = 64
+_DENSE = 16
 _SMALLEST = np.float32(1e-30)
+
+
+class Candidates(NamedTuple):
+    """Rows that may be among the best."""
+
+    seqs: NDArray[np.int64]
+    """int64 [N]"""
+    vectors: NDArray[np.float16]
+    """As stored, float16 [N, D]."""
 
 
 def best_positions(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -23,6 +35,24 @@ def best_positions(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]
     found = np.flatnonzero(scores >= _threshold(scores, count))
     best = found[np.argsort(-scores[found], kind="stable")[:count]]
     return best[scores[best] > -np.inf]
+
+
+def are_among(seqs: NDArray[np.int64], allowed: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell of each seq, int64 [N] ascending, whether it is among the ascending `allowed`."""
+    mask = np.zeros(len(seqs), np.bool_)
+    if not len(seqs):
+        return mask
+    first, last = np.searchsorted(allowed, (seqs[0], seqs[-1] + 1))
+    some = allowed[first:last]
+    span = int(seqs[-1] - seqs[0]) + 1
+    if span <= _DENSE * len(seqs):
+        # A table by seq costs a tenth of a binary search for each.
+        table = np.zeros(span, np.bool_)
+        table[some - seqs[0]] = True
+        return cast("NDArray[np.bool_]", table[seqs - seqs[0]])
+    places = np.minimum(np.searchsorted(seqs, some), len(seqs) - 1)
+    mask[places[seqs[places] == some]] = True
+    return mask
 
 
 def rank(

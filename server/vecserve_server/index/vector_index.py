@@ -5,12 +5,17 @@ Owns the index interface. Must not know rows, files or how a search is done.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.domain import Vectors
+
+Method = Literal["scan", "scan_allowed", "graph", "graph_allowed"]
+"""How sealed rows are searched: all of them exactly; the allowed ones exactly; by their graphs; by
+their graphs, deeper, keeping what is allowed. Rows that are not sealed yet are always scanned."""
 
 
 class Neighbours(NamedTuple):
@@ -22,8 +27,52 @@ class Neighbours(NamedTuple):
     """True cosines with the stored float16 vectors, float32 [<= k], in [-1, 1]."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """What a search would do now."""
+
+    method: Method
+    expansion: int
+    """Breadth of the search in the largest graph; 0 where no graph is searched."""
+    sealed_rows: int
+    """Live rows in sealed segments."""
+    delta_rows: int
+    """Live rows that are scanned beside them."""
+    allowed_rows: int | None
+    """Rows that the filter lets through, None without a filter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStats:
+    """The state of an index, for gauges."""
+
+    sealed_rows: int = 0
+    """Rows in sealed segments, dead ones included."""
+    delta_rows: int = 0
+    dead_rows: int = 0
+    """Rows in sealed segments that no search may return."""
+    segments: int = 0
+    builds: int = 0
+    failed_builds: int = 0
+    build_seconds: float = 0.0
+    clip_rate: float = 0.0
+    """The worst of the segments': part of the components that the codes cut off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What `verify` found."""
+
+    rows: int
+    """Live rows, each of which was searched for."""
+    missing_seqs: tuple[int, ...]
+    """Rows that do not find themselves."""
+    damaged_files: tuple[str, ...]
+    """Files whose content is not what was written."""
+
+
 class VectorIndex(Protocol):
-    """Vectors by seq, searched by cosine. One thread applies, any thread searches."""
+    """Vectors by seq, searched by cosine. One thread applies, any thread does the rest."""
 
     def apply(
         self,
@@ -40,11 +89,44 @@ class VectorIndex(Protocol):
         """
         ...
 
-    def search(self, queries: Vectors, k: int) -> list[Neighbours]:
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: NDArray[np.int64] | None = None,
+        exact: bool = False,
+    ) -> list[Neighbours]:
         """Find the `k` nearest vectors of each query: finite float32 [Q, D], one answer each.
 
-        An answer does not depend on the other queries. Raises InvalidArgument.
+        `allowed`, int64 ascending, are the only seqs that may be hits; all of them are if there
+        are no more than `k`. `exact` looks at every row. An answer does not depend on the other
+        queries. Raises InvalidArgument.
         """
+        ...
+
+    def plan(self, k: int, *, allowed_rows: int | None = None, exact: bool = False) -> SearchPlan:
+        """Say how a search would be done now."""
+        ...
+
+    def verify(self) -> Verified:
+        """Check every file and search for every row; takes its time."""
+        ...
+
+    def compact(self) -> None:
+        """Rewrite what is kept of removed rows, so that nothing of them is left; takes its time.
+
+        Raises StorageError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop background work and let files go. No search may follow."""
+        ...
+
+    @property
+    def stats(self) -> IndexStats:
+        """Tell the state, for gauges."""
         ...
 
     def __len__(self) -> int:

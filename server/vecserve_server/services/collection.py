@@ -13,16 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from vecserve_server.domain import CollectionSpec, Hit, Row, Vectors
 from vecserve_server.errors import NotFound
-from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.index.vector_index import IndexStats, VectorIndex
 from vecserve_server.storage.operations import Committed, Delete, Operation
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
-
-REBUILD_PAGE_ROWS = 4096
 
 T = TypeVar("T")
 
@@ -62,23 +58,6 @@ class Collection:
         self._jobs_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-
-    def rebuild_index(self) -> int:
-        """Fill the empty index from the rows on disk; return how many there are.
-
-        Raises CorruptData that names the row whose checksum is wrong.
-        """
-        after_seq, total = 0, 0
-        while rows := self._log.scan(
-            after_seq=after_seq, limit=REBUILD_PAGE_ROWS, with_vectors=True
-        ):
-            seqs = np.array([row.seq for row in rows], np.int64)
-            vectors = np.stack([row.vector for row in rows if row.vector is not None])
-            self._index.apply(
-                added_seqs=seqs, added_vectors=vectors, removed_seqs=np.empty(0, np.int64)
-            )
-            after_seq, total = rows[-1].seq, total + len(rows)
-        return total
 
     async def write(self, operations: Sequence[Operation]) -> Sequence[int | None]:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
@@ -139,13 +118,18 @@ class Collection:
         """Memory that the vectors take."""
         return self._index.memory_bytes
 
+    @property
+    def index_stats(self) -> IndexStats:
+        """The state of the index."""
+        return self._index.stats
+
     def last_seq(self) -> int:
         """Highest seq given out."""
         return self._log.last_seq()
 
     async def disk_bytes(self) -> int:
         """Add up the collection's files."""
-        return await self._read(lambda: sum(_size(path) for path in self._folder.iterdir()))
+        return await self._read(lambda: sum(_size(path) for path in self._folder.rglob("*")))
 
     @property
     def is_closed(self) -> bool:
@@ -163,8 +147,12 @@ class Collection:
                 await self._idle.wait()
         except TimeoutError:
             return False
-        await asyncio.to_thread(self._log.close)
+        await asyncio.to_thread(self._close)
         return True
+
+    def _close(self) -> None:
+        self._index.close()
+        self._log.close()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -228,5 +216,5 @@ class Collection:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # SQLite removes its log when the last connection closes
+    except FileNotFoundError:  # SQLite's log and replaced segments come and go
         return 0

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from vecserve_server.domain import CollectionSpec
 from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
-from vecserve_server.index.exact_index import ExactIndex
+from vecserve_server.index.opening import Indexes
+from vecserve_server.index.vector_index import IndexStats
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.collection import Collection
 from vecserve_server.storage.data_folder import DataFolder
@@ -21,6 +22,7 @@ from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
 
 ROWS_FILE = "rows.sqlite"
+SEGMENTS_FOLDER = "segments"
 DROP_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
@@ -36,6 +38,7 @@ class Collections:
         writer: RowWriter,
         search_pool: Executor,
         search_threads: int,
+        indexes: Indexes,
         max_collections: int,
         clock_ns: Callable[[], int],
         metrics: Metrics,
@@ -45,6 +48,7 @@ class Collections:
         self._search_pool = search_pool
         # One connection for each thread that reads, so that no read waits for another.
         self._readers = search_threads
+        self._indexes = indexes
         self._loop = asyncio.get_running_loop()
         self._max_collections = max_collections
         self._clock_ns = clock_ns
@@ -72,6 +76,10 @@ class Collections:
     def all(self) -> list[Collection]:
         """Return every collection, by name."""
         return [self._open[name] for name in sorted(self._open)]
+
+    def index_stats(self) -> dict[str, IndexStats]:
+        """Tell the state of each collection's index. From any thread."""
+        return {name: collection.index_stats for name, collection in list(self._open.items())}
 
     async def create(self, spec: CollectionSpec) -> Collection:
         """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
@@ -139,17 +147,22 @@ class Collections:
         log = RowLog.open(
             folder / ROWS_FILE, dim=spec.dim, model_digest=spec.model.digest, readers=self._readers
         )
+        try:
+            index = self._indexes.open(folder / SEGMENTS_FOLDER, dim=spec.dim, rows=log)
+        except BaseException:
+            log.close()
+            raise
         collection = Collection(
             spec=spec,
             folder=folder,
             log=log,
-            index=ExactIndex(dim=spec.dim),
+            index=index,
             writer=self._writer,
             search_pool=self._search_pool,
             clock_ns=self._clock_ns,
             loop=self._loop,
         )
-        return collection, collection.rebuild_index()
+        return collection, len(index)
 
     def _publish(self, collection: Collection) -> None:
         name = collection.spec.name

@@ -1,3 +1,3 @@
-"""Rows on disk: the SQLite log, the writer thread and atomic file operations."""
+"""Rows on disk: the SQLite log, the writer thread and the data folder."""
 
 from __future__ import annotations

@@ -11,15 +11,15 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from vecserve_server.domain import NAME_PATTERN, CollectionSpec
-from vecserve_server.errors import ConfigError, InvalidArgument, NotFound, StorageError
-from vecserve_server.storage.atomic_files import (
+from vecserve_server.atomic_files import (
     fsync_folder,
     new_folder_atomically,
     remove_folder_atomically,
     sweep_leftovers,
     write_atomically,
 )
+from vecserve_server.domain import NAME_PATTERN, CollectionSpec
+from vecserve_server.errors import ConfigError, InvalidArgument, NotFound, StorageError
 from vecserve_server.storage.manifest import write_manifest
 
 _LOCK, _FORMAT, _COLLECTIONS = "LOCK", "FORMAT", "collections"

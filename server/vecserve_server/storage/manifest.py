@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vecserve_server.atomic_files import write_atomically
 from vecserve_server.domain import CollectionSpec, ModelRef
 from vecserve_server.errors import ConfigError, CorruptData, StorageError
-from vecserve_server.storage.atomic_files import write_atomically
 
 _FILE_NAME = "MANIFEST"
 _VERSION = 1

@@ -7,8 +7,10 @@ one thread commits, any thread reads.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.atomic_files import fsync_folder
 from vecserve_server.domain import NewRow, Row
 from vecserve_server.errors import CorruptData, InvalidArgument
-from vecserve_server.storage.atomic_files import fsync_folder
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
@@ -42,9 +44,11 @@ _MIGRATIONS = (
         """,
         "INSERT INTO sqlite_sequence (name, seq) VALUES ('rows', 0)",
     ),
+    ("CREATE TABLE removed (seq INTEGER PRIMARY KEY) STRICT",),
 )
 _COLUMNS = "seq, id, vector, payload, model, checksum"
 _VARIABLES = 500
+_FORGOTTEN_AT_ONCE = 1000
 _STORED = np.dtype("<f2")
 _Item = TypeVar("_Item")
 
@@ -57,6 +61,8 @@ class RowLog:
     ) -> None:
         self._path = path
         self._writer = writer
+        # Commits come from one thread, but what is forgotten comes from another.
+        self._writing = threading.Lock()
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
         self._model_digest = model_digest
@@ -87,7 +93,7 @@ class RowLog:
         Only the writer thread may call it. Raises InvalidArgument, StorageError; then nothing was
         written and the log is as before.
         """
-        with translated_errors(self._path), write_transaction(self._writer):
+        with self._transaction():
             existing = dict(self._seqs_of([operation.id for operation in operations]))
             planned = plan(operations, existing=existing, last_seq=self._last_seq)
             vectors = _stored_vectors(list(planned.added.values()), self._dim)
@@ -127,6 +133,29 @@ class RowLog:
             found = connection.execute(statement, (after_seq, limit)).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
 
+    def removed(self) -> NDArray[np.int64]:
+        """List the seqs of rows that are gone and not forgotten, int64 [N], ascending.
+
+        Whoever keeps rows elsewhere learns here, after a restart, which of them have died.
+        Raises CorruptData, Overloaded, StorageError.
+        """
+        with self._readers.snapshot() as connection:
+            found = connection.execute("SELECT seq FROM removed ORDER BY seq").fetchall()
+        return np.fromiter((seq for (seq,) in found), np.int64, len(found))
+
+    def forget_removed(self, seqs: NDArray[np.int64]) -> None:
+        """Drop seqs from `removed`: nobody keeps their rows any more.
+
+        Any thread may call it; it holds commits up for a few milliseconds at a time. Raises
+        StorageError.
+        """
+        for start in range(0, len(seqs), _FORGOTTEN_AT_ONCE):
+            some = seqs[start : start + _FORGOTTEN_AT_ONCE].tolist()
+            with self._transaction():
+                self._writer.executemany(
+                    "DELETE FROM removed WHERE seq = ?", ((seq,) for seq in some)
+                )
+
     def count(self) -> int:
         """Count the rows."""
         return self._count
@@ -138,7 +167,13 @@ class RowLog:
     def close(self) -> None:
         """Close the file. No commit may be in progress."""
         self._readers.close()
-        self._writer.close()
+        with self._writing:
+            self._writer.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._writing, translated_errors(self._path), write_transaction(self._writer):
+            yield
 
     def _seqs_of(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
         _check_ids(ids)
@@ -150,6 +185,7 @@ class RowLog:
     def _write(self, planned: Plan, vectors: NDArray[np.float16]) -> None:
         execute_many = self._writer.executemany
         execute_many("DELETE FROM rows WHERE seq = ?", ((seq,) for seq in planned.removed))
+        execute_many("INSERT INTO removed (seq) VALUES (?)", ((seq,) for seq in planned.removed))
         execute_many(
             f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
             (

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from vecserve_server.errors import AlreadyExists, StorageError
-from vecserve_server.storage.atomic_files import (
+from vecserve_server.atomic_files import (
     new_folder_atomically,
     remove_folder_atomically,
     sweep_leftovers,
     write_atomically,
 )
+from vecserve_server.errors import AlreadyExists, StorageError
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:

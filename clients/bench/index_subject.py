@@ -1,0 +1,132 @@
+"""The subject of the index's benchmark: a row log and an index, as a collection has them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from index_data import Rows, Vectors
+from numpy.typing import NDArray
+
+from vecserve_server.domain import NewRow
+from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.opening import open_index
+from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
+from vecserve_server.storage.operations import Delete, Operation, Upsert
+from vecserve_server.storage.row_log import RowLog
+
+PAGE_ROWS = 1024
+PATIENCE_S = 4 * 3600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Subject:
+    """Rows are called by their numbers; `rows_of` turns seqs back into them."""
+
+    folder: Path
+    dim: int
+    log: RowLog
+    index: SegmentedIndex
+    maintenance: IndexMaintenance
+    number_of: dict[int, int]
+    open_s: float
+
+    @classmethod
+    def open(cls, folder: Path, dim: int, options: IndexOptions | None = None) -> Subject:
+        """Open or create; a thread maintains the index."""
+        maintenance = IndexMaintenance()
+        maintenance.start()
+        began_s = time.perf_counter()
+        log = RowLog.open(folder / "rows.sqlite", dim=dim, model_digest="0f")
+        index = open_index(
+            folder / "segments",
+            dim=dim,
+            rows=log,
+            maintenance=maintenance,
+            options=options or IndexOptions(),
+        )
+        return cls(
+            folder=folder,
+            dim=dim,
+            log=log,
+            index=index,
+            maintenance=maintenance,
+            number_of={},
+            open_s=time.perf_counter() - began_s,
+        )
+
+    def close(self) -> None:
+        """Stop the thread and close the files."""
+        self.index.close()
+        self.maintenance.stop(60)
+        self.log.close()
+
+    def write(self, numbers: Sequence[int], vectors: Vectors) -> None:
+        """Upsert rows in one transaction, durably."""
+        self.commit(
+            [
+                Upsert(NewRow(id=str(number), vector=vector, payload_json='{"title":"some row"}'))
+                for number, vector in zip(numbers, vectors, strict=True)
+            ],
+            numbers,
+        )
+
+    def delete(self, numbers: Sequence[int]) -> None:
+        """Delete rows in one transaction, durably."""
+        self.commit([Delete(str(number)) for number in numbers], ())
+
+    def commit(self, operations: Sequence[Operation], numbers: Sequence[int]) -> None:
+        """Commit, publish, remember the seqs."""
+        committed = self.log.commit(operations)
+        self.index.apply(
+            added_seqs=committed.added_seqs,
+            added_vectors=committed.added_vectors,
+            removed_seqs=committed.removed_seqs,
+        )
+        if numbers:
+            self.number_of.update(zip(committed.added_seqs.tolist(), numbers, strict=True))
+
+    def load(self, vectors: Vectors) -> None:
+        """Write all rows, numbered from 0."""
+        for start in range(0, len(vectors), PAGE_ROWS):
+            some = vectors[start : start + PAGE_ROWS]
+            self.write(range(start, start + len(some)), some)
+
+    def settle(self) -> None:
+        """Wait until nothing is left to build."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while self.index.is_busy:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("the index does not come to rest")
+            time.sleep(0.1)
+
+    def rows_of(self, seqs: NDArray[np.int64]) -> Rows:
+        """Turn seqs into the numbers of rows."""
+        return np.array([self.number_of[seq] for seq in seqs.tolist()], np.int64)
+
+    @contextmanager
+    def arriving(self, vectors: Vectors, rows_per_s: int, batch: int = 32) -> Iterator[list[int]]:
+        """Write rows at a steady rate beside what the block does; yields what was written."""
+        stop, written = threading.Event(), [0]
+
+        def write() -> None:
+            began_s, first = time.perf_counter(), len(self.number_of)
+            while not stop.is_set() and written[0] + batch <= len(vectors):
+                start = written[0]
+                numbers = range(first + start, first + start + batch)
+                self.write(numbers, vectors[start : start + batch])
+                written[0] += batch
+                stop.wait(max(0.0, began_s + written[0] / rows_per_s - time.perf_counter()))
+
+        writer = threading.Thread(target=write, name="ingest")
+        writer.start()
+        try:
+            yield written
+        finally:
+            stop.set()
+            writer.join()

@@ -1,0 +1,127 @@
+"""Searching one segment as it was at one moment.
+
+Owns the ways to search a segment and what to do when a graph yields too little. Must not know
+other segments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import Codes
+from vecserve_server.index.planning import filtered_count
+from vecserve_server.index.ranking import Candidates
+from vecserve_server.index.segment import NO_ROWS, Rows, Segment
+from vecserve_server.index.vector_index import Method
+
+_SPARE = 1.2
+# Too few rows came back: ask once for this many times more, then look at all of them.
+_SECOND_TRY = 4
+_MOST_FROM_GRAPH = 8192
+# Looking at a picked row costs so many times more than at a row in a scan.
+_PICKING_COST = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentView:
+    """A segment in one version of the index."""
+
+    segment: Segment
+    version: int
+    dead: int
+
+    @property
+    def live(self) -> int:
+        """Rows that a search can find."""
+        return self.segment.rows - self.dead
+
+    def candidates(
+        self,
+        codes: Codes,
+        count: int,
+        k: int,
+        method: Method,
+        allowed: NDArray[np.int64] | None,
+    ) -> list[Candidates]:
+        """Return about the `count` best rows of each code, int8 [Q, D], never fewer than `k`.
+
+        Unless there are no more: living ones, and among `allowed` where that is given.
+        """
+        return [self._read(rows) for rows in self._rows(codes, count, k, method, allowed)]
+
+    def _rows(
+        self,
+        codes: Codes,
+        count: int,
+        k: int,
+        method: Method,
+        allowed: NDArray[np.int64] | None,
+    ) -> list[Rows]:
+        if method == "scan_allowed" and allowed is not None:
+            rows = self._allowed_rows(allowed)
+            return [self.segment.nearest_of(rows, code, count) for code in codes]
+        if method == "scan":
+            return self.segment.scan(codes, count, self._mask(allowed))
+        return [self._from_graph(code, count, k, allowed) for code in codes]
+
+    def _from_graph(
+        self, code: Codes, count: int, k: int, allowed: NDArray[np.int64] | None
+    ) -> Rows:
+        segment = self.segment
+        matching = self.live if allowed is None else min(self.live, self._in_range(allowed))
+        if not matching:
+            return NO_ROWS
+        enough = min(max(k, (k + count) // 2), matching)
+        asked = math.ceil(count * (segment.rows / max(self.live, 1)) * (_SPARE if self.dead else 1))
+        if allowed is not None:
+            asked = filtered_count(asked, matching, self.live)
+        for tries in (1, _SECOND_TRY):
+            breadth = min(asked * tries, segment.rows)
+            if breadth > _MOST_FROM_GRAPH:
+                break
+            expansion = max(segment.record.expansion, breadth)
+            found = self._keep(segment.graph_search(code, breadth, expansion), allowed)
+            if len(found) >= enough:
+                return cast("Rows", np.union1d(found[:count], self._strays(code, count, allowed)))
+        return self._exactly(code, count, allowed)
+
+    def _exactly(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
+        if allowed is not None and self._in_range(allowed) * _PICKING_COST < self.segment.rows:
+            return self.segment.nearest_of(self._allowed_rows(allowed), code, count)
+        return self.segment.scan(code[np.newaxis], count, self._mask(allowed))[0]
+
+    def _strays(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
+        if allowed is None:
+            return self.segment.nearest_strays(code, count, self.version)
+        strays = self._keep(self.segment.strays, allowed)
+        return self.segment.nearest_of(strays, code, count)
+
+    def _keep(self, rows: Rows, allowed: NDArray[np.int64] | None) -> Rows:
+        living = self.segment.alive(rows, self.version)
+        if allowed is None:
+            return living
+        seqs = self.segment.seqs[living]
+        places = np.minimum(np.searchsorted(allowed, seqs), len(allowed) - 1)
+        return cast("Rows", living[allowed[places] == seqs])
+
+    def _in_range(self, allowed: NDArray[np.int64]) -> int:
+        record = self.segment.record
+        first, last = np.searchsorted(allowed, (record.first_seq, record.last_seq + 1))
+        return int(last - first)
+
+    def _allowed_rows(self, allowed: NDArray[np.int64]) -> Rows:
+        record = self.segment.record
+        first, last = np.searchsorted(allowed, (record.first_seq, record.last_seq + 1))
+        return self.segment.alive(self.segment.find(allowed[first:last]), self.version)
+
+    def _mask(self, allowed: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+        living = self.segment.living(self.version)
+        return living if allowed is None else living & self.segment.among(allowed)
+
+    def _read(self, rows: Rows) -> Candidates:
+        return Candidates(self.segment.seqs[rows], self.segment.vectors(rows))

@@ -1,0 +1,297 @@
+"""The index of a collection: searches over its rows, and the work that keeps them fast.
+
+Owns when rows are sealed, segments rewritten and removals forgotten. Must not know SQLite.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import Vectors
+from vecserve_server.index.build_job import BuildJob
+from vecserve_server.index.live_rows import LiveRows
+from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.planning import (
+    BuildPlan,
+    Costs,
+    Thresholds,
+    measured_thresholds,
+    next_build,
+)
+from vecserve_server.index.sealing import Sealing, Step
+from vecserve_server.index.segment_files import FILES, verify_sha256
+from vecserve_server.index.segment_folder import SegmentFolder
+from vecserve_server.index.segment_search import SegmentView
+from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, Verified
+from vecserve_server.observability.logging import get_logger, log_event
+
+_MOST_REMOVED_ROWS = 20_000
+# After a failed build; rows are served without it.
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 10.0, 600.0
+
+
+class Removals(Protocol):
+    """Where removed seqs are kept until no segment holds their rows."""
+
+    def forget_removed(self, seqs: NDArray[np.int64]) -> None:
+        """Keep these seqs no longer. Raises StorageError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions:
+    """How indexes of this server work."""
+
+    handles: int = 2
+    """Searches of one graph that may run at once."""
+    thresholds: Callable[[Costs], Thresholds] = measured_thresholds
+    """When to build, given what searching costs here."""
+    exact_rows: int = 10_000
+    """Up to so many rows that a filter lets through are all looked at."""
+    build_memory_bytes: int = 0
+    """Memory that the builder may take; 0: half of what is free when it starts."""
+    job: BuildJob = BuildJob(dim=0, sources=())  # noqa: RUF009  frozen
+    """The builder's settings; dimensions and rows are filled in."""
+    step: Step = lambda _: None
+    clock_s: Callable[[], float] = time.monotonic
+
+
+class SegmentedIndex:
+    """A `VectorIndex` whose older rows lie in graphs on disk, built in the background."""
+
+    def __init__(
+        self,
+        *,
+        live: LiveRows,
+        folder: SegmentFolder,
+        removals: Removals,
+        maintenance: IndexMaintenance,
+        options: IndexOptions,
+        lost: bool,
+    ) -> None:
+        self._live = live
+        self._folder = folder
+        self._removals = removals
+        self._maintenance = maintenance
+        self._options = options
+        self._sealing = _sealing(live, folder, maintenance, options, lambda: self._closed)
+        self._thresholds = options.thresholds(live.costs)
+        self._measured = False
+        self._lost = lost
+        self._log = get_logger("index")
+        # One build at a time; held for as long as it takes.
+        self._building = threading.Lock()
+        self._closed = False
+        self._builds, self._failed_builds, self._build_seconds = 0, 0, 0.0
+        self._failures_in_a_row = 0
+        self._retry_at_s = 0.0
+
+    def apply(
+        self,
+        *,
+        added_seqs: NDArray[np.int64],
+        added_vectors: NDArray[np.float16],
+        removed_seqs: NDArray[np.int64],
+    ) -> None:
+        """Make one transaction visible; see `VectorIndex.apply`."""
+        self._live.apply(
+            added_seqs=added_seqs, added_vectors=added_vectors, removed_seqs=removed_seqs
+        )
+        self.wake_if_due()
+
+    def wake_if_due(self) -> None:
+        """Have the maintenance thread do what is due, if anything is."""
+        unmeasured = not self._measured and self._live.snapshot.views
+        if unmeasured or self._live.removed_rows > _MOST_REMOVED_ROWS or self._next_build():
+            self._maintenance.wake(self)
+
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: NDArray[np.int64] | None = None,
+        exact: bool = False,
+    ) -> list[Neighbours]:
+        """Find the `k` nearest vectors of each query; see `VectorIndex.search`."""
+        return self._live.search(queries, k, allowed=allowed, exact=exact)
+
+    def plan(self, k: int, *, allowed_rows: int | None = None, exact: bool = False) -> SearchPlan:
+        """Say how a search would be done now; see `VectorIndex.plan`."""
+        return self._live.plan(k, allowed_rows=allowed_rows, exact=exact)
+
+    def maintain(self) -> None:
+        """Build what is due, and forget removals that no segment needs.
+
+        On the maintenance thread. Raises VecserveError.
+        """
+        with self._building:
+            if self._closed:
+                return
+            self._measure()
+            while (plan := self._next_build()) and not self._closed:
+                self._build(plan)
+            if self._live.removed_rows > _MOST_REMOVED_ROWS:
+                self._forget()
+
+    def compact(self) -> None:
+        """Rewrite all segments without their dead rows; see `VectorIndex.compact`."""
+        with self._building:
+            views = self._live.snapshot.views
+            if views:
+                self._build(
+                    BuildPlan(
+                        segments=tuple(range(len(views))), extends=None, reason="asked to compact"
+                    )
+                )
+            self._folder.sweep(self._folder.read(), damaged=True)
+            self._forget()
+
+    def verify(self) -> Verified:
+        """Check every file and search for every row; see `VectorIndex.verify`."""
+        with self._building:
+            snapshot = self._live.snapshot
+            missing: list[int] = []
+            damaged: list[str] = []
+            for view in snapshot.views:
+                missing += _missing(view)
+                record, folder = view.segment.record, view.segment.folder
+                damaged += [
+                    str(folder / name)
+                    for name in FILES
+                    if not verify_sha256(folder / name, record.files[name])
+                ]
+            return Verified(
+                rows=snapshot.sealed_live + snapshot.delta_live,
+                missing_seqs=tuple(sorted(missing)),
+                damaged_files=tuple(damaged),
+            )
+
+    def close(self) -> None:
+        """Give up a build in progress and begin no other; see `VectorIndex.close`."""
+        self._closed = True
+        with self._building:
+            pass
+
+    @property
+    def stats(self) -> IndexStats:
+        """Tell the state, for gauges."""
+        views = self._live.snapshot.views
+        return IndexStats(
+            sealed_rows=sum(view.segment.rows for view in views),
+            delta_rows=self._live.snapshot.delta_live,
+            dead_rows=sum(view.dead for view in views),
+            segments=len(views),
+            builds=self._builds,
+            failed_builds=self._failed_builds,
+            build_seconds=self._build_seconds,
+            clip_rate=max((view.segment.record.clip_rate for view in views), default=0.0),
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is built or due."""
+        return self._building.locked() or self._next_build() is not None
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory held, in bytes."""
+        return self._live.memory_bytes
+
+    def _measure(self) -> None:
+        self._live.costs = self._maintenance.costs.measure(self._live.dim)
+        self._thresholds = self._options.thresholds(self._live.costs)
+        self._measured = True
+
+    def _next_build(self) -> BuildPlan | None:
+        plan = next_build(
+            self._live.shapes(),
+            delta_rows=self._live.snapshot.delta_live,
+            lost=self._lost,
+            thresholds=self._thresholds,
+        )
+        if plan is None or self._options.clock_s() < self._retry_at_s:
+            return None
+        # Extending a graph is what failed, perhaps.
+        return replace(plan, extends=None) if self._failures_in_a_row else plan
+
+    def _build(self, plan: BuildPlan) -> None:
+        clock_s = self._options.clock_s
+        began_s = clock_s()
+        try:
+            new = self._sealing.build(plan)
+        except BaseException:
+            self._failed_builds += 1
+            wait_s = min(_FIRST_WAIT_S * 2**self._failures_in_a_row, _LONGEST_WAIT_S)
+            self._failures_in_a_row += 1
+            self._retry_at_s = clock_s() + wait_s
+            raise
+        took_s = clock_s() - began_s
+        self._failures_in_a_row, self._lost = 0, False
+        self._builds += 1
+        self._build_seconds += took_s
+        log_event(
+            self._log,
+            logging.INFO,
+            "segment_published",
+            folder=self._folder.path,
+            reason=plan.reason,
+            rows=new.rows if new else 0,
+            extended=plan.extends is not None,
+            recall=round(new.record.recall, 4) if new else None,
+            expansion=new.record.expansion if new else None,
+            strays=new.record.strays if new else 0,
+            took_s=round(took_s, 3),
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        self._removals.forget_removed(self._live.take_removed())
+
+
+def available_memory_bytes() -> int:
+    """Tell how much memory processes can still take, by the kernel's own estimate."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _sealing(
+    live: LiveRows,
+    folder: SegmentFolder,
+    maintenance: IndexMaintenance,
+    options: IndexOptions,
+    given_up: Callable[[], bool],
+) -> Sealing:
+    return Sealing(
+        live=live,
+        folder=folder,
+        process=maintenance.process,
+        template=options.job,
+        handles=options.handles,
+        memory_bytes=lambda: options.build_memory_bytes or available_memory_bytes() // 2,
+        given_up=given_up,
+        step=options.step,
+    )
+
+
+def _missing(view: SegmentView) -> list[int]:
+    segment = view.segment
+    living = np.flatnonzero(segment.living(view.version))
+    missing: list[int] = []
+    for rows, found in segment.self_finders(living, segment.record.expansion):
+        missing += segment.seqs[rows[~found]].tolist()
+    return missing
