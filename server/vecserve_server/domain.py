@@ -125,7 +125,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One answer of a search; `score` is the true cosine in [-1, 1]."""
+    """One answer of a search; `score` is the true cosine in [-1, 1], BM25, or both fused."""
 
     id: str
     seq: int

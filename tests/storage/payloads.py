@@ -81,9 +81,7 @@ PAYLOADS = st.dictionaries(st.sampled_from(["a", "b", "n", "it's", "é ", "n.x"]
 
 def bounds(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Bounds[Any]]:
     names = st.lists(st.sampled_from(["gt", "gte", "lt", "lte"]), min_size=1, unique=True)
-    return names.flatmap(
-        lambda some: st.builds(Bounds, **dict.fromkeys(some, values))  # type: ignore[arg-type]
-    )
+    return names.flatmap(lambda some: st.builds(Bounds, **dict.fromkeys(some, values)))
 
 
 TESTS = st.sampled_from(FIELDS).flatmap(

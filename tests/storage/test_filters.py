@@ -53,7 +53,8 @@ def found(connection: sqlite3.Connection, condition: Condition, indexed: Indexed
     values = connection.execute(f"SELECT seq, {where.text} FROM rows", where.values).fetchall()
     assert {value for _, value in values} <= {0, 1}, "a test that is NULL would spoil NOT"
     selected = connection.execute(f"SELECT seq FROM rows WHERE {where.text}", where.values)
-    assert {seq for seq, value in values if value} == (seqs := {seq for (seq,) in selected})
+    seqs = {seq for (seq,) in selected}
+    assert {seq for seq, value in values if value} == seqs
     return seqs
 
 

@@ -16,7 +16,7 @@ from vecserve_server.errors import InvalidArgument
 from vecserve_server.index.chunk import NO_POSITIONS, Chunk, OpenChunk, merge
 from vecserve_server.index.quantiser import MaxAbsQuantiser
 from vecserve_server.index.ranking import best_positions, rank
-from vecserve_server.index.vector_index import Neighbours
+from vecserve_server.index.vector_index import Neighbours, SearchPlan
 
 _CHUNK_ROWS = 2048
 _LEAST_CANDIDATES = 20
@@ -60,7 +60,14 @@ class ExactIndex:
         newest = self._append(added_seqs, added_vectors, chunks, newest)
         self._snapshot = _snapshot(self._merged(chunks), newest, self._dim)
 
-    def search(self, queries: Vectors, k: int) -> list[Neighbours]:
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: NDArray[np.int64] | None = None,
+        exact: bool = False,  # noqa: ARG002 - every search of this index is exact
+    ) -> list[Neighbours]:
         """Find the `k` nearest vectors of each query; see `VectorIndex.search`."""
         if queries.ndim != 2 or queries.shape[1] != self._dim:
             raise InvalidArgument("queries", f"has shape {queries.shape}, not (N, {self._dim})")
@@ -70,10 +77,22 @@ class ExactIndex:
         answers: list[Neighbours] = []
         for some in _blocks(queries, snapshot.rows):
             scores = snapshot.score(self._quantiser.encode(some))
+            if allowed is not None:
+                scores[:, ~snapshot.among(allowed)] = -np.inf
             for query, of_query in zip(some, scores, strict=True):
                 candidates = best_positions(of_query, max(_LEAST_CANDIDATES, 2 * k))
                 answers.append(rank(query, *snapshot.rows_at(candidates), k))
         return answers
+
+    def plan(self, k: int, *, allowed_rows: int | None, exact: bool) -> SearchPlan:  # noqa: ARG002
+        """Say how `search` would go about it now; see `VectorIndex.plan`."""
+        return SearchPlan(
+            method="exact",
+            expansion=0,
+            sealed_rows=0,
+            delta_rows=len(self),
+            allowed_rows=allowed_rows,
+        )
 
     def __len__(self) -> int:
         return self._snapshot.live
@@ -148,6 +167,11 @@ class _Snapshot:
         for chunk, start in zip(self.chunks, self.starts, strict=False):
             chunk.score(codes, scores[:, start : start + chunk.rows])
         return scores
+
+    def among(self, seqs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which rows have one of the ascending `seqs`, bool [rows]."""
+        held = [chunk.seqs for chunk in self.chunks] or [np.empty(0, np.int64)]
+        return np.isin(np.concatenate(held), seqs, assume_unique=True)
 
     def rows_at(
         self, positions: NDArray[np.int64]

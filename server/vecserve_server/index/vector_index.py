@@ -5,6 +5,7 @@ Owns the index interface. Must not know rows, files or how a search is done.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,19 @@ class Neighbours(NamedTuple):
     """int64 [<= k]"""
     scores: NDArray[np.float32]
     """True cosines with the stored float16 vectors, float32 [<= k], in [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """How a search would go about it."""
+
+    method: str
+    expansion: int
+    """Candidates kept while a graph is walked; 0: no graph is."""
+    sealed_rows: int
+    delta_rows: int
+    allowed_rows: int | None
+    """Rows that may be hits; None: all."""
 
 
 class VectorIndex(Protocol):
@@ -40,11 +54,23 @@ class VectorIndex(Protocol):
         """
         ...
 
-    def search(self, queries: Vectors, k: int) -> list[Neighbours]:
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: NDArray[np.int64] | None = None,
+        exact: bool = False,
+    ) -> list[Neighbours]:
         """Find the `k` nearest vectors of each query: finite float32 [Q, D], one answer each.
 
-        An answer does not depend on the other queries. Raises InvalidArgument.
+        `allowed` int64, ascending: the seqs that may be hits, None for all. `exact` compares with
+        every row. An answer does not depend on the other queries. Raises InvalidArgument.
         """
+        ...
+
+    def plan(self, k: int, *, allowed_rows: int | None, exact: bool) -> SearchPlan:
+        """Say how `search` would go about it now."""
         ...
 
     def __len__(self) -> int:

@@ -19,6 +19,8 @@ from vecserve_server.storage.filter_sql import Sql
 
 MAX_TERMS = 32
 """Different words of a query that are looked for."""
+MAX_TEXT_CHARACTERS = 4096
+"""Beginning of a text in which words are looked for."""
 SCORED_ROWS = 50_000
 """Rows that one query may compare by BM25."""
 _WORD = re.compile(r"[^\W_]+")
@@ -87,10 +89,9 @@ class WordIndex:
         where: Sql | None,
     ) -> LexicalMatches:
         """Find the `limit` best rows that hold any word of the text and satisfy `where`."""
-        words = words_of(text)
+        words = words_of(text[:MAX_TEXT_CHARACTERS])
         terms = self._affordable(reader, words[:MAX_TERMS], row_count)
         found = self._scored(reader, terms, limit, where) if terms else []
-        # Ties by seq: the order of equal scores must not depend on how SQLite found them.
         return LexicalMatches(
             seqs=np.array([seq for seq, _, _ in found], np.int64),
             scores=np.array([-score for _, score, _ in found], np.float64),
