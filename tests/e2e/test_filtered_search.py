@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.server_process import Launch, ServerProcess
 from tests.e2e.stubs import TIMEOUT_S, Stubs
 from vecserve.v1 import index_pb2
+from vecserve.v1.search_pb2 import Filter
 from vecserve_client import (
     AsyncClient,
     Client,
@@ -85,14 +86,14 @@ def test_a_collection_tells_what_it_declares(shop: Client) -> None:
     ids=range(10),
 )  # fmt: skip
 def test_a_filter_narrows_search_scan_and_count(
-    shop: Client, where: filters.Filter, expected: set[str]
+    shop: Client, where: Filter, expected: set[str]
 ) -> None:
     assert shop.count("shop", where=where) == len(expected)
     scanned = [row.id for row in shop.scan("shop", where=where, page_size=1)]
     assert set(scanned) == expected
     assert scanned == [key for key in PRODUCTS if key in expected]
     for mode in ("dense", "hybrid"):
-        found = shop.search("shop", "something to ride", where=where, mode=mode)  # type: ignore[arg-type]
+        found = shop.search("shop", "something to ride", where=where, mode=mode)
         assert {hit.id for hit in found.hits} == expected
 
 
@@ -210,7 +211,7 @@ def test_an_expected_seq_that_makes_no_sense_is_refused(
     shop: Client, stubs: Stubs, expected: dict[str, object], problem: str
 ) -> None:
     request = index_pb2.DeleteRequest(collection="shop", ids=["bike"])
-    request.expected_seqs.add(**expected)  # type: ignore[arg-type]
+    request.expected_seqs.add(**expected)
     with pytest.raises(grpc.RpcError) as raised:
         stubs.index.Delete(request, timeout=TIMEOUT_S)
     assert isinstance(raised.value, grpc.Call)

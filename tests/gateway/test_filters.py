@@ -175,7 +175,16 @@ def test_search_options_are_read_as_the_client_writes_them() -> None:
         ),
         (
             "mode: SEARCH_MODE_HYBRID fusion { weighted_sum { dense_weight: -1 } }",
-            "dense_weight: is -1.0; 0 to 1000",
+            "options.fusion.weighted_sum.dense_weight: is -1.0; 0 to 1000",
+        ),
+        (
+            "mode: SEARCH_MODE_HYBRID fusion { reciprocal_rank { lexical_weight: 1001 } }",
+            "options.fusion.reciprocal_rank.lexical_weight: is 1001.0; 0 to 1000",
+        ),
+        (
+            "mode: SEARCH_MODE_HYBRID fusion { reciprocal_rank { dense_weight: 0 "
+            "lexical_weight: 0 } }",
+            "options.fusion.reciprocal_rank: has no weight above 0",
         ),
         (
             "mode: SEARCH_MODE_HYBRID fusion { weighted_sum { lexical_weight: nan } }",

@@ -22,7 +22,7 @@ SIDES = st.dictionaries(
     st.integers(1, 12), st.floats(-1, 30, allow_nan=False, width=32), max_size=10
 )
 FUSIONS: st.SearchStrategy[Fusion] = st.one_of(
-    st.builds(ReciprocalRank, st.integers(1, 1000)),
+    st.builds(ReciprocalRank, st.integers(1, 1000), st.floats(0, 10), st.floats(0, 10)),
     st.builds(WeightedSum, st.floats(0, 10), st.floats(0, 10)),
 )
 
@@ -38,21 +38,27 @@ def test_every_candidate_comes_once_with_both_its_parts_best_first(
 ) -> None:
     fused = fuse(ranked(dense), ranked(lexical), fusion)
     assert sorted(candidate.seq for candidate in fused) == sorted({*dense, *lexical})
-    order = [(-candidate.score, candidate.seq) for candidate in fused]
-    assert order == sorted(order)
+    scores = [candidate.score for candidate in fused]
+    assert scores == sorted(scores, reverse=True)
     for candidate in fused:
         for part, side in ((candidate.dense, dense), (candidate.lexical, lexical)):
             assert (part.score if part else None) == side.get(candidate.seq)
 
 
-@given(SIDES, SIDES, st.integers(1, 1000))
+@given(SIDES, SIDES, st.integers(1, 1000), st.floats(0, 10), st.floats(0, 10))
 def test_reciprocal_rank_is_the_sum_over_the_sides(
-    dense: dict[int, float], lexical: dict[int, float], constant: int
+    dense: dict[int, float], lexical: dict[int, float], constant: int, first: float, second: float
 ) -> None:
-    for candidate in fuse(ranked(dense), ranked(lexical), ReciprocalRank(constant)):
-        parts = [part for part in (candidate.dense, candidate.lexical) if part is not None]
-        expected = math.fsum(1 / (constant + part.rank) for part in parts)
-        assert math.isclose(candidate.score, expected)
+    fusion = ReciprocalRank(constant, first, second)
+    for candidate in fuse(ranked(dense), ranked(lexical), fusion):
+        parts = ((candidate.dense, first), (candidate.lexical, second))
+        expected = math.fsum(weight / (constant + part.rank) for part, weight in parts if part)
+        assert math.isclose(candidate.score, expected, abs_tol=1e-12)
+
+
+def test_of_equal_sums_the_better_by_words_comes_first() -> None:
+    fused = fuse(ranked({1: 0.9, 2: 0.8}), ranked({4: 7.0, 3: 6.0, 2: 5.0}), ReciprocalRank())
+    assert [candidate.seq for candidate in fused] == [2, 4, 1, 3]
 
 
 def test_weights_scale_scores_that_span_0_to_1() -> None:

@@ -199,7 +199,12 @@ def test_hybrid_search_explains_each_hit(store: Store) -> None:
     assert explained["filter"]["matched_rows"] == 4
     assert (explained["dense"]["method"], explained["dense"]["allowed_rows"]) == ("exact", 4)
     assert (explained["lexical"]["terms"], explained["lexical"]["is_cut"]) == (("red",), False)
-    assert explained["fusion"] == {"method": "reciprocal_rank", "rank_constant": 60}
+    assert explained["fusion"] == {
+        "method": "reciprocal_rank",
+        "rank_constant": 60,
+        "dense": 1.0,
+        "lexical": 1.0,
+    }
     first = explained["hits"][0]
     assert (first["dense"]["rank"], first["lexical"]["rank"]) == (1, 1)
     assert first["score"] == 1 / 61 + 1 / 61

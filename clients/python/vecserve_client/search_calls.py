@@ -127,7 +127,11 @@ def _fusion_to_proto(fusion: ReciprocalRank | WeightedSum | None) -> search_pb2.
     if fusion is None:
         return None
     if isinstance(fusion, ReciprocalRank):
-        by_rank = search_pb2.ReciprocalRank(rank_constant=fusion.rank_constant)
+        by_rank = search_pb2.ReciprocalRank(
+            rank_constant=fusion.rank_constant,
+            dense_weight=fusion.dense,
+            lexical_weight=fusion.lexical,
+        )
         return search_pb2.Fusion(reciprocal_rank=by_rank)
     weights = search_pb2.WeightedSum(dense_weight=fusion.dense, lexical_weight=fusion.lexical)
     return search_pb2.Fusion(weighted_sum=weights)

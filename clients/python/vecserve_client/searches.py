@@ -35,9 +35,11 @@ AnyQuery: TypeAlias = str | Vectors | Query
 
 @dataclass(frozen=True, slots=True)
 class ReciprocalRank:
-    """Fuse by ranks: each side adds 1 / (rank_constant + rank)."""
+    """Fuse by ranks: each side adds its weight / (rank_constant + rank)."""
 
     rank_constant: int = 60
+    dense: float = 1.0
+    lexical: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

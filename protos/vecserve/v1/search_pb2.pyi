@@ -317,7 +317,9 @@ Global___Range: _TypeAlias = Range  # noqa: Y015
 
 @_typing.final
 class Fusion(_message.Message):
-    """How the ranks and scores of mode HYBRID become one."""
+    """How the ranks and scores of mode HYBRID become one. Rows with equal sums are in the order of their
+    ranks by BM25.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -325,7 +327,7 @@ class Fusion(_message.Message):
     WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reciprocal_rank(self) -> Global___ReciprocalRank:
-        """Each side adds 1 / (rank_constant + rank)."""
+        """Each side adds its weight / (rank_constant + rank)."""
 
     @_builtins.property
     def weighted_sum(self) -> Global___WeightedSum:
@@ -349,23 +351,38 @@ Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
 
 @_typing.final
 class ReciprocalRank(_message.Message):
-    """Fusion by ranks alone."""
+    """Fusion by ranks alone. At least one weight is above 0."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RANK_CONSTANT_FIELD_NUMBER: _builtins.int
+    DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+    LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
     rank_constant: _builtins.int
     """1 to 1000. 0: 60."""
+    dense_weight: _builtins.float
+    """Of the rank by cosine, 0 to 1000. Unset: 1."""
+    lexical_weight: _builtins.float
+    """Of the rank by BM25, 0 to 1000. Unset: 1."""
     def __init__(
         self,
         *,
         rank_constant: _builtins.int = ...,
+        dense_weight: _builtins.float | None = ...,
+        lexical_weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "dense_weight", b"dense_weight", "lexical_weight", b"lexical_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank_constant", b"rank_constant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "dense_weight", b"dense_weight", "lexical_weight", b"lexical_weight", "rank_constant", b"rank_constant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
+    _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
+    _WhichOneofReturnType__lexical_weight: _TypeAlias = _typing.Literal["lexical_weight"]  # noqa: Y015
+    _WhichOneofArgType__lexical_weight: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_weight) -> _WhichOneofReturnType__dense_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical_weight) -> _WhichOneofReturnType__lexical_weight | None: ...
 
 Global___ReciprocalRank: _TypeAlias = ReciprocalRank  # noqa: Y015
 

@@ -20,6 +20,7 @@ MODES: Mapping[int, Mode] = {
     search_pb2.SEARCH_MODE_LEXICAL: Mode.LEXICAL,
     search_pb2.SEARCH_MODE_HYBRID: Mode.HYBRID,
 }
+DEFAULT_RANK_CONSTANT = 60
 MAX_RANK_CONSTANT = 1000
 MAX_WEIGHT = 1000
 
@@ -49,26 +50,26 @@ def read_search_options(message: search_pb2.SearchOptions) -> SearchOptions:
 
 def _read_fusion(message: search_pb2.Fusion) -> Fusion:
     if message.WhichOneof("method") == "weighted_sum":
-        return _read_weights(message.weighted_sum)
-    constant = message.reciprocal_rank.rank_constant
-    if constant > MAX_RANK_CONSTANT:
+        sums, field = message.weighted_sum, "options.fusion.weighted_sum"
+        _check_weights(field, dense=sums.dense_weight, lexical=sums.lexical_weight)
+        return WeightedSum(sums.dense_weight, sums.lexical_weight)
+    ranks, field = message.reciprocal_rank, "options.fusion.reciprocal_rank"
+    if ranks.rank_constant > MAX_RANK_CONSTANT:
         raise InvalidArgument(
-            "options.fusion.reciprocal_rank.rank_constant",
-            f"is {constant}; the limit is {MAX_RANK_CONSTANT}",
+            f"{field}.rank_constant",
+            f"is {ranks.rank_constant}; the limit is {MAX_RANK_CONSTANT}",
         )
-    return ReciprocalRank(constant) if constant else ReciprocalRank()
+    dense = ranks.dense_weight if ranks.HasField("dense_weight") else 1.0
+    lexical = ranks.lexical_weight if ranks.HasField("lexical_weight") else 1.0
+    _check_weights(field, dense=dense, lexical=lexical)
+    return ReciprocalRank(ranks.rank_constant or DEFAULT_RANK_CONSTANT, dense, lexical)
 
 
-def _read_weights(message: search_pb2.WeightedSum) -> WeightedSum:
-    weights = {"dense": message.dense_weight, "lexical": message.lexical_weight}
+def _check_weights(field: str, **weights: float) -> None:
     for name, weight in weights.items():
         if not 0 <= weight <= MAX_WEIGHT:
             raise InvalidArgument(
-                f"options.fusion.weighted_sum.{name}_weight",
-                f"is {weight}; 0 to {MAX_WEIGHT} are allowed",
+                f"{field}.{name}_weight", f"is {weight}; 0 to {MAX_WEIGHT} are allowed"
             )
     if not any(weights.values()):
-        raise InvalidArgument(
-            "options.fusion.weighted_sum", "has no weight above 0; at least one must be"
-        )
-    return WeightedSum(**weights)
+        raise InvalidArgument(field, "has no weight above 0; at least one must be")

@@ -5,6 +5,7 @@ Owns the arithmetic of fusion. Pure: no rows, no index.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ReciprocalRank:
-    """Each side adds 1 / (rank_constant + rank)."""
+    """Each side adds its weight / (rank_constant + rank)."""
 
     rank_constant: int = 60
+    dense: float = 1.0
+    lexical: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +77,28 @@ def from_lexical(found: Ranked) -> list[Candidate]:
 
 
 def fuse(dense: Ranked, lexical: Ranked, fusion: Fusion) -> list[Candidate]:
-    """Join both sides, best first, equal scores by seq."""
+    """Join both sides, best first; equal sums by their lexical ranks, then by seq."""
     dense_parts, lexical_parts = dict(dense.parts()), dict(lexical.parts())
     added: dict[int, float] = dict.fromkeys([*dense_parts, *lexical_parts], 0.0)
-    if isinstance(fusion, ReciprocalRank):
-        for parts in (dense_parts, lexical_parts):
-            for seq, part in parts.items():
-                added[seq] += 1 / (fusion.rank_constant + part.rank)
-    else:
-        for parts, weight in ((dense_parts, fusion.dense), (lexical_parts, fusion.lexical)):
-            for seq, share in _scaled(parts).items():
-                added[seq] += weight * share
+    for parts, weight in ((dense_parts, fusion.dense), (lexical_parts, fusion.lexical)):
+        for seq, share in _shares(parts, fusion).items():
+            added[seq] += weight * share
     candidates = [
         Candidate(seq=seq, score=score, dense=dense_parts.get(seq), lexical=lexical_parts.get(seq))
         for seq, score in added.items()
     ]
-    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.seq))
+    return sorted(candidates, key=_order)
+
+
+def _order(candidate: Candidate) -> tuple[float, float, int]:
+    rank = candidate.lexical.rank if candidate.lexical is not None else math.inf
+    return -candidate.score, rank, candidate.seq
+
+
+def _shares(parts: Mapping[int, Part], fusion: Fusion) -> dict[int, float]:
+    if isinstance(fusion, WeightedSum):
+        return _scaled(parts)
+    return {seq: 1 / (fusion.rank_constant + part.rank) for seq, part in parts.items()}
 
 
 def _scaled(parts: Mapping[int, Part]) -> dict[int, float]:
