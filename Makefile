@@ -88,6 +88,13 @@ bench: $(MODEL) ## Measure the served path on this machine, JSON out
 bench-encoder: $(MODEL) ## Measure the encoder on this machine: speed, fidelity, memory, start; JSON out
 	$(BIN)/python clients/bench/encoder.py $(ARGS)
 
+CHORUS ?=
+
+.PHONY: bench-search
+bench-search: $(MODEL) ## Measure dense, lexical and hybrid search of the Chorus products (CHORUS=folder), JSON out
+	@test -n "$(CHORUS)" || { echo "name the folder of the Chorus products: make bench-search CHORUS=..." >&2; exit 2; }
+	$(BIN)/python clients/bench/search_quality.py --data "$(CHORUS)" $(ARGS)
+
 TRITON := .cache/triton
 
 $(TRITON)/wheels/.fetched: requirements/triton.txt | $(VENV)/.installed

@@ -163,6 +163,7 @@ class _Application:
             max_collections=limits.max_collections,
             clock_ns=self._clock_ns,
             metrics=self._metrics,
+            max_read_s=limits.max_read_s,
         )
         self._metrics.registry.register(IndexMetrics(collections.index_stats))
         stack.push_async_callback(self._close_collections, collections)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,6 +51,41 @@ class ModelRef:
     """Hex sha256 of the model file that runs; of the files' digests where there are two."""
 
 
+class FieldType(StrEnum):
+    """What the values of a declared payload field are."""
+
+    KEYWORD = "keyword"
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DATETIME = "datetime"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSpec:
+    """A payload field that has an index: its dotted name and the type of its values."""
+
+    name: str
+    type: FieldType
+
+
+class Tokeniser(StrEnum):
+    """How texts are cut into terms."""
+
+    WORDS = "words"
+    TRIGRAM = "trigram"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextAnalysis:
+    """How a collection's text fields are searched."""
+
+    tokeniser: Tokeniser = Tokeniser.WORDS
+    porter: bool = False
+    """Cut off English endings."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSpec:
     """What a collection is; fixed when it is created."""
@@ -58,6 +94,13 @@ class CollectionSpec:
     model: ModelRef
     dim: int
     created_unix_ms: int
+    fields: tuple[FieldSpec, ...] = ()
+    text_analysis: TextAnalysis = TextAnalysis()
+
+    @property
+    def has_text_fields(self) -> bool:
+        """True if lexical search has something to search."""
+        return any(field.type is FieldType.TEXT for field in self.fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +125,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One answer of a search; `score` is the true cosine in [-1, 1]."""
+    """One answer of a search; `score` is the true cosine in [-1, 1], BM25, or both fused."""
 
     id: str
     seq: int

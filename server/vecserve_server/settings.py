@@ -64,6 +64,8 @@ class LimitSettings:
     max_queued_rows: int = 65536
     """Rows that wait for the store writer."""
     max_collections: int = 1000
+    max_read_s: float = 10.0
+    """How long one query may read rows: filters and words, not the comparison of vectors."""
     max_stream_window: int = 16
     """Unanswered messages on one stream before the server stops reading it."""
 
@@ -299,6 +301,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("limits.max_hits_per_call", 1, 1 << 24),
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),
+    ("limits.max_read_s", 0.001, 3600),
     ("limits.max_stream_window", 1, 1024),
     ("index.first_rows", 0, 1 << 30),
     ("index.delta_rows", 0, 1 << 30),

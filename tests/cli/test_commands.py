@@ -14,6 +14,8 @@ import grpc
 import pytest
 
 from tests.client.fake_server import FakeServer, fail
+from vecserve.v1 import search_pb2
+from vecserve_client import filters
 from vecserve_server import __version__
 
 Vecserve = Callable[..., Any]
@@ -105,6 +107,33 @@ def test_a_search_prints_a_table_or_json(online: Vecserve) -> None:
     printed = json.loads(online("search", "docs", "hello", "--json").out)
     assert printed["hits"] == [{"id": "hello", "score": 0.5, "seq": 7, "payload": {"n": 1}}]
     assert printed["timings"]["total_us"] == 6
+
+
+def test_a_search_asks_for_what_its_options_say(online: Vecserve, server: FakeServer) -> None:
+    options = ["--mode", "hybrid", "--lexical-weight", "2", "--group-by", "doc", "--explain"]
+    assert online("search", "docs", "q", *options, "--where", "n=3", "--where", "!x").code == 0
+    (asked,) = server.searches
+    assert asked.options.mode == search_pb2.SEARCH_MODE_HYBRID
+    assert asked.options.fusion.reciprocal_rank.lexical_weight == 2
+    assert (asked.options.group_by, asked.options.explain) == ("doc", True)
+    assert asked.options.filter == filters.all_of(
+        filters.equals("n", 3), filters.exists("x", there=False)
+    )
+    assert online("search", "docs", "q", "--where", "!").code == 2
+
+
+def test_a_collection_is_created_with_its_fields(online: Vecserve) -> None:
+    declared = ["--field", "title:text", "--field", "a.b:number", "--stemming", "porter"]
+    assert online("collections", "create", "docs", *declared).code == 0
+    shown = json.loads(online("collections", "show", "docs", "--json").out)
+    assert shown["fields"] == {
+        "types": {"title": "text", "a.b": "number"},
+        "tokeniser": "words",
+        "stemming": "porter",
+    }
+    for wrong in ("title", "title:string", ":text"):
+        outcome = online("collections", "create", "other", "--field", wrong)
+        assert (outcome.code, "is not NAME:TYPE" in outcome.err) == (2, True)
 
 
 def test_a_table_fits_into_80_columns(online: Vecserve) -> None:

@@ -178,3 +178,12 @@ def test_long_lines_are_marked_and_never_held(lengths: list[int], limit: int) ->
         RawLine(number, b"x" * length if length <= limit else None)
         for number, length in enumerate(lengths, start=1)
     ]
+
+
+def test_a_field_that_a_collection_declares_stays_in_the_payload() -> None:
+    lines = read_lines(io.BytesIO(b'{"id": "a", "title": "red", "text": "shoe", "n": 1}'))
+    fields = Fields(id="id", text=("title", "text"), kept=frozenset({"title"}))
+    (line,) = read_jsonl(lines, fields)
+    assert isinstance(line, GoodLine)
+    assert line.record.text == "red. shoe"
+    assert line.record.payload == {"title": "red", "n": 1}

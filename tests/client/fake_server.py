@@ -58,6 +58,7 @@ class FakeServer:
         self.rows: dict[str, str] = {}
         self.calls: list[str] = []
         self.stream_requests: list[str] = []
+        self.searches: list[search_pb2.SearchRequest] = []
         self.asked_ids: list[int] = []
         """How many ids each Get and Delete named."""
         self.released = threading.Event()
@@ -214,6 +215,7 @@ class Searching(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.SearchRequest, context: grpc.ServicerContext
     ) -> search_pb2.SearchResponse:
         self._server.begin("Search", context)
+        self._server.searches.append(request)
         hit = search_pb2.Hit(id=request.query.text, score=0.5, seq=7, payload_json='{"n": 1}')
         timings = common_pb2.Timings(encode_us=2, search_us=3, total_us=6)
         return search_pb2.SearchResponse(hits=[hit], timings=timings)
@@ -245,7 +247,13 @@ class Collections(collection_pb2_grpc.CollectionServiceServicer):
         self._server.begin("CreateCollection", context)
         if request.name in self._collections:
             context.abort(grpc.StatusCode.ALREADY_EXISTS, f"collection {request.name!r} exists")
-        made = collection_pb2.Collection(name=request.name, model=MODEL, dim=DIM)
+        made = collection_pb2.Collection(
+            name=request.name,
+            model=MODEL,
+            dim=DIM,
+            fields=request.fields,
+            text_analysis=request.text_analysis,
+        )
         self._collections[request.name] = made
         return collection_pb2.CreateCollectionResponse(collection=made)
 

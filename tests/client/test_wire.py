@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from vecserve.v1 import common_pb2, embedding_pb2, index_pb2
-from vecserve_client import batching, calls, channel, filters, vectors, wire
+from vecserve_client import batching, calls, channel, filters, search_calls, vectors, wire
 from vecserve_client.errors import InvalidArgument, ServerError
 from vecserve_client.types import EmbedOptions, Encoding, Record
 
@@ -118,7 +118,7 @@ def test_a_text_that_utf8_cannot_carry_is_refused_before_it_is_sent() -> None:
         with pytest.raises(InvalidArgument, match="lone surrogate"):
             wire.record_to_proto(record)
     with pytest.raises(InvalidArgument, match="query: lone surrogate at character 6"):
-        wire.query_to_proto(broken)
+        search_calls.query_to_proto(broken)
     with pytest.raises(InvalidArgument, match=r"texts\[1\]: lone surrogate"):
         list(calls.embed_requests(["fine", broken], model="", options=None))
 

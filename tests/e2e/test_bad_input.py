@@ -131,12 +131,12 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
         Code.INVALID_ARGUMENT,
         "options.min_score: is 2.0; -1 to 1",
     ),
-    "filter, not offered": (
+    "filter without a test": (
         lambda s: s.search.Search(
             search_request(query={"text": "x"}, options={"filter": {"field": {"field": "a"}}})
         ),
-        Code.UNIMPLEMENTED,
-        "options.filter: is not offered",
+        Code.INVALID_ARGUMENT,
+        "options.filter.field: has no test",
     ),
     "empty batch, embed": (
         lambda s: s.embedding.Embed(embed_request()),

@@ -98,7 +98,7 @@ class Small:
         for operation, seq in zip(operations, committed.seqs, strict=True):
             self.expected.pop(operation.id, None)
             if isinstance(operation, Upsert):
-                assert seq is not None
+                assert isinstance(seq, int)
                 self.expected[operation.id] = seq, operation.row.vector.astype(np.float16)
 
     def upsert(self, ids: Sequence[str], vectors: Vectors) -> None:

@@ -57,7 +57,7 @@ class LogAndIndex(RuleBasedStateMachine):
         for operation, seq in zip(operations, committed.seqs, strict=True):
             replaced = self.expected.pop(operation.id, None)
             if isinstance(operation, Upsert):
-                assert seq is not None
+                assert isinstance(seq, int)
                 assert seq > self.spent_seq
                 self.spent_seq = seq
                 self.expected[operation.id] = seq, operation.row

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.domain import CollectionSpec, ModelRef
+from vecserve_server.domain import (
+    CollectionSpec,
+    FieldSpec,
+    FieldType,
+    ModelRef,
+    TextAnalysis,
+    Tokeniser,
+)
 from vecserve_server.errors import ConfigError, CorruptData
 from vecserve_server.storage import manifest
 from vecserve_server.storage.manifest import read_manifest, write_manifest
@@ -21,6 +31,12 @@ _SPECS = st.builds(
     model=st.builds(ModelRef, name=_TEXT, version=_TEXT, digest=_TEXT),
     dim=st.integers(1, 8192),
     created_unix_ms=st.integers(0, 2**53),
+    fields=st.lists(
+        st.builds(FieldSpec, name=_TEXT, type=st.sampled_from(FieldType)), max_size=4
+    ).map(tuple),
+    text_analysis=st.builds(
+        TextAnalysis, tokeniser=st.sampled_from(Tokeniser), porter=st.booleans()
+    ),
 )
 _SPEC = CollectionSpec(
     name="docs",
@@ -51,14 +67,23 @@ def test_any_flipped_bit_and_any_truncation_is_noticed(data: st.DataObject) -> N
             read_manifest(Path(folder))
 
 
+def test_a_manifest_from_before_there_were_fields_is_read(tmp_path: Path) -> None:
+    collection = dataclasses.asdict(_SPEC)
+    del collection["fields"], collection["text_analysis"]
+    body = json.dumps({"version": 1, "collection": collection}).encode()
+    checksum = hashlib.sha256(body).hexdigest().encode()
+    (tmp_path / "MANIFEST").write_bytes(checksum + b"\n" + body)
+    assert read_manifest(tmp_path) == _SPEC
+
+
 def test_a_missing_manifest_is_damage(tmp_path: Path) -> None:
     with pytest.raises(CorruptData, match="MANIFEST: the collection's manifest is missing"):
         read_manifest(tmp_path)
 
 
 def test_a_newer_manifest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_VERSION", 2)
+    monkeypatch.setattr(manifest, "_VERSION", 3)
     write_manifest(tmp_path, _SPEC)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="version 2"):
+    with pytest.raises(ConfigError, match="version 3"):
         read_manifest(tmp_path)

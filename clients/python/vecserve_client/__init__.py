@@ -20,10 +20,12 @@ from vecserve_client.errors import (
     VecserveError,
 )
 from vecserve_client.retry import RetryPolicy
+from vecserve_client.searches import Query, ReciprocalRank, WeightedSum
 from vecserve_client.types import (
     Collection,
     EmbedOptions,
     EmbedResult,
+    Fields,
     GetResult,
     Hit,
     Model,
@@ -46,6 +48,7 @@ __all__ = [
     "EmbedOptions",
     "EmbedResult",
     "FailedPrecondition",
+    "Fields",
     "GetResult",
     "Hit",
     "InvalidArgument",
@@ -54,6 +57,8 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "PermissionDenied",
+    "Query",
+    "ReciprocalRank",
     "Record",
     "RetryPolicy",
     "Row",
@@ -65,5 +70,6 @@ __all__ = [
     "UpsertBatch",
     "UpsertResult",
     "VecserveError",
+    "WeightedSum",
     "filters",
 ]

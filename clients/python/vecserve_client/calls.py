@@ -6,33 +6,34 @@ time or retries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from vecserve.v1 import admin_pb2, collection_pb2, embedding_pb2, index_pb2, search_pb2
+from vecserve.v1 import admin_pb2, collection_pb2, embedding_pb2, index_pb2
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client import batching, wire
+from vecserve_client import batching, declarations, wire
 from vecserve_client.errors import InvalidArgument
 from vecserve_client.retry import IDEMPOTENT
 from vecserve_client.types import (
     Collection,
     EmbedOptions,
     EmbedResult,
+    Fields,
     GetResult,
     Model,
     Record,
     Row,
-    SearchResult,
     UpsertResult,
-    Vectors,
 )
 
 T = TypeVar("T")
 
+NO_SEQS: Final[Mapping[str, int]] = MappingProxyType({})
 _HEALTH_STATES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 
 
@@ -53,21 +54,9 @@ class Call(Generic[T]):
         return self.path.rpartition("/")[2]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """What a search takes beside its query; see `vecserve.v1.SearchOptions`."""
-
-    k: int = 10
-    min_score: float | None = None
-    where: Filter | None = None
-    exact: bool = False
-    include_payload: bool = True
-    explain: bool = False
-
-
 def embed(request: embedding_pb2.EmbedRequest) -> Call[EmbedResult]:
     """Embed one batch."""
-    return _call(
+    return unary(
         "EmbeddingService/Embed",
         request,
         embedding_pb2.EmbedResponse,
@@ -97,7 +86,7 @@ def embed_requests(
 
 def upsert(request: index_pb2.UpsertRequest) -> Call[UpsertResult]:
     """Write one batch of rows."""
-    return _call(
+    return unary(
         "IndexService/Upsert",
         request,
         index_pb2.UpsertResponse,
@@ -122,7 +111,7 @@ def upsert_requests(
     rows = map(wire.record_to_proto, records)
     position = start
     cut = batching.batches(
-        rows, name="rows", max_items=batch_rows, size_bytes=_message_bytes, start=start
+        rows, name="rows", max_items=batch_rows, size_bytes=message_bytes, start=start
     )
     for batch in cut:
         yield index_pb2.UpsertRequest(
@@ -135,24 +124,44 @@ def upsert_requests(
 
 
 def may_resend(request: object) -> bool:
-    """Tell whether a request may run twice: not if a row is written on condition of its seq."""
+    """Tell whether a request may run twice: not if it is on condition of a row's seq."""
+    if isinstance(request, index_pb2.DeleteRequest):
+        return not request.expected_seqs
     if not isinstance(request, index_pb2.UpsertRequest):
         return True
     return not any(row.HasField("expected_seq") for row in request.rows)
 
 
 def delete(
-    collection: str, *, ids: Sequence[str] = (), where: Filter | None = None
+    collection: str,
+    *,
+    ids: Sequence[str] = (),
+    where: Filter | None = None,
+    expected_seqs: Mapping[str, int] = NO_SEQS,
 ) -> list[Call[int]]:
     """Delete rows by id, in as many calls as the limits of one ask for, or all rows that match."""
-    return [
-        _call(
-            "IndexService/Delete",
-            index_pb2.DeleteRequest(collection=collection, ids=batch, filter=where),
-            index_pb2.DeleteResponse,
-            lambda reply: int(reply.deleted_count),
+    requests = [
+        index_pb2.DeleteRequest(
+            collection=collection,
+            ids=batch,
+            filter=where,
+            expected_seqs=[
+                index_pb2.ExpectedSeq(id=id_, seq=expected_seqs[id_])
+                for id_ in batch
+                if id_ in expected_seqs
+            ],
         )
         for batch in _id_batches(ids)
+    ]
+    return [
+        unary(
+            "IndexService/Delete",
+            request,
+            index_pb2.DeleteResponse,
+            wire.deleted_from_proto,
+            idempotent=may_resend(request),
+        )
+        for request in requests
     ]
 
 
@@ -161,7 +170,7 @@ def get(
 ) -> list[Call[GetResult]]:
     """Read rows by id, in as many calls as the limits of one ask for."""
     return [
-        _call(
+        unary(
             "IndexService/Get",
             index_pb2.GetRequest(
                 collection=collection,
@@ -186,7 +195,7 @@ def scan_page(
     include_payload: bool,
 ) -> Call[tuple[list[Row], str]]:
     """Read one page of rows, and the token of the next page ("" on the last)."""
-    return _call(
+    return unary(
         "IndexService/Scan",
         index_pb2.ScanRequest(
             collection=collection,
@@ -203,7 +212,7 @@ def scan_page(
 
 def count(collection: str, *, where: Filter | None) -> Call[int]:
     """Count rows."""
-    return _call(
+    return unary(
         "IndexService/Count",
         index_pb2.CountRequest(collection=collection, filter=where),
         index_pb2.CountResponse,
@@ -211,64 +220,13 @@ def count(collection: str, *, where: Filter | None) -> Call[int]:
     )
 
 
-def search(
-    collection: str,
-    query: str | Vectors,
-    *,
-    options: SearchOptions,
-    embed_options: EmbedOptions | None,
-) -> Call[SearchResult]:
-    """Answer one query."""
-    message = wire.query_to_proto(query)
-    batching.check_size("query", message.ByteSize())
-    return _call(
-        "SearchService/Search",
-        search_pb2.SearchRequest(
-            collection=collection,
-            query=message,
-            options=_search_options(options),
-            embed_options=wire.options_to_proto(embed_options),
-        ),
-        search_pb2.SearchResponse,
-        _read_search,
-    )
-
-
-def search_batch(
-    collection: str,
-    queries: Sequence[str | Vectors],
-    *,
-    options: SearchOptions,
-    embed_options: EmbedOptions | None,
-) -> list[Call[list[SearchResult]]]:
-    """Answer many queries, in as many calls as the limits of one ask for."""
-    cut = batching.batches(
-        map(wire.query_to_proto, queries),
-        name="queries",
-        max_items=batching.REQUEST_ITEMS,
-        size_bytes=_message_bytes,
-    )
-    return [
-        _call(
-            "SearchService/SearchBatch",
-            search_pb2.SearchBatchRequest(
-                collection=collection,
-                queries=batch,
-                options=_search_options(options),
-                embed_options=wire.options_to_proto(embed_options),
-            ),
-            search_pb2.SearchBatchResponse,
-            _read_search_batch,
-        )
-        for batch in cut
-    ]
-
-
-def create_collection(name: str, *, model: str, dim: int) -> Call[Collection]:
+def create_collection(name: str, *, model: str, dim: int, fields: Fields) -> Call[Collection]:
     """Create an empty collection."""
-    return _call(
+    request = collection_pb2.CreateCollectionRequest(name=name, model=model, dim=dim)
+    declarations.declare(request, fields)
+    return unary(
         "CollectionService/CreateCollection",
-        collection_pb2.CreateCollectionRequest(name=name, model=model, dim=dim),
+        request,
         collection_pb2.CreateCollectionResponse,
         lambda reply: wire.collection_from_proto(reply.collection),
     )
@@ -276,7 +234,7 @@ def create_collection(name: str, *, model: str, dim: int) -> Call[Collection]:
 
 def get_collection(name: str) -> Call[Collection]:
     """Describe a collection."""
-    return _call(
+    return unary(
         "CollectionService/GetCollection",
         collection_pb2.GetCollectionRequest(name=name),
         collection_pb2.GetCollectionResponse,
@@ -286,7 +244,7 @@ def get_collection(name: str) -> Call[Collection]:
 
 def list_collections_page(*, page_token: str) -> Call[tuple[list[Collection], str]]:
     """List one page of collections, and the token of the next page ("" on the last)."""
-    return _call(
+    return unary(
         "CollectionService/ListCollections",
         collection_pb2.ListCollectionsRequest(page_size=1000, page_token=page_token),
         collection_pb2.ListCollectionsResponse,
@@ -299,7 +257,7 @@ def list_collections_page(*, page_token: str) -> Call[tuple[list[Collection], st
 
 def drop_collection(name: str) -> Call[int]:
     """Delete a collection; its row count."""
-    return _call(
+    return unary(
         "CollectionService/DropCollection",
         collection_pb2.DropCollectionRequest(name=name),
         collection_pb2.DropCollectionResponse,
@@ -309,7 +267,7 @@ def drop_collection(name: str) -> Call[int]:
 
 def list_models() -> Call[list[Model]]:
     """List the loaded models."""
-    return _call(
+    return unary(
         "AdminService/ListModels",
         admin_pb2.ListModelsRequest(),
         admin_pb2.ListModelsResponse,
@@ -332,7 +290,7 @@ def health(service: str) -> Call[str]:
     )
 
 
-def _call(
+def unary(
     path: str,
     request: Message,
     reply_type: type[Message],
@@ -340,6 +298,7 @@ def _call(
     *,
     idempotent: bool = True,
 ) -> Call[T]:
+    """Describe a call of `vecserve.v1`; `path` is Service/Method."""
     return Call(
         path=f"/vecserve.v1.{path}",
         request=request,
@@ -349,38 +308,8 @@ def _call(
     )
 
 
-def _search_options(options: SearchOptions) -> search_pb2.SearchOptions:
-    return search_pb2.SearchOptions(
-        k=options.k,
-        min_score=options.min_score,
-        filter=options.where,
-        exact=options.exact,
-        exclude_payload=not options.include_payload,
-        explain=options.explain,
-    )
-
-
-def _read_search(reply: search_pb2.SearchResponse) -> SearchResult:
-    return SearchResult(
-        hits=wire.hits_from_proto(reply.hits),
-        timings=wire.timings_from_proto(reply.timings),
-        explain=wire.explain_from_proto(reply.explain_json),
-    )
-
-
-def _read_search_batch(reply: search_pb2.SearchBatchResponse) -> list[SearchResult]:
-    timings = wire.timings_from_proto(reply.timings)
-    return [
-        SearchResult(
-            hits=wire.hits_from_proto(result.hits),
-            timings=timings,
-            error=wire.query_error_from_proto(result, method="SearchBatch"),
-        )
-        for result in reply.results
-    ]
-
-
-def _message_bytes(message: Message) -> int:
+def message_bytes(message: Message) -> int:
+    """Measure a message."""
     return message.ByteSize()
 
 

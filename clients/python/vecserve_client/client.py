@@ -7,16 +7,15 @@ nor when to try again (`retry`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import grpc
 
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client import batching, calls, exchange, wire
-from vecserve_client.calls import SearchOptions
+from vecserve_client import batching, calls, exchange, search_calls, wire
 from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
     DEFAULT_TARGET,
@@ -29,11 +28,13 @@ from vecserve_client.channel import (
 from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
 from vecserve_client.exchange import Answered, Exchange, StreamMethod
 from vecserve_client.retry import RetryPolicy
+from vecserve_client.searches import AnyQuery, SearchOptions
 from vecserve_client.stream import pipeline
 from vecserve_client.types import (
     Collection,
     EmbedOptions,
     EmbedResult,
+    Fields,
     GetResult,
     Model,
     Record,
@@ -41,12 +42,12 @@ from vecserve_client.types import (
     SearchResult,
     UpsertBatch,
     UpsertResult,
-    Vectors,
 )
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=exchange.Numbered)
 R = TypeVar("R")
+NO_FIELDS: Final = Fields()
 
 
 class Client:
@@ -152,14 +153,17 @@ class Client:
         ids: Sequence[str] = (),
         *,
         where: Filter | None = None,
+        expected_seqs: Mapping[str, int] = calls.NO_SEQS,
         timeout_s: float | None = None,
     ) -> int:
         """Delete rows by id, or all that match a filter; returns how many there were.
 
-        Many ids go in several requests: `timeout_s` bounds each, and where one fails, the rows of
-        those before it are gone.
+        An id in `expected_seqs` is deleted only if its row has that seq; where one has not, the
+        others of its request are deleted and FailedPrecondition is raised. Many ids go in several
+        requests: `timeout_s` bounds each, and where one fails, the rows of those before it are
+        gone.
         """
-        deletes = calls.delete(collection, ids=ids, where=where)
+        deletes = calls.delete(collection, ids=ids, where=where, expected_seqs=expected_seqs)
         return sum([self._invoke(call, timeout_s) for call in deletes])
 
     def get(
@@ -215,56 +219,46 @@ class Client:
     def search(
         self,
         collection: str,
-        query: str | Vectors,
+        query: AnyQuery,
         *,
-        k: int = 10,
-        min_score: float | None = None,
-        where: Filter | None = None,
-        exact: bool = False,
-        include_payload: bool = True,
-        explain: bool = False,
         embed_options: EmbedOptions | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
     ) -> SearchResult:
-        """Find the `k` rows nearest to a text or a vector, float [D]."""
-        options = SearchOptions(
-            k=k,
-            min_score=min_score,
-            where=where,
-            exact=exact,
-            include_payload=include_payload,
-            explain=explain,
-        )
-        call = calls.search(collection, query, options=options, embed_options=embed_options)
+        """Find the rows nearest to a text or a vector, float [D], or that `Query` asks for."""
+        call = search_calls.search(collection, query, options=options, embed_options=embed_options)
         return self._invoke(call, timeout_s)
 
     def search_batch(
         self,
         collection: str,
-        queries: Sequence[str | Vectors],
+        queries: Sequence[AnyQuery],
         *,
-        k: int = 10,
-        min_score: float | None = None,
-        where: Filter | None = None,
-        exact: bool = False,
-        include_payload: bool = True,
         embed_options: EmbedOptions | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[SearchResult]:
         """Answer many queries in their order; `timeout_s` bounds each request they are cut into."""
-        options = SearchOptions(
-            k=k, min_score=min_score, where=where, exact=exact, include_payload=include_payload
-        )
-        batches = calls.search_batch(
+        batches = search_calls.search_batch(
             collection, queries, options=options, embed_options=embed_options
         )
         return [result for call in batches for result in self._invoke(call, timeout_s)]
 
     def create_collection(
-        self, name: str, *, model: str = "", dim: int = 0, timeout_s: float | None = None
+        self,
+        name: str,
+        *,
+        model: str = "",
+        dim: int = 0,
+        fields: Fields = NO_FIELDS,
+        timeout_s: float | None = None,
     ) -> Collection:
-        """Create an empty collection; the server's default model and its dim if none is named."""
-        return self._invoke(calls.create_collection(name, model=model, dim=dim), timeout_s)
+        """Create an empty collection; the server's default model and its dim if none is named.
+
+        `fields` declares what filters and lexical search may use an index for.
+        """
+        call = calls.create_collection(name, model=model, dim=dim, fields=fields)
+        return self._invoke(call, timeout_s)
 
     def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:
         """Describe a collection."""

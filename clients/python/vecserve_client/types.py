@@ -27,6 +27,16 @@ Truncation: TypeAlias = Literal["right", "left", "error"]
 """What to do with a text that is too long: keep its beginning, keep its end, fail it."""
 
 
+FieldType: TypeAlias = Literal["keyword", "text", "integer", "number", "boolean", "datetime"]
+"""What the values of a declared payload field are."""
+
+Tokeniser: TypeAlias = Literal["words", "trigram"]
+"""How texts are cut into terms for lexical search."""
+
+Stemming: TypeAlias = Literal["none", "porter"]
+"""Which endings of words are cut off."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
     """How to embed; at most one of `prompt_name` and `prompt_text` is set."""
@@ -132,7 +142,11 @@ class GetResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A row that answers a query; `score` is the cosine, -1 to 1."""
+    """A row that answers a query.
+
+    `score` is the cosine, -1 to 1, in mode "dense"; BM25, above 0, in "lexical"; the fused score
+    in "hybrid".
+    """
 
     id: str
     score: float
@@ -153,6 +167,18 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """The payload fields that a collection has indexes for."""
+
+    types: Mapping[str, FieldType] = field(default_factory=dict)
+    """By the field's dotted name."""
+    tokeniser: Tokeniser = "words"
+    """Of the fields of type "text"."""
+    stemming: Stemming = "none"
+    """Of the fields of type "text"; "porter" cuts off English endings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """A collection as it is now."""
 
@@ -164,6 +190,7 @@ class Collection:
     created_unix_ms: int
     disk_bytes: int
     memory_bytes: int
+    fields: Fields = field(default_factory=Fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from vecserve.v1 import (
     index_pb2,
     search_pb2,
 )
-from vecserve_client import vectors
+from vecserve_client import declarations, vectors
 from vecserve_client.errors import InvalidArgument, ServerError, VecserveError, from_number
 from vecserve_client.types import (
     Collection,
@@ -90,14 +90,6 @@ def check_text(name: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(f"{name}: lone surrogate at character {error.start + 1}") from None
-
-
-def query_to_proto(query: str | Vectors) -> search_pb2.Query:
-    """Convert a query: a text, or a vector, float [D]."""
-    if isinstance(query, str):
-        check_text("query", query)
-        return search_pb2.Query(text=query)
-    return search_pb2.Query(vector=vectors.to_proto(query))
 
 
 def timings_from_proto(message: common_pb2.Timings) -> Timings:
@@ -183,6 +175,18 @@ def join_upserts(batches: Iterable[UpsertBatch]) -> UpsertResult:
     )
 
 
+def deleted_from_proto(message: index_pb2.DeleteResponse) -> int:
+    """Read how many rows were deleted; raise FailedPrecondition if some were not as expected."""
+    for refused in message.errors:
+        error = _item_error(refused.error, "Delete")
+        raise type(error)(
+            f"id {refused.id!r}: {refused.error.message} "
+            f"({len(message.errors)} rows stay, {message.deleted_count} are deleted)",
+            method="Delete",
+        )
+    return message.deleted_count
+
+
 def get_result_from_proto(message: index_pb2.GetResponse) -> GetResult:
     """Convert rows that were read by id."""
     return GetResult(
@@ -244,6 +248,7 @@ def collection_from_proto(message: collection_pb2.Collection) -> Collection:
         created_unix_ms=message.created_unix_ms,
         disk_bytes=message.disk_bytes,
         memory_bytes=message.memory_bytes,
+        fields=declarations.from_proto(message),
     )
 
 

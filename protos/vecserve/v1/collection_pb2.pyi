@@ -60,6 +60,58 @@ FIELD_TYPE_DATETIME: FieldType.ValueType  # 6
 """RFC 3339 date or date-time."""
 Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
 
+class _Tokeniser:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TokeniserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tokeniser.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOKENISER_UNSPECIFIED: _Tokeniser.ValueType  # 0
+    """WORDS."""
+    TOKENISER_WORDS: _Tokeniser.ValueType  # 1
+    """Words of letters and digits, without regard to case and diacritics."""
+    TOKENISER_TRIGRAM: _Tokeniser.ValueType  # 2
+    """Runs of three characters, without regard to case: finds parts of words, and languages that
+    do not put spaces between words. Terms of less than three characters find nothing.
+    """
+
+class Tokeniser(_Tokeniser, metaclass=_TokeniserEnumTypeWrapper):
+    """How texts are cut into terms for lexical search."""
+
+TOKENISER_UNSPECIFIED: Tokeniser.ValueType  # 0
+"""WORDS."""
+TOKENISER_WORDS: Tokeniser.ValueType  # 1
+"""Words of letters and digits, without regard to case and diacritics."""
+TOKENISER_TRIGRAM: Tokeniser.ValueType  # 2
+"""Runs of three characters, without regard to case: finds parts of words, and languages that
+do not put spaces between words. Terms of less than three characters find nothing.
+"""
+Global___Tokeniser: _TypeAlias = Tokeniser  # noqa: Y015
+
+class _Stemming:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StemmingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stemming.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEMMING_UNSPECIFIED: _Stemming.ValueType  # 0
+    """NONE."""
+    STEMMING_NONE: _Stemming.ValueType  # 1
+    """None."""
+    STEMMING_PORTER: _Stemming.ValueType  # 2
+    """English endings, by Porter's rules. Goes only with TOKENISER_WORDS."""
+
+class Stemming(_Stemming, metaclass=_StemmingEnumTypeWrapper):
+    """Which endings of words are cut off before they are compared."""
+
+STEMMING_UNSPECIFIED: Stemming.ValueType  # 0
+"""NONE."""
+STEMMING_NONE: Stemming.ValueType  # 1
+"""None."""
+STEMMING_PORTER: Stemming.ValueType  # 2
+"""English endings, by Porter's rules. Goes only with TOKENISER_WORDS."""
+Global___Stemming: _TypeAlias = Stemming  # noqa: Y015
+
 @_typing.final
 class FieldSchema(_message.Message):
     """A payload field that the collection knows, so that filters or lexical search can use an index."""
@@ -69,9 +121,13 @@ class FieldSchema(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Key in the payload, 1 to 128 bytes; dots reach into nested objects."""
+    """Key in the payload, 1 to 128 bytes; dots reach into nested objects. No quotes, backslashes or
+    control characters.
+    """
     type: Global___FieldType.ValueType
-    """What the field's values are; must be set."""
+    """What the field's values are; must be set. Rows with other values are taken all the same: they
+    match filters as if the field were not declared.
+    """
     def __init__(
         self,
         *,
@@ -87,6 +143,32 @@ class FieldSchema(_message.Message):
 Global___FieldSchema: _TypeAlias = FieldSchema  # noqa: Y015
 
 @_typing.final
+class TextAnalysis(_message.Message):
+    """How the declared fields of type TEXT are searched. Fixed when the collection is created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENISER_FIELD_NUMBER: _builtins.int
+    STEMMING_FIELD_NUMBER: _builtins.int
+    tokeniser: Global___Tokeniser.ValueType
+    """How texts are cut into terms."""
+    stemming: Global___Stemming.ValueType
+    """Which endings are cut off."""
+    def __init__(
+        self,
+        *,
+        tokeniser: Global___Tokeniser.ValueType = ...,
+        stemming: Global___Stemming.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stemming", b"stemming", "tokeniser", b"tokeniser"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextAnalysis: _TypeAlias = TextAnalysis  # noqa: Y015
+
+@_typing.final
 class CreateCollectionRequest(_message.Message):
     """Asks for a new collection."""
 
@@ -97,6 +179,7 @@ class CreateCollectionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DIM_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    TEXT_ANALYSIS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     name: _builtins.str
@@ -109,7 +192,11 @@ class CreateCollectionRequest(_message.Message):
     """Components of a vector. 0: the model's. Otherwise 1 to the model's dim (Matryoshka)."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]:
-        """Declared payload fields, at most 64."""
+        """Declared payload fields, at most 64, each name once."""
+
+    @_builtins.property
+    def text_analysis(self) -> Global___TextAnalysis:
+        """How the fields of type TEXT are searched; only where there are any."""
 
     def __init__(
         self,
@@ -119,10 +206,11 @@ class CreateCollectionRequest(_message.Message):
         model: _builtins.str = ...,
         dim: _builtins.int = ...,
         fields: _abc.Iterable[Global___FieldSchema] | None = ...,
+        text_analysis: Global___TextAnalysis | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["text_analysis", b"text_analysis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "fields", b"fields", "model", b"model", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "fields", b"fields", "model", b"model", "name", b"name", "request_id", b"request_id", "text_analysis", b"text_analysis"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,6 +265,7 @@ class Collection(_message.Message):
     CREATED_UNIX_MS_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_ANALYSIS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 128 characters of [A-Za-z0-9._-], beginning with a letter or digit."""
     dim: _builtins.int
@@ -199,6 +288,10 @@ class Collection(_message.Message):
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]:
         """Declared payload fields, at most 64."""
 
+    @_builtins.property
+    def text_analysis(self) -> Global___TextAnalysis:
+        """How the fields of type TEXT are searched; set where there are any."""
+
     def __init__(
         self,
         *,
@@ -211,10 +304,11 @@ class Collection(_message.Message):
         created_unix_ms: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        text_analysis: Global___TextAnalysis | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "text_analysis", b"text_analysis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dim", b"dim", "disk_bytes", b"disk_bytes", "fields", b"fields", "last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "model", b"model", "name", b"name", "row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dim", b"dim", "disk_bytes", b"disk_bytes", "fields", b"fields", "last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "model", b"model", "name", b"name", "row_count", b"row_count", "text_analysis", b"text_analysis"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,9 @@ class UpsertRow(_message.Message):
     payload_json: _builtins.str
     """A JSON object, at most 64 KiB by default. Empty: {}."""
     expected_seq: _builtins.int
-    """Write only if the row's seq is this one; 0 if the row must not exist."""
+    """Write only if the row's seq is this one; 0 if the row must not exist. Otherwise the row fails
+    alone with FAILED_PRECONDITION and the seq that it has.
+    """
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
         """A ready vector of the collection's dim. Finite and not zero; scaled to length 1."""
@@ -244,17 +246,26 @@ class DeleteRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    EXPECTED_SEQS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 1024 ids by default."""
+        """1 to 1024 ids by default. Not together with `filter`."""
 
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
-        """Delete all rows that match, instead of `ids`."""
+        """Delete all rows that match, instead of `ids`. They go in several transactions: where one
+        fails, those before it stand.
+        """
+
+    @_builtins.property
+    def expected_seqs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedSeq]:
+        """For some of `ids`: delete the row only if its seq is this one, > 0. Otherwise it stays, and is
+        told in `errors`.
+        """
 
     def __init__(
         self,
@@ -263,14 +274,41 @@ class DeleteRequest(_message.Message):
         collection: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
         filter: _search_pb2.Filter | None = ...,
+        expected_seqs: _abc.Iterable[Global___ExpectedSeq] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "expected_seqs", b"expected_seqs", "filter", b"filter", "ids", b"ids", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
+
+@_typing.final
+class ExpectedSeq(_message.Message):
+    """The seq that a row must have to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """One of `ids`."""
+    seq: _builtins.int
+    """Sequence number, > 0."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectedSeq: _TypeAlias = ExpectedSeq  # noqa: Y015
 
 @_typing.final
 class DeleteResponse(_message.Message):
@@ -281,6 +319,7 @@ class DeleteResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request."""
     deleted_count: _builtins.int
@@ -289,20 +328,53 @@ class DeleteResponse(_message.Message):
     def timings(self) -> _common_pb2.Timings:
         """Where the time of the request went, in microseconds."""
 
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeleteError]:
+        """The ids whose row was not as `expected_seqs` says, with FAILED_PRECONDITION."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         deleted_count: _builtins.int = ...,
         timings: _common_pb2.Timings | None = ...,
+        errors: _abc.Iterable[Global___DeleteError] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "errors", b"errors", "request_id", b"request_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+
+@_typing.final
+class DeleteError(_message.Message):
+    """Why a row was not deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    @_builtins.property
+    def error(self) -> _common_pb2.ItemError:
+        """FAILED_PRECONDITION, with the seq that the row has."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        error: _common_pb2.ItemError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteError: _TypeAlias = DeleteError  # noqa: Y015
 
 @_typing.final
 class Row(_message.Message):

@@ -26,47 +26,55 @@ from vecserve.v1 import common_pb2 as vecserve_dot_v1_dot_common__pb2
 from vecserve.v1 import embedding_pb2 as vecserve_dot_v1_dot_embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vecserve/v1/search.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\x1a\x1bvecserve/v1/embedding.proto\"}\n\x05Query\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x06vector\x18\x02 \x01(\x0b\x32\x13.vecserve.v1.VectorH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05\x61udio\x18\x04 \x01(\x0cH\x00\x12\x10\n\x06row_id\x18\x05 \x01(\tH\x00\x42\t\n\x07\x63ontent\"\xbd\x01\n\x06\x46ilter\x12)\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.FilterListH\x00\x12)\n\x06\x61ny_of\x18\x02 \x01(\x0b\x32\x17.vecserve.v1.FilterListH\x00\x12\"\n\x03not\x18\x03 \x01(\x0b\x32\x13.vecserve.v1.FilterH\x00\x12,\n\x05\x66ield\x18\x04 \x01(\x0b\x32\x1b.vecserve.v1.FieldConditionH\x00\x42\x0b\n\tcondition\"2\n\nFilterList\x12$\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x13.vecserve.v1.Filter\"\xb0\x01\n\x0e\x46ieldCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x15\n\x0b\x65quals_json\x18\x02 \x01(\tH\x00\x12\'\n\x06one_of\x18\x03 \x01(\x0b\x32\x15.vecserve.v1.JsonListH\x00\x12#\n\x05range\x18\x04 \x01(\x0b\x32\x12.vecserve.v1.RangeH\x00\x12\x10\n\x06\x65xists\x18\x05 \x01(\x08H\x00\x12\x10\n\x06prefix\x18\x06 \x01(\tH\x00\x42\x06\n\x04test\"\x1f\n\x08JsonList\x12\x13\n\x0bvalues_json\x18\x01 \x03(\t\"k\n\x05Range\x12\x0f\n\x02gt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"\xd7\x01\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\r\x12\x16\n\tmin_score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\x0f\x65xclude_payload\x18\x03 \x01(\x08\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12%\n\x04mode\x18\x06 \x01(\x0e\x32\x17.vecserve.v1.SearchMode\x12\x10\n\x08group_by\x18\x07 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x42\x0c\n\n_min_score\"\xb9\x01\n\rSearchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12!\n\x05query\x18\x03 \x01(\x0b\x32\x12.vecserve.v1.Query\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.vecserve.v1.SearchOptions\x12\x30\n\rembed_options\x18\x05 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"C\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x14\n\x0cpayload_json\x18\x04 \x01(\t\"\x81\x01\n\x0eSearchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1e\n\x04hits\x18\x02 \x03(\x0b\x32\x10.vecserve.v1.Hit\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\x12\x14\n\x0c\x65xplain_json\x18\x04 \x01(\t\"\xc0\x01\n\x12SearchBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12#\n\x07queries\x18\x03 \x03(\x0b\x32\x12.vecserve.v1.Query\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.vecserve.v1.SearchOptions\x12\x30\n\rembed_options\x18\x05 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"\x81\x01\n\x13SearchBatchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07results\x18\x02 \x03(\x0b\x32\x1e.vecserve.v1.SearchBatchResult\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"Z\n\x11SearchBatchResult\x12\x1e\n\x04hits\x18\x01 \x03(\x0b\x32\x10.vecserve.v1.Hit\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ItemError\"\xc6\x01\n\x0f\x43lassifyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12!\n\x05query\x18\x03 \x01(\x0b\x32\x12.vecserve.v1.Query\x12\x13\n\x0blabel_field\x18\x04 \x01(\t\x12\t\n\x01k\x18\x05 \x01(\r\x12\x16\n\x0emin_confidence\x18\x06 \x01(\x02\x12\x30\n\rembed_options\x18\x07 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"/\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"\xc1\x01\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x14\n\x0cout_of_scope\x18\x03 \x01(\x08\x12\'\n\x06scores\x18\x04 \x03(\x0b\x32\x17.vecserve.v1.LabelScore\x12$\n\nneighbours\x18\x05 \x03(\x0b\x32\x10.vecserve.v1.Hit\x12%\n\x07timings\x18\x06 \x01(\x0b\x32\x14.vecserve.v1.Timings*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x01\x12\x17\n\x13SEARCH_MODE_LEXICAL\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x32\xed\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.vecserve.v1.SearchRequest\x1a\x1b.vecserve.v1.SearchResponse\x12P\n\x0bSearchBatch\x12\x1f.vecserve.v1.SearchBatchRequest\x1a .vecserve.v1.SearchBatchResponse\x12G\n\x08\x43lassify\x12\x1c.vecserve.v1.ClassifyRequest\x1a\x1d.vecserve.v1.ClassifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vecserve/v1/search.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\x1a\x1bvecserve/v1/embedding.proto\"\xbb\x01\n\x05Query\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x06vector\x18\x02 \x01(\x0b\x32\x13.vecserve.v1.VectorH\x00\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05\x61udio\x18\x04 \x01(\x0cH\x00\x12\x10\n\x06row_id\x18\x05 \x01(\tH\x00\x12&\n\x07row_ids\x18\x06 \x01(\x0b\x32\x13.vecserve.v1.RowIdsH\x00\x12\x14\n\x0clexical_text\x18\x07 \x01(\tB\t\n\x07\x63ontent\"\x15\n\x06RowIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"\xbd\x01\n\x06\x46ilter\x12)\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.FilterListH\x00\x12)\n\x06\x61ny_of\x18\x02 \x01(\x0b\x32\x17.vecserve.v1.FilterListH\x00\x12\"\n\x03not\x18\x03 \x01(\x0b\x32\x13.vecserve.v1.FilterH\x00\x12,\n\x05\x66ield\x18\x04 \x01(\x0b\x32\x1b.vecserve.v1.FieldConditionH\x00\x42\x0b\n\tcondition\"2\n\nFilterList\x12$\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x13.vecserve.v1.Filter\"\xb0\x01\n\x0e\x46ieldCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x15\n\x0b\x65quals_json\x18\x02 \x01(\tH\x00\x12\'\n\x06one_of\x18\x03 \x01(\x0b\x32\x15.vecserve.v1.JsonListH\x00\x12#\n\x05range\x18\x04 \x01(\x0b\x32\x12.vecserve.v1.RangeH\x00\x12\x10\n\x06\x65xists\x18\x05 \x01(\x08H\x00\x12\x10\n\x06prefix\x18\x06 \x01(\tH\x00\x42\x06\n\x04test\"\x1f\n\x08JsonList\x12\x13\n\x0bvalues_json\x18\x01 \x03(\t\"k\n\x05Range\x12\x0f\n\x02gt\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03gte\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x02lt\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x05\n\x03_gtB\x06\n\x04_gteB\x05\n\x03_ltB\x06\n\x04_lte\"|\n\x06\x46usion\x12\x36\n\x0freciprocal_rank\x18\x01 \x01(\x0b\x32\x1b.vecserve.v1.ReciprocalRankH\x00\x12\x30\n\x0cweighted_sum\x18\x02 \x01(\x0b\x32\x18.vecserve.v1.WeightedSumH\x00\x42\x08\n\x06method\"\x83\x01\n\x0eReciprocalRank\x12\x15\n\rrank_constant\x18\x01 \x01(\r\x12\x19\n\x0c\x64\x65nse_weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0elexical_weight\x18\x03 \x01(\x02H\x01\x88\x01\x01\x42\x0f\n\r_dense_weightB\x11\n\x0f_lexical_weight\";\n\x0bWeightedSum\x12\x14\n\x0c\x64\x65nse_weight\x18\x01 \x01(\x02\x12\x16\n\x0elexical_weight\x18\x02 \x01(\x02\"\xfc\x01\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\r\x12\x16\n\tmin_score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\x0f\x65xclude_payload\x18\x03 \x01(\x08\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12%\n\x04mode\x18\x06 \x01(\x0e\x32\x17.vecserve.v1.SearchMode\x12\x10\n\x08group_by\x18\x07 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12#\n\x06\x66usion\x18\t \x01(\x0b\x32\x13.vecserve.v1.FusionB\x0c\n\n_min_score\"\xb9\x01\n\rSearchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12!\n\x05query\x18\x03 \x01(\x0b\x32\x12.vecserve.v1.Query\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.vecserve.v1.SearchOptions\x12\x30\n\rembed_options\x18\x05 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"C\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x14\n\x0cpayload_json\x18\x04 \x01(\t\"\x81\x01\n\x0eSearchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1e\n\x04hits\x18\x02 \x03(\x0b\x32\x10.vecserve.v1.Hit\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\x12\x14\n\x0c\x65xplain_json\x18\x04 \x01(\t\"\xc0\x01\n\x12SearchBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12#\n\x07queries\x18\x03 \x03(\x0b\x32\x12.vecserve.v1.Query\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.vecserve.v1.SearchOptions\x12\x30\n\rembed_options\x18\x05 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"\x81\x01\n\x13SearchBatchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07results\x18\x02 \x03(\x0b\x32\x1e.vecserve.v1.SearchBatchResult\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"p\n\x11SearchBatchResult\x12\x1e\n\x04hits\x18\x01 \x03(\x0b\x32\x10.vecserve.v1.Hit\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ItemError\x12\x14\n\x0c\x65xplain_json\x18\x03 \x01(\t\"\xc6\x01\n\x0f\x43lassifyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12!\n\x05query\x18\x03 \x01(\x0b\x32\x12.vecserve.v1.Query\x12\x13\n\x0blabel_field\x18\x04 \x01(\t\x12\t\n\x01k\x18\x05 \x01(\r\x12\x16\n\x0emin_confidence\x18\x06 \x01(\x02\x12\x30\n\rembed_options\x18\x07 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"/\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"\xc1\x01\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x14\n\x0cout_of_scope\x18\x03 \x01(\x08\x12\'\n\x06scores\x18\x04 \x03(\x0b\x32\x17.vecserve.v1.LabelScore\x12$\n\nneighbours\x18\x05 \x03(\x0b\x32\x10.vecserve.v1.Hit\x12%\n\x07timings\x18\x06 \x01(\x0b\x32\x14.vecserve.v1.Timings*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x01\x12\x17\n\x13SEARCH_MODE_LEXICAL\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x32\xed\x01\n\rSearchService\x12\x41\n\x06Search\x12\x1a.vecserve.v1.SearchRequest\x1a\x1b.vecserve.v1.SearchResponse\x12P\n\x0bSearchBatch\x12\x1f.vecserve.v1.SearchBatchRequest\x1a .vecserve.v1.SearchBatchResponse\x12G\n\x08\x43lassify\x12\x1c.vecserve.v1.ClassifyRequest\x1a\x1d.vecserve.v1.ClassifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vecserve.v1.search_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHMODE']._serialized_start=2260
-  _globals['_SEARCHMODE']._serialized_end=2373
-  _globals['_QUERY']._serialized_start=96
-  _globals['_QUERY']._serialized_end=221
-  _globals['_FILTER']._serialized_start=224
-  _globals['_FILTER']._serialized_end=413
-  _globals['_FILTERLIST']._serialized_start=415
-  _globals['_FILTERLIST']._serialized_end=465
-  _globals['_FIELDCONDITION']._serialized_start=468
-  _globals['_FIELDCONDITION']._serialized_end=644
-  _globals['_JSONLIST']._serialized_start=646
-  _globals['_JSONLIST']._serialized_end=677
-  _globals['_RANGE']._serialized_start=679
-  _globals['_RANGE']._serialized_end=786
-  _globals['_SEARCHOPTIONS']._serialized_start=789
-  _globals['_SEARCHOPTIONS']._serialized_end=1004
-  _globals['_SEARCHREQUEST']._serialized_start=1007
-  _globals['_SEARCHREQUEST']._serialized_end=1192
-  _globals['_HIT']._serialized_start=1194
-  _globals['_HIT']._serialized_end=1261
-  _globals['_SEARCHRESPONSE']._serialized_start=1264
-  _globals['_SEARCHRESPONSE']._serialized_end=1393
-  _globals['_SEARCHBATCHREQUEST']._serialized_start=1396
-  _globals['_SEARCHBATCHREQUEST']._serialized_end=1588
-  _globals['_SEARCHBATCHRESPONSE']._serialized_start=1591
-  _globals['_SEARCHBATCHRESPONSE']._serialized_end=1720
-  _globals['_SEARCHBATCHRESULT']._serialized_start=1722
-  _globals['_SEARCHBATCHRESULT']._serialized_end=1812
-  _globals['_CLASSIFYREQUEST']._serialized_start=1815
-  _globals['_CLASSIFYREQUEST']._serialized_end=2013
-  _globals['_LABELSCORE']._serialized_start=2015
-  _globals['_LABELSCORE']._serialized_end=2062
-  _globals['_CLASSIFYRESPONSE']._serialized_start=2065
-  _globals['_CLASSIFYRESPONSE']._serialized_end=2258
-  _globals['_SEARCHSERVICE']._serialized_start=2376
-  _globals['_SEARCHSERVICE']._serialized_end=2613
+  _globals['_SEARCHMODE']._serialized_start=2726
+  _globals['_SEARCHMODE']._serialized_end=2839
+  _globals['_QUERY']._serialized_start=97
+  _globals['_QUERY']._serialized_end=284
+  _globals['_ROWIDS']._serialized_start=286
+  _globals['_ROWIDS']._serialized_end=307
+  _globals['_FILTER']._serialized_start=310
+  _globals['_FILTER']._serialized_end=499
+  _globals['_FILTERLIST']._serialized_start=501
+  _globals['_FILTERLIST']._serialized_end=551
+  _globals['_FIELDCONDITION']._serialized_start=554
+  _globals['_FIELDCONDITION']._serialized_end=730
+  _globals['_JSONLIST']._serialized_start=732
+  _globals['_JSONLIST']._serialized_end=763
+  _globals['_RANGE']._serialized_start=765
+  _globals['_RANGE']._serialized_end=872
+  _globals['_FUSION']._serialized_start=874
+  _globals['_FUSION']._serialized_end=998
+  _globals['_RECIPROCALRANK']._serialized_start=1001
+  _globals['_RECIPROCALRANK']._serialized_end=1132
+  _globals['_WEIGHTEDSUM']._serialized_start=1134
+  _globals['_WEIGHTEDSUM']._serialized_end=1193
+  _globals['_SEARCHOPTIONS']._serialized_start=1196
+  _globals['_SEARCHOPTIONS']._serialized_end=1448
+  _globals['_SEARCHREQUEST']._serialized_start=1451
+  _globals['_SEARCHREQUEST']._serialized_end=1636
+  _globals['_HIT']._serialized_start=1638
+  _globals['_HIT']._serialized_end=1705
+  _globals['_SEARCHRESPONSE']._serialized_start=1708
+  _globals['_SEARCHRESPONSE']._serialized_end=1837
+  _globals['_SEARCHBATCHREQUEST']._serialized_start=1840
+  _globals['_SEARCHBATCHREQUEST']._serialized_end=2032
+  _globals['_SEARCHBATCHRESPONSE']._serialized_start=2035
+  _globals['_SEARCHBATCHRESPONSE']._serialized_end=2164
+  _globals['_SEARCHBATCHRESULT']._serialized_start=2166
+  _globals['_SEARCHBATCHRESULT']._serialized_end=2278
+  _globals['_CLASSIFYREQUEST']._serialized_start=2281
+  _globals['_CLASSIFYREQUEST']._serialized_end=2479
+  _globals['_LABELSCORE']._serialized_start=2481
+  _globals['_LABELSCORE']._serialized_end=2528
+  _globals['_CLASSIFYRESPONSE']._serialized_start=2531
+  _globals['_CLASSIFYRESPONSE']._serialized_end=2724
+  _globals['_SEARCHSERVICE']._serialized_start=2842
+  _globals['_SEARCHSERVICE']._serialized_end=3079
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,7 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_LEXICAL: _SearchMode.ValueType  # 2
     """By the words of the declared text fields (BM25)."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
-    """Both, fused by reciprocal rank."""
+    """Both, fused as `SearchOptions.fusion` says."""
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
     """How rows are found."""
@@ -46,7 +46,7 @@ SEARCH_MODE_DENSE: SearchMode.ValueType  # 1
 SEARCH_MODE_LEXICAL: SearchMode.ValueType  # 2
 """By the words of the declared text fields (BM25)."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
-"""Both, fused by reciprocal rank."""
+"""Both, fused as `SearchOptions.fusion` says."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
 @_typing.final
@@ -60,6 +60,8 @@ class Query(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     AUDIO_FIELD_NUMBER: _builtins.int
     ROW_ID_FIELD_NUMBER: _builtins.int
+    ROW_IDS_FIELD_NUMBER: _builtins.int
+    LEXICAL_TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text to embed with the collection's model, at most 1 MiB by default."""
     image: _builtins.bytes
@@ -68,9 +70,15 @@ class Query(_message.Message):
     """Encoded audio to embed."""
     row_id: _builtins.str
     """Id of a row, 1 to 512 bytes: rows like this one, which is not among the hits."""
+    lexical_text: _builtins.str
+    """Words for the lexical side, at most 4 KiB. Empty: `text`. Not allowed in mode DENSE."""
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
         """A ready vector of the collection's dim. Finite and not zero; its length is ignored."""
+
+    @_builtins.property
+    def row_ids(self) -> Global___RowIds:
+        """Ids of rows: rows near the middle of these, none of which is among the hits."""
 
     def __init__(
         self,
@@ -80,20 +88,48 @@ class Query(_message.Message):
         image: _builtins.bytes = ...,
         audio: _builtins.bytes = ...,
         row_id: _builtins.str = ...,
+        row_ids: Global___RowIds | None = ...,
+        lexical_text: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "content", b"content", "image", b"image", "row_id", b"row_id", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "content", b"content", "image", b"image", "row_id", b"row_id", "row_ids", b"row_ids", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "content", b"content", "image", b"image", "row_id", b"row_id", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "content", b"content", "image", b"image", "lexical_text", b"lexical_text", "row_id", b"row_id", "row_ids", b"row_ids", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "vector", "image", "audio", "row_id"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "vector", "image", "audio", "row_id", "row_ids"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
+class RowIds(_message.Message):
+    """Rows by which others are recommended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 100 different ids, each 1 to 512 bytes."""
+
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowIds: _TypeAlias = RowIds  # noqa: Y015
+
+@_typing.final
 class Filter(_message.Message):
-    """A condition on the payload."""
+    """A condition on the payload. Types are told apart: 1 equals 1.0, but neither "1" nor true. At most
+    8 levels deep, with at most 256 conditions and 4096 scalars in all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -167,13 +203,15 @@ class FieldCondition(_message.Message):
     EXISTS_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Key in the payload, 1 to 128 bytes; dots reach into nested objects."""
+    """Key in the payload, 1 to 128 bytes; dots reach into nested objects. No quotes, backslashes
+    or control characters.
+    """
     equals_json: _builtins.str
     """The field is this JSON scalar, written as JSON: "red", 3, true."""
     exists: _builtins.bool
-    """The field is there (true) or is not (false)."""
+    """The field is there (true), be it null, or is not (false)."""
     prefix: _builtins.str
-    """The field is a string that begins so."""
+    """The field is a string that begins so. 1 to 1024 bytes."""
     @_builtins.property
     def one_of(self) -> Global___JsonList:
         """The field is one of these JSON scalars. At most 1024."""
@@ -228,7 +266,9 @@ Global___JsonList: _TypeAlias = JsonList  # noqa: Y015
 
 @_typing.final
 class Range(_message.Message):
-    """Bounds for numbers (written as JSON numbers) or dates (RFC 3339 strings). At least one is set."""
+    """Bounds for numbers (written as JSON numbers) or for dates (RFC 3339 dates, which begin at
+    00:00:00Z, or date-times; compared to the microsecond). At least one is set, all of one kind.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -276,6 +316,103 @@ class Range(_message.Message):
 Global___Range: _TypeAlias = Range  # noqa: Y015
 
 @_typing.final
+class Fusion(_message.Message):
+    """How the ranks and scores of mode HYBRID become one. Rows with equal sums are in the order of their
+    ranks by BM25.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPROCAL_RANK_FIELD_NUMBER: _builtins.int
+    WEIGHTED_SUM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reciprocal_rank(self) -> Global___ReciprocalRank:
+        """Each side adds its weight / (rank_constant + rank)."""
+
+    @_builtins.property
+    def weighted_sum(self) -> Global___WeightedSum:
+        """Each side adds its weight times its score, scaled to 0 to 1 over that side's candidates."""
+
+    def __init__(
+        self,
+        *,
+        reciprocal_rank: Global___ReciprocalRank | None = ...,
+        weighted_sum: Global___WeightedSum | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "reciprocal_rank", b"reciprocal_rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "reciprocal_rank", b"reciprocal_rank", "weighted_sum", b"weighted_sum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["reciprocal_rank", "weighted_sum"]  # noqa: Y015
+    _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
+
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
+
+@_typing.final
+class ReciprocalRank(_message.Message):
+    """Fusion by ranks alone. At least one weight is above 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_CONSTANT_FIELD_NUMBER: _builtins.int
+    DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+    LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
+    rank_constant: _builtins.int
+    """1 to 1000. 0: 60."""
+    dense_weight: _builtins.float
+    """Of the rank by cosine, 0 to 1000. Unset: 1."""
+    lexical_weight: _builtins.float
+    """Of the rank by BM25, 0 to 1000. Unset: 1."""
+    def __init__(
+        self,
+        *,
+        rank_constant: _builtins.int = ...,
+        dense_weight: _builtins.float | None = ...,
+        lexical_weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "dense_weight", b"dense_weight", "lexical_weight", b"lexical_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "_lexical_weight", b"_lexical_weight", "dense_weight", b"dense_weight", "lexical_weight", b"lexical_weight", "rank_constant", b"rank_constant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
+    _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
+    _WhichOneofReturnType__lexical_weight: _TypeAlias = _typing.Literal["lexical_weight"]  # noqa: Y015
+    _WhichOneofArgType__lexical_weight: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_weight) -> _WhichOneofReturnType__dense_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical_weight) -> _WhichOneofReturnType__lexical_weight | None: ...
+
+Global___ReciprocalRank: _TypeAlias = ReciprocalRank  # noqa: Y015
+
+@_typing.final
+class WeightedSum(_message.Message):
+    """Fusion by scores. At least one weight is above 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+    LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
+    dense_weight: _builtins.float
+    """Of the cosine, 0 to 1000."""
+    lexical_weight: _builtins.float
+    """Of the BM25 score, 0 to 1000."""
+    def __init__(
+        self,
+        *,
+        dense_weight: _builtins.float = ...,
+        lexical_weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_weight", b"dense_weight", "lexical_weight", b"lexical_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
+
+@_typing.final
 class SearchOptions(_message.Message):
     """What both kinds of search take beside the query."""
 
@@ -289,10 +426,13 @@ class SearchOptions(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits to return, 1 to 1000. 0: 10."""
     min_score: _builtins.float
-    """Leave out hits below this score, -1 to 1. Unset: none."""
+    """Leave out hits whose `Hit.score` is below this: -1 to 1 in mode DENSE, otherwise any finite
+    number. Unset: none.
+    """
     exclude_payload: _builtins.bool
     """Leave `Hit.payload_json` empty."""
     exact: _builtins.bool
@@ -300,12 +440,18 @@ class SearchOptions(_message.Message):
     mode: Global___SearchMode.ValueType
     """How rows are found."""
     group_by: _builtins.str
-    """Return only the best hit for each value of this payload field, at most 128 bytes. Empty: all."""
+    """Return only the best hit for each value of this payload field, at most 128 bytes; rows where
+    it is no JSON scalar are left out. The 4096 best rows are looked at. Empty: all.
+    """
     explain: _builtins.bool
-    """Fill `SearchResponse.explain_json`."""
+    """Fill `explain_json`."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Only rows that match."""
+
+    @_builtins.property
+    def fusion(self) -> Global___Fusion:
+        """How mode HYBRID joins its two sides; not allowed in the other modes."""
 
     def __init__(
         self,
@@ -318,10 +464,11 @@ class SearchOptions(_message.Message):
         mode: Global___SearchMode.ValueType = ...,
         group_by: _builtins.str = ...,
         explain: _builtins.bool = ...,
+        fusion: Global___Fusion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "fusion", b"fusion", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_payload", b"exclude_payload", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "k", b"k", "min_score", b"min_score", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_payload", b"exclude_payload", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "group_by", b"group_by", "k", b"k", "min_score", b"min_score", "mode", b"mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -386,7 +533,9 @@ class Hit(_message.Message):
     id: _builtins.str
     """The caller's key, 1 to 512 bytes of UTF-8, without control characters."""
     score: _builtins.float
-    """Cosine of query and row, -1 to 1, from the stored 16-bit vector."""
+    """Mode DENSE: cosine of query and row, -1 to 1, from the stored 16-bit vector. LEXICAL: BM25,
+    > 0. HYBRID: the fused score.
+    """
     seq: _builtins.int
     """Sequence number of the row, > 0."""
     payload_json: _builtins.str
@@ -531,6 +680,9 @@ class SearchBatchResult(_message.Message):
 
     HITS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    EXPLAIN_JSON_FIELD_NUMBER: _builtins.int
+    explain_json: _builtins.str
+    """How the answer came about, as a JSON object. Filled when asked for."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """Best first; at most k."""
@@ -544,10 +696,11 @@ class SearchBatchResult(_message.Message):
         *,
         hits: _abc.Iterable[Global___Hit] | None = ...,
         error: _common_pb2.ItemError | None = ...,
+        explain_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "hits", b"hits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explain_json", b"explain_json", "hits", b"hits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,16 +6,36 @@ Owns how collections look on the terminal. Must not know how they are stored.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, get_args
 
 import typer
 
-from vecserve_client import Collection
-from vecserve_server.cli.exits import Exit
+from vecserve_client import Collection, Fields
+from vecserve_client.types import FieldType
+from vecserve_server.cli.exits import Exit, UsageProblem
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
 from vecserve_server.cli.output import print_json, print_table, size_text
 
 app = typer.Typer(help="Create, list, show and drop collections.", no_args_is_help=True)
+
+FIELD_TYPES: tuple[FieldType, ...] = get_args(FieldType)
+
+
+class TokeniserName(StrEnum):
+    """How texts are cut into terms."""
+
+    WORDS = "words"
+    TRIGRAM = "trigram"
+
+
+class StemmingName(StrEnum):
+    """Which endings of words are cut off."""
+
+    NONE = "none"
+    PORTER = "porter"
+
 
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
 
@@ -25,12 +45,25 @@ def create(
     name: Name,
     model: Annotated[str, typer.Option("--model", help="Default: the server's.")] = "",
     dim: Annotated[int, typer.Option("--dim", min=0, help="0: the model's.")] = 0,
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="Payload field to index, NAME:TYPE (repeatable)."),
+    ] = None,
+    tokeniser: Annotated[
+        TokeniserName, typer.Option("--tokeniser", help="Of the text fields.")
+    ] = TokeniserName.WORDS,
+    stemming: Annotated[
+        StemmingName, typer.Option("--stemming", help="Of the text fields.")
+    ] = StemmingName.NONE,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
     """Create an empty collection."""
+    fields = Fields(
+        types=read_field_types(field or ()), tokeniser=tokeniser.value, stemming=stemming.value
+    )
     with connect(server) as client:
-        made = client.create_collection(name, model=model, dim=dim)
+        made = client.create_collection(name, model=model, dim=dim, fields=fields)
     if json:
         print_json(dataclasses.asdict(made))
     else:
@@ -80,6 +113,24 @@ def drop(
         print(f"dropped {name} with {row_count} rows")
 
 
+def read_field_types(typed: Sequence[str]) -> dict[str, FieldType]:
+    """Read NAME:TYPE; raise UsageProblem."""
+    types: dict[str, FieldType] = {}
+    for text in typed:
+        name, _, kind = text.rpartition(":")
+        known = next((one for one in FIELD_TYPES if one == kind), None)
+        if not name or known is None:
+            raise UsageProblem(f"--field {text!r}: is not NAME:TYPE; types are {_listed()}")
+        if name in types:
+            raise UsageProblem(f"--field {text!r}: {name} comes twice")
+        types[name] = known
+    return types
+
+
+def _listed() -> str:
+    return ", ".join(FIELD_TYPES)
+
+
 def _properties(collection: Collection) -> list[tuple[str, object]]:
     return [
         ("name", collection.name),
@@ -89,4 +140,5 @@ def _properties(collection: Collection) -> list[tuple[str, object]]:
         ("last seq", collection.last_seq),
         ("disk", size_text(collection.disk_bytes)),
         ("memory", size_text(collection.memory_bytes)),
+        ("fields", ", ".join(f"{name}:{kind}" for name, kind in collection.fields.types.items())),
     ]

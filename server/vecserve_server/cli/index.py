@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from vecserve_client import Client, NotFound, Record, UpsertBatch
+from vecserve_client import Client, Collection, NotFound, Record, UpsertBatch
 from vecserve_server.cli.exits import CommandFailed, Exit, UsageProblem
 from vecserve_server.cli.options import (
     DEFAULT_PATIENCE_S,
@@ -78,13 +78,13 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     json: Json = False,
 ) -> None:
     """Write a file of records into a collection; the same file twice changes nothing."""
-    fields = Fields(
-        id=id_field,
-        text=tuple(text_field or ("text",)),
-        payload=tuple(payload_field) if payload_field is not None else None,
-    )
     with _opened(file) as (stream, size_bytes), connect(server, deadline_s=patience) as client:
-        _ensure_collection(client, collection, create=create, model=model)
+        fields = Fields(
+            id=id_field,
+            text=tuple(text_field or ("text",)),
+            payload=tuple(payload_field) if payload_field is not None else None,
+            kept=_declared(_ensure_collection(client, collection, create=create, model=model)),
+        )
         lines = _read(stream, fields, file_format or _format_of(file))
         indexing = _Indexing(lines, on_error)
         with RowProgress(total_bytes=size_bytes, silent=json) as progress:
@@ -186,10 +186,15 @@ def _position(stream: BinaryIO, size_bytes: int | None) -> int:
     return stream.tell() if size_bytes is not None else 0
 
 
-def _ensure_collection(client: Client, name: str, *, create: bool, model: str) -> None:
+def _ensure_collection(client: Client, name: str, *, create: bool, model: str) -> Collection:
     try:
-        client.get_collection(name)
+        return client.get_collection(name)
     except NotFound:
         if not create:
             raise
-        client.create_collection(name, model=model)
+        return client.create_collection(name, model=model)
+
+
+def _declared(collection: Collection) -> frozenset[str]:
+    """Return the top keys of what the collection has indexes for, which it finds in payloads."""
+    return frozenset(name.partition(".")[0] for name in collection.fields.types)

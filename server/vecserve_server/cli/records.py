@@ -32,7 +32,8 @@ class Fields:
     id: str
     text: tuple[str, ...]
     payload: tuple[str, ...] | None = None
-    """None: every field that is neither the id nor text."""
+    """None: every field that is neither the id nor text, and those of `kept`."""
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +193,7 @@ def _text_of(values: Mapping[str, Any], names: Sequence[str]) -> str:
 def _payload_of(values: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     if fields.payload is not None:
         return {name: values[name] for name in fields.payload if name in values}
-    taken = {fields.id, *fields.text}
+    taken = {fields.id, *fields.text} - fields.kept
     return {name: value for name, value in values.items() if name not in taken}
 
 

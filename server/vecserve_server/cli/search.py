@@ -6,22 +6,44 @@ Owns how an answer is printed. Must not know how it comes about.
 from __future__ import annotations
 
 import dataclasses
+import math
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from vecserve_client import ReciprocalRank
+from vecserve_client.searches import SearchOptions
+from vecserve_server.cli.conditions import HELP, read_conditions
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json
 
 
-def search(
+class Mode(StrEnum):
+    """How rows are found."""
+
+    DENSE = "dense"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
+
+
+def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     collection: Annotated[str, typer.Argument(metavar="COLLECTION")],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Hits to return.")] = 10,
+    mode: Annotated[Mode, typer.Option("--mode", help="By vectors, words, or both.")] = Mode.DENSE,
+    where: Annotated[list[str] | None, typer.Option("--where", help=HELP)] = None,
+    group_by: Annotated[
+        str, typer.Option("--group-by", help="Best hit for each value of a payload field.")
+    ] = "",
+    lexical_weight: Annotated[
+        float, typer.Option("--lexical-weight", min=0, max=1000, help="In mode hybrid.")
+    ] = 1.0,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", min=-1, max=1, help="Leave out hits below.")
+        float | None, typer.Option("--min-score", help="Leave out hits below.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how it came about.")] = False,
     field: Annotated[
         list[str] | None, typer.Option("--field", help="Payload field to show (repeatable).")
     ] = None,
@@ -29,11 +51,25 @@ def search(
     json: Json = False,
 ) -> None:
     """Find the rows nearest to a text."""
+    options: SearchOptions = {
+        "k": k,
+        "mode": mode.value,
+        "where": read_conditions(where or ()),
+        "group_by": group_by,
+        "min_score": min_score,
+        "exact": exact,
+        "explain": explain,
+    }
+    if not math.isclose(lexical_weight, 1.0):
+        options["fusion"] = ReciprocalRank(lexical=lexical_weight)
     with connect(server) as client:
-        answer = client.search(collection, text, k=k, min_score=min_score, exact=exact)
+        answer = client.search(collection, text, **options)
     if json:
         timings = dataclasses.asdict(answer.timings)
-        print_json({"hits": [hit_as_dict(hit) for hit in answer.hits], "timings": timings})
+        hits = [hit_as_dict(hit) for hit in answer.hits]
+        print_json({"hits": hits, "timings": timings, "explain": answer.explain})
         return
     print_hits(answer.hits, summary_fields=field or ())
     print(f"{len(answer.hits)} hits in {answer.timings.total_us / 1000:.1f} ms")
+    if answer.explain is not None:
+        print_json(answer.explain)

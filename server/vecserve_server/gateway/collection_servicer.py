@@ -9,9 +9,14 @@ from grpc import aio
 
 from vecserve.v1 import collection_pb2, collection_pb2_grpc
 from vecserve_server.domain import CollectionSpec
-from vecserve_server.errors import InvalidArgument, Unsupported
+from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import write_model_info
+from vecserve_server.gateway.declarations import (
+    read_fields,
+    read_text_analysis,
+    write_declaration,
+)
 from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
@@ -43,8 +48,6 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         """Create an empty collection."""
         with self._scope.admit(request) as arrived_ns:
             check_name("name", request.name)
-            if request.fields:
-                raise Unsupported("fields: declared payload fields are not offered by this server")
             collection = await self._collections.create(self._spec(request))
             reply = collection_pb2.CreateCollectionResponse(
                 collection=await self._describe(collection)
@@ -97,11 +100,13 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             model=text_model.ref,
             dim=request.dim or model_dim,
             created_unix_ms=self._wall_clock_ms(),
+            fields=read_fields(request.fields),
+            text_analysis=read_text_analysis(request),
         )
 
     async def _describe(self, collection: Collection) -> collection_pb2.Collection:
         spec = collection.spec
-        return collection_pb2.Collection(
+        described = collection_pb2.Collection(
             name=spec.name,
             model=write_model_info(spec.model),
             dim=spec.dim,
@@ -111,3 +116,5 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             disk_bytes=await collection.disk_bytes(),
             memory_bytes=collection.memory_bytes,
         )
+        write_declaration(spec, described)
+        return described

@@ -6,7 +6,9 @@ yet. Must not know services' work.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from vecserve_server.domain import Hit, ModelRef, Row, Vectors
 from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
 from vecserve_server.gateway.status_table import code_number, code_of, wire_message
 from vecserve_server.services.embedding import EmbedOptions, Truncate
+from vecserve_server.services.retrieval import Answer
 from vecserve_server.services.searching import QueryInput
 
 F32 = common_pb2.VECTOR_ENCODING_F32
@@ -107,19 +110,26 @@ def read_embed_options(message: embedding_pb2.EmbedOptions) -> EmbedOptions:
 
 def read_query(name: str, message: search_pb2.Query) -> QueryInput:
     """Read one query; `name` is its field. What is wrong with it is told in its place."""
+    query = QueryInput(name=name, lexical_text=message.lexical_text)
+    try:
+        return _with_content(query, message)
+    except RequestError as error:
+        return replace(query, problem=error)
+
+
+def _with_content(query: QueryInput, message: search_pb2.Query) -> QueryInput:
     kind = message.WhichOneof("content")
-    if kind == "text":
-        return QueryInput(name=name, text=message.text)
-    if kind == "row_id":
-        return QueryInput(name=name, row_id=message.row_id)
-    if kind == "vector":
-        try:
-            return QueryInput(name=name, vector=read_vector(f"{name}.vector", message.vector))
-        except RequestError as error:
-            return QueryInput(name=name, problem=error)
     if kind is None:
-        return QueryInput(name=name, problem=InvalidArgument(name, "has no content"))
-    return QueryInput(name=name, problem=Unsupported(f"{name}.{kind}: no loaded model takes it"))
+        raise InvalidArgument(query.name, "has no content")
+    if kind == "text":
+        return replace(query, text=message.text)
+    if kind == "row_id":
+        return replace(query, row_ids=(message.row_id,))
+    if kind == "row_ids":
+        return replace(query, row_ids=tuple(message.row_ids.ids))
+    if kind == "vector":
+        return replace(query, vector=read_vector(f"{query.name}.vector", message.vector))
+    raise Unsupported(f"{query.name}.{kind}: no loaded model takes it")
 
 
 def write_item_error(error: RequestError) -> common_pb2.ItemError:
@@ -137,6 +147,11 @@ def write_hit(hit: Hit) -> search_pb2.Hit:
     return search_pb2.Hit(
         id=hit.id, score=hit.score, seq=hit.seq, payload_json=hit.payload_json or ""
     )
+
+
+def write_explanation(answer: Answer) -> str:
+    """Write how an answer came about; empty where that was not asked for."""
+    return json.dumps(answer.explanation, ensure_ascii=False) if answer.explanation else ""
 
 
 def write_row(row: Row, *, exclude_payload: bool) -> index_pb2.Row:

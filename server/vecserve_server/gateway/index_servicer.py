@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from grpc import aio
 
 from vecserve.v1 import index_pb2, index_pb2_grpc
-from vecserve_server.errors import RequestError, Unsupported
+from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
 from vecserve_server.gateway.call import CallScope, require_request_id
 from vecserve_server.gateway.converters import (
     read_embed_options,
@@ -16,11 +17,13 @@ from vecserve_server.gateway.converters import (
     write_item_error,
     write_row,
 )
+from vecserve_server.gateway.filters import read_filter
 from vecserve_server.gateway.page_tokens import read_page_token, read_seq, write_page_token
 from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
 from vecserve_server.services.validation import check_page_size
+from vecserve_server.storage.conditions import Condition
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -70,12 +73,19 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     async def Delete(
         self, request: index_pb2.DeleteRequest, context: Context
     ) -> index_pb2.DeleteResponse:
-        """Delete rows by id."""
+        """Delete rows by id, or all that match."""
+        if request.HasField("filter"):
+            return await self._delete_matching(request, self._scope.deadline_ns(context))
         with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
-            if request.HasField("filter"):
-                raise Unsupported("filter: is not offered by this server")
-            deleted = await self._service.delete(request.collection, request.ids)
-            reply = index_pb2.DeleteResponse(deleted_count=deleted)
+            expected = _read_expected_seqs(request.expected_seqs)
+            deleted = await self._service.delete(request.collection, request.ids, expected)
+            reply = index_pb2.DeleteResponse(
+                deleted_count=deleted.count,
+                errors=[
+                    index_pb2.DeleteError(id=row_id, error=write_item_error(error))
+                    for row_id, error in deleted.errors.items()
+                ],
+            )
             return self._scope.complete(reply, request, arrived_ns)
 
     async def Get(self, request: index_pb2.GetRequest, context: Context) -> index_pb2.GetResponse:
@@ -99,13 +109,16 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         """Read all rows, a page at a time."""
         with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
-            if request.HasField("filter"):
-                raise Unsupported("filter: is not offered by this server")
+            condition = _read_condition(request)
             size = check_page_size("page_size", request.page_size)
-            listing = f"scan:{collection.spec.name}"
+            listing = _listing(collection.spec.name, request)
             after = read_page_token(listing, request.page_token)
             rows = await collection.scan(
-                read_seq(after), size + 1, with_vectors=request.include_vector
+                read_seq(after),
+                size + 1,
+                with_vectors=request.include_vector,
+                condition=condition,
+                deadline_ns=self._scope.deadline_ns(context),
             )
             page = rows[:size]
             last = str(page[-1].seq) if len(rows) > size else ""
@@ -118,12 +131,27 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     async def Count(
         self, request: index_pb2.CountRequest, context: Context
     ) -> index_pb2.CountResponse:
-        """Count live rows."""
+        """Count live rows, all or those that match."""
         with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
-            if request.HasField("filter"):
-                raise Unsupported("filter: is not offered by this server")
-            reply = index_pb2.CountResponse(row_count=collection.live_rows)
+            condition = _read_condition(request)
+            rows = collection.live_rows
+            if condition is not None:
+                deadline_ns = self._scope.deadline_ns(context)
+                rows = await collection.count(condition, deadline_ns=deadline_ns)
+            reply = index_pb2.CountResponse(row_count=rows)
+            return self._scope.complete(reply, request, arrived_ns)
+
+    async def _delete_matching(
+        self, request: index_pb2.DeleteRequest, deadline_ns: int | None
+    ) -> index_pb2.DeleteResponse:
+        with self._scope.admit(request) as arrived_ns:
+            if request.ids or request.expected_seqs:
+                raise InvalidArgument("filter", "does not go with ids or expected_seqs")
+            count = await self._service.delete_matching(
+                request.collection, read_filter("filter", request.filter), deadline_ns=deadline_ns
+            )
+            reply = index_pb2.DeleteResponse(deleted_count=count)
             return self._scope.complete(reply, request, arrived_ns)
 
     async def _upsert(
@@ -155,8 +183,6 @@ def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
     problem: RequestError | None = None
     if kind in ("image", "audio"):
         problem = Unsupported(f"rows[{index}].{kind}: the collection's model takes text only")
-    elif row.HasField("expected_seq"):
-        problem = Unsupported(f"rows[{index}].expected_seq: is not offered by this server")
     elif kind == "vector":
         try:
             vector = read_vector(f"rows[{index}].vector", row.vector)
@@ -167,8 +193,33 @@ def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
         text=row.text if kind == "text" else None,
         vector=vector,
         payload_json=row.payload_json,
+        expected_seq=row.expected_seq if row.HasField("expected_seq") else None,
         problem=problem,
     )
+
+
+def _read_condition(
+    request: index_pb2.ScanRequest | index_pb2.CountRequest,
+) -> Condition | None:
+    return read_filter("filter", request.filter) if request.HasField("filter") else None
+
+
+def _read_expected_seqs(messages: Iterable[index_pb2.ExpectedSeq]) -> Mapping[str, int]:
+    expected: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        if not message.seq:
+            raise InvalidArgument(f"expected_seqs[{index}].seq", "is 0; it must be above 0")
+        if expected.setdefault(message.id, message.seq) != message.seq:
+            raise InvalidArgument(f"expected_seqs[{index}].id", "comes with two different seqs")
+    return expected
+
+
+def _listing(collection: str, request: index_pb2.ScanRequest) -> str:
+    # A token goes on only with the scan that it came from.
+    if not request.HasField("filter"):
+        return f"scan:{collection}"
+    digest = hashlib.sha256(request.filter.SerializeToString(deterministic=True)).hexdigest()
+    return f"scan:{collection}:{digest[:16]}"
 
 
 def _result(upserted: Upserted, index: int) -> index_pb2.UpsertResult:

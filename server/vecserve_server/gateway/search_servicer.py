@@ -8,18 +8,18 @@ from typing import Any
 from grpc import aio
 
 from vecserve.v1 import search_pb2, search_pb2_grpc
-from vecserve_server.errors import Unsupported
 from vecserve_server.gateway.call import CallScope, Reply
 from vecserve_server.gateway.converters import (
     read_embed_options,
     read_query,
+    write_explanation,
     write_hit,
     write_item_error,
 )
-from vecserve_server.services.searching import QueryInput, Searched, SearchingService, SearchOptions
+from vecserve_server.gateway.search_options import read_search_options
+from vecserve_server.services.searching import QueryInput, Searched, SearchingService
 
 Context = aio.ServicerContext[Any, Any]
-DENSE_MODES = (search_pb2.SEARCH_MODE_UNSPECIFIED, search_pb2.SEARCH_MODE_DENSE)
 
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
@@ -38,7 +38,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             searched = await self._search(request, [query], context)
             if searched.errors:
                 raise searched.errors[0]
-            reply = search_pb2.SearchResponse(hits=[write_hit(hit) for hit in searched.hits[0]])
+            answer = searched.answers[0]
+            reply = search_pb2.SearchResponse(
+                hits=[write_hit(hit) for hit in answer.hits],
+                explain_json=write_explanation(answer),
+            )
             return self._complete(reply, request, arrived_ns, searched)
 
     async def SearchBatch(
@@ -62,7 +66,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return await self._service.search(
             request.collection,
             queries,
-            _read_options(request.options),
+            read_search_options(request.options),
             read_embed_options(request.embed_options),
             deadline_ns=self._scope.deadline_ns(context),
         )
@@ -81,24 +85,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         )
 
 
-def _read_options(options: search_pb2.SearchOptions) -> SearchOptions:
-    if options.HasField("filter"):
-        raise Unsupported("options.filter: is not offered by this server")
-    if options.mode not in DENSE_MODES:
-        raise Unsupported("options.mode: only SEARCH_MODE_DENSE is offered by this server")
-    if options.group_by:
-        raise Unsupported("options.group_by: is not offered by this server")
-    if options.explain:
-        raise Unsupported("options.explain: is not offered by this server")
-    return SearchOptions(
-        k=options.k,
-        min_score=options.min_score if options.HasField("min_score") else None,
-        with_payload=not options.exclude_payload,
-    )
-
-
 def _result(searched: Searched, index: int) -> search_pb2.SearchBatchResult:
     error = searched.errors.get(index)
     if error is not None:
         return search_pb2.SearchBatchResult(error=write_item_error(error))
-    return search_pb2.SearchBatchResult(hits=[write_hit(hit) for hit in searched.hits[index]])
+    answer = searched.answers[index]
+    return search_pb2.SearchBatchResult(
+        hits=[write_hit(hit) for hit in answer.hits], explain_json=write_explanation(answer)
+    )

@@ -16,9 +16,14 @@ from typing import TypeVar
 from vecserve_server.domain import CollectionSpec, Hit, Row, Vectors
 from vecserve_server.errors import NotFound
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
-from vecserve_server.storage.operations import Committed, Delete, Operation
+from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Wanted
+from vecserve_server.storage.conditions import Condition
+from vecserve_server.storage.operations import Committed, Conflict, Delete, Operation, Outcome
 from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.row_queries import RowKey
 from vecserve_server.storage.writer import RowWriter
+
+MAX_READ_S = 10.0
 
 T = TypeVar("T")
 
@@ -28,6 +33,14 @@ class Found:
     """What a search over several queries found."""
 
     hits: Sequence[Sequence[Hit]]
+    search_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """The answers to several queries."""
+
+    answers: Sequence[Answer]
     search_us: int
 
 
@@ -45,6 +58,7 @@ class Collection:
         search_pool: Executor,
         clock_ns: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
+        max_read_s: float = MAX_READ_S,
     ) -> None:
         self.spec = spec
         self._folder = folder
@@ -54,16 +68,24 @@ class Collection:
         self._search_pool = search_pool
         self._clock_ns = clock_ns
         self._loop = loop
+        self._max_read_ns = int(max_read_s * 1e9)
+        self._retrieval = Retrieval(log=log, index=index, clock_ns=clock_ns)
         self._closed = False
         self._jobs_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def write(self, operations: Sequence[Operation]) -> Sequence[int | None]:
+    async def write(self, operations: Sequence[Operation]) -> tuple[int | None, ...]:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
 
-        A delete of an id that does not exist has None. Raises Overloaded, Draining, StorageError.
+        A delete of an id that does not exist has None, and so has what did not meet its expected
+        seq. Raises Overloaded, Draining, StorageError.
         """
+        outcomes = await self.write_each(operations)
+        return tuple(None if isinstance(outcome, Conflict) else outcome for outcome in outcomes)
+
+    async def write_each(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """Write rows as `write` does; what did not meet its expected seq has a Conflict."""
         self._refuse_if_closed()
         return await self._finish(self._writer.submit(self._log, operations, self._publish))
 
@@ -85,16 +107,24 @@ class Collection:
 
         `leave_out` names, for each query, the row that must not be among its hits.
         """
+        asked = [
+            Asked(vector=query, leave_out=frozenset() if row_id is None else frozenset({row_id}))
+            for query, row_id in zip(queries, leave_out, strict=True)
+        ]
+        wanted = Wanted(k=k, min_score=min_score, with_payload=with_payload)
+        found = await self.retrieve(asked, wanted)
+        return Found(hits=[answer.hits for answer in found.answers], search_us=found.search_us)
 
-        def work() -> Found:
+    async def retrieve(
+        self, asked: Sequence[Asked], wanted: Wanted, *, deadline_ns: int | None = None
+    ) -> Retrieved:
+        """Answer queries, dense, lexical or both; see `Retrieval.answer`."""
+        is_late = self._until(deadline_ns)
+
+        def work() -> Retrieved:
             started_ns = self._clock_ns()
-            wanted = k + any(row_id is not None for row_id in leave_out)
-            hits = self._hits(queries, wanted, min_score=min_score, with_payload=with_payload)
-            trimmed = [
-                [hit for hit in found if hit.id != unwanted][:k]
-                for found, unwanted in zip(hits, leave_out, strict=True)
-            ]
-            return Found(hits=trimmed, search_us=(self._clock_ns() - started_ns) // 1000)
+            answers = self._retrieval.answer(asked, wanted, is_late=is_late)
+            return Retrieved(answers=answers, search_us=(self._clock_ns() - started_ns) // 1000)
 
         return await self._read(work)
 
@@ -102,10 +132,41 @@ class Collection:
         """Read rows by id; ids that do not exist are left out."""
         return await self._read(lambda: self._log.get(ids, with_vectors=with_vectors))
 
-    async def scan(self, after_seq: int, limit: int, *, with_vectors: bool) -> Sequence[Row]:
-        """Read rows in the order they were written, beginning after a seq."""
+    async def scan(
+        self,
+        after_seq: int,
+        limit: int,
+        *,
+        with_vectors: bool,
+        condition: Condition | None = None,
+        deadline_ns: int | None = None,
+    ) -> Sequence[Row]:
+        """Read rows that match in the order they were written, beginning after a seq."""
+        is_late = self._until(deadline_ns)
         return await self._read(
-            lambda: self._log.scan(after_seq=after_seq, limit=limit, with_vectors=with_vectors)
+            lambda: self._log.scan(
+                after_seq=after_seq,
+                limit=limit,
+                with_vectors=with_vectors,
+                condition=condition,
+                is_late=is_late,
+            )
+        )
+
+    async def count(self, condition: Condition, *, deadline_ns: int | None = None) -> int:
+        """Count the rows that match."""
+        is_late = self._until(deadline_ns)
+        return await self._read(lambda: self._log.queries.count(condition, is_late=is_late))
+
+    async def keys(
+        self, condition: Condition, *, after_seq: int, limit: int, deadline_ns: int | None = None
+    ) -> Sequence[RowKey]:
+        """List the keys of rows that match in the order they were written."""
+        is_late = self._until(deadline_ns)
+        return await self._read(
+            lambda: self._log.queries.keys(
+                condition, after_seq=after_seq, limit=limit, is_late=is_late
+            )
         )
 
     @property
@@ -165,36 +226,11 @@ class Collection:
             removed_seqs=committed.removed_seqs,
         )
 
-    def _hits(
-        self, queries: Vectors, k: int, *, min_score: float | None, with_payload: bool
-    ) -> list[list[Hit]]:
-        # A row may be replaced between the index's answer and the reading of its payload. Then the
-        # index knows the new one already, so asking once more finds it.
-        hits, complete = self._hits_once(queries, k, min_score, with_payload)
-        if not complete:
-            hits, _ = self._hits_once(queries, k, min_score, with_payload)
-        return hits
-
-    def _hits_once(
-        self, queries: Vectors, k: int, min_score: float | None, with_payload: bool
-    ) -> tuple[list[list[Hit]], bool]:
-        found = self._index.search(queries, k)
-        rows = self._log.by_seq(sorted({int(seq) for seqs, _ in found for seq in seqs}))
-        complete = True
-        answers = []
-        for seqs, scores in found:
-            hits = []
-            for seq, score in zip(seqs.tolist(), scores.tolist(), strict=True):
-                if min_score is not None and score < min_score:
-                    break
-                row = rows.get(seq)
-                if row is None:
-                    complete = False
-                    continue
-                payload = row.payload_json if with_payload else None
-                hits.append(Hit(id=row.id, seq=seq, score=score, payload_json=payload))
-            answers.append(hits)
-        return answers, complete
+    def _until(self, deadline_ns: int | None) -> Callable[[], bool]:
+        last_ns = self._clock_ns() + self._max_read_ns
+        if deadline_ns is not None:
+            last_ns = min(last_ns, deadline_ns)
+        return lambda: self._clock_ns() > last_ns
 
     async def _read(self, work: Callable[[], T]) -> T:
         self._refuse_if_closed()

@@ -15,7 +15,7 @@ from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, 
 from vecserve_server.index.opening import Indexes
 from vecserve_server.index.vector_index import IndexStats
 from vecserve_server.observability.metrics import Metrics
-from vecserve_server.services.collection import Collection
+from vecserve_server.services.collection import MAX_READ_S, Collection
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.manifest import read_manifest
 from vecserve_server.storage.row_log import RowLog
@@ -42,6 +42,7 @@ class Collections:
         max_collections: int,
         clock_ns: Callable[[], int],
         metrics: Metrics,
+        max_read_s: float = MAX_READ_S,
     ) -> None:
         self._folder = folder
         self._writer = writer
@@ -53,6 +54,7 @@ class Collections:
         self._max_collections = max_collections
         self._clock_ns = clock_ns
         self._metrics = metrics
+        self._max_read_s = max_read_s
         self._open: dict[str, Collection] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
@@ -145,7 +147,14 @@ class Collections:
         folder = self._folder.collection_folder(name)
         spec = read_manifest(folder)
         log = RowLog.open(
-            folder / ROWS_FILE, dim=spec.dim, model_digest=spec.model.digest, readers=self._readers
+            folder / ROWS_FILE,
+            dim=spec.dim,
+            model_digest=spec.model.digest,
+            readers=self._readers,
+            model_name=spec.model.name,
+            model_version=spec.model.version,
+            fields=spec.fields,
+            text_analysis=spec.text_analysis,
         )
         try:
             index = self._indexes.open(folder / SEGMENTS_FOLDER, dim=spec.dim, rows=log)
@@ -161,6 +170,7 @@ class Collections:
             search_pool=self._search_pool,
             clock_ns=self._clock_ns,
             loop=self._loop,
+            max_read_s=self._max_read_s,
         )
         return collection, len(index)
 

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.domain import CollectionSpec, NewRow
-from vecserve_server.errors import FailedPrecondition, InvalidArgument, RequestError
+from vecserve_server.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    RequestError,
+)
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
@@ -25,7 +30,11 @@ from vecserve_server.services.validation import (
     check_vector,
 )
 from vecserve_server.settings import LimitSettings
-from vecserve_server.storage.operations import Upsert
+from vecserve_server.storage.conditions import Condition
+from vecserve_server.storage.operations import Conflict, Delete, Outcome, Upsert
+
+DELETE_ROWS = 1000
+"""Rows of one transaction where a filter deletes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,8 @@ class RowInput:
     text: str | None
     vector: NDArray[np.generic] | None
     payload_json: str
+    expected_seq: int | None = None
+    """Write only if the row's seq is this one; 0: only if there is no such row."""
     problem: RequestError | None = None
     """Why the row could not be read; it fails with this."""
 
@@ -50,6 +61,14 @@ class Upserted:
     tokenise_us: int
     encode_us: int
     write_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """How many rows are gone, and why some stayed, by id."""
+
+    count: int
+    errors: Mapping[str, RequestError]
 
 
 class IndexingService:
@@ -91,25 +110,73 @@ class IndexingService:
         prepared = await self._prepare(collection.spec, rows, options, deadline_ns)
         started_ns = self._clock_ns()
         order = sorted(prepared.rows)
-        seqs: Sequence[int | None] = ()
+        outcomes: Sequence[Outcome] = ()
         if order:
-            seqs = await collection.write([Upsert(prepared.rows[index]) for index in order])
+            outcomes = await collection.write_each(
+                [Upsert(prepared.rows[index], rows[index].expected_seq) for index in order]
+            )
+        written = dict(zip(order, outcomes, strict=True))
+        refused = {
+            index: _conflict(f"rows[{index}].expected_seq", rows[index].expected_seq, outcome)
+            for index, outcome in written.items()
+            if isinstance(outcome, Conflict)
+        }
         return Upserted(
-            seqs={index: seq for index, seq in zip(order, seqs, strict=True) if seq is not None},
-            errors=prepared.errors,
+            seqs={index: seq for index, seq in written.items() if isinstance(seq, int)},
+            errors={**prepared.errors, **refused},
             queue_us=prepared.queue_us,
             tokenise_us=prepared.tokenise_us,
             encode_us=prepared.encode_us,
             write_us=(self._clock_ns() - started_ns) // 1000,
         )
 
-    async def delete(self, collection_name: str, ids: Sequence[str]) -> int:
-        """Delete rows; return how many of the ids existed."""
+    async def delete(
+        self, collection_name: str, ids: Sequence[str], expected_seqs: Mapping[str, int]
+    ) -> Deleted:
+        """Delete rows, some only if their seq is the expected one."""
         collection = self._collections.get(collection_name)
         check_count("ids", len(ids), limit=self._limits.max_items_per_call)
         for index, row_id in enumerate(ids):
             check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
-        return await collection.delete(ids)
+        if unknown := expected_seqs.keys() - set(ids):
+            raise InvalidArgument("expected_seqs", f"{min(unknown)!r} is not among ids")
+        outcomes = await collection.write_each(
+            [Delete(row_id, expected_seqs.get(row_id)) for row_id in dict.fromkeys(ids)]
+        )
+        found = dict(zip(dict.fromkeys(ids), outcomes, strict=True))
+        return Deleted(
+            count=sum(isinstance(outcome, int) for outcome in outcomes),
+            errors={
+                row_id: _conflict("expected_seqs", expected_seqs[row_id], outcome)
+                for row_id, outcome in found.items()
+                if isinstance(outcome, Conflict)
+            },
+        )
+
+    async def delete_matching(
+        self, collection_name: str, condition: Condition, *, deadline_ns: int | None = None
+    ) -> int:
+        """Delete the rows that match now, in several transactions; return how many there were.
+
+        Where one fails, those before it stand. Raises DeadlineExceeded between two of them.
+        """
+        collection = self._collections.get(collection_name)
+        size = min(DELETE_ROWS, self._limits.max_queued_rows)
+        after_seq, last_seq, count = 0, collection.last_seq(), 0
+        while after_seq < last_seq:
+            if deadline_ns is not None and self._clock_ns() > deadline_ns:
+                raise DeadlineExceeded(f"filter: {count} rows were deleted in the time there was")
+            keys = await collection.keys(
+                condition, after_seq=after_seq, limit=size, deadline_ns=deadline_ns
+            )
+            # A row that is written meanwhile is another one; it stays.
+            keys = [key for key in keys if key.seq <= last_seq]
+            if not keys:
+                break
+            seqs = await collection.write([Delete(key.id, key.seq) for key in keys])
+            count += sum(seq is not None for seq in seqs)
+            after_seq = keys[-1].seq
+        return count
 
     async def _prepare(
         self,
@@ -195,6 +262,12 @@ class _Prepared:
     queue_us: int = 0
     tokenise_us: int = 0
     encode_us: int = 0
+
+
+def _conflict(field: str, expected: int | None, conflict: Conflict) -> FailedPrecondition:
+    current = conflict.current_seq
+    found = f"the row has seq {current}" if current else "there is no such row"
+    return FailedPrecondition(f"{field}: is {expected}, but {found}")
 
 
 def model_of(spec: CollectionSpec, catalog: Catalog) -> ServedModel:

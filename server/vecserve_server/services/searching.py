@@ -6,33 +6,47 @@ Must not know protocols.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Hit, Vectors
-from vecserve_server.errors import InvalidArgument, NotFound, RequestError
+from vecserve_server.domain import CollectionSpec, Vectors
+from vecserve_server.errors import FailedPrecondition, InvalidArgument, NotFound, RequestError
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.services.fusion import Fusion, ReciprocalRank
 from vecserve_server.services.indexing import check_dimensions, model_of
-from vecserve_server.services.validation import check_count, check_k, check_vector
+from vecserve_server.services.retrieval import Answer, Asked, Mode, Wanted
+from vecserve_server.services.validation import check_count, check_field_name, check_k, check_vector
 from vecserve_server.settings import LimitSettings
+from vecserve_server.storage.conditions import Condition
+
+MAX_LEXICAL_TEXT_BYTES = 4096
+MAX_ROW_IDS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryInput:
-    """What to look for: a text, a ready vector, or a row to find the like of; or a problem."""
+    """What to look for: a text, a ready vector, or rows to find the like of; or a problem."""
 
     name: str
     """The field that it stands in, for messages."""
     text: str | None = None
     vector: NDArray[np.generic] | None = None
-    row_id: str | None = None
+    row_ids: tuple[str, ...] = ()
+    lexical_text: str = ""
+    """Words for the lexical side, where they are not the text."""
     problem: RequestError | None = None
+
+    @property
+    def words(self) -> str:
+        """What the lexical side looks for. Empty: nothing."""
+        return self.lexical_text or self.text or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +56,19 @@ class SearchOptions:
     k: int
     min_score: float | None
     with_payload: bool
+    mode: Mode = Mode.DENSE
+    condition: Condition | None = None
+    exact: bool = False
+    group_by: str = ""
+    fusion: Fusion = field(default_factory=ReciprocalRank)
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """Hits for each query that could be answered, an error for each other one."""
+    """An answer for each query that could be answered, an error for each other one."""
 
-    hits: Mapping[int, Sequence[Hit]]
+    answers: Mapping[int, Answer]
     errors: Mapping[int, RequestError]
     queue_us: int
     tokenise_us: int
@@ -95,34 +115,28 @@ class SearchingService:
         """Answer the queries; a bad one fails alone.
 
         Raises NotFound for the collection, InvalidArgument for the batch or an option,
-        FailedPrecondition if texts would be embedded by another model than the rows were.
+        FailedPrecondition if texts would be embedded by another model than the rows were, or if
+        the collection has no words to search.
         """
         collection = self._collections.get(collection_name)
-        check_count("queries", len(queries), limit=self._limits.max_items_per_call)
-        k = check_k("options.k", options.k, limit=self._limits.max_k)
-        if len(queries) * k > self._limits.max_hits_per_call:
-            raise InvalidArgument(
-                "options.k",
-                f"times {len(queries)} queries is {len(queries) * k}; "
-                f"the limit is {self._limits.max_hits_per_call}",
+        wanted = self._wanted(collection.spec, len(queries), options)
+        resolved = await self._resolve(collection, queries, options, embed_options, deadline_ns)
+        asked = {
+            index: Asked(
+                vector=resolved.vectors.get(index),
+                text=query.words,
+                leave_out=frozenset(query.row_ids),
             )
-        _check_min_score(options.min_score)
-        resolved = await self._resolve(collection, queries, embed_options, deadline_ns)
-        hits: dict[int, Sequence[Hit]] = {}
+            for index, query in enumerate(queries)
+            if index not in resolved.errors
+        }
+        answers: Sequence[Answer] = ()
         search_us = 0
-        order = sorted(resolved.vectors)
-        if order:
-            found = await collection.search(
-                np.stack([resolved.vectors[index] for index in order]),
-                k,
-                min_score=options.min_score,
-                with_payload=options.with_payload,
-                leave_out=[queries[index].row_id for index in order],
-            )
-            hits = dict(zip(order, found.hits, strict=True))
-            search_us = found.search_us
+        if asked:
+            found = await collection.retrieve(list(asked.values()), wanted, deadline_ns=deadline_ns)
+            answers, search_us = found.answers, found.search_us
         return Searched(
-            hits=hits,
+            answers=dict(zip(asked, answers, strict=True)),
             errors=resolved.errors,
             queue_us=resolved.queue_us,
             tokenise_us=resolved.tokenise_us,
@@ -130,30 +144,65 @@ class SearchingService:
             search_us=search_us,
         )
 
+    def _wanted(self, spec: CollectionSpec, query_count: int, options: SearchOptions) -> Wanted:
+        check_count("queries", query_count, limit=self._limits.max_items_per_call)
+        k = check_k("options.k", options.k, limit=self._limits.max_k)
+        if query_count * k > self._limits.max_hits_per_call:
+            raise InvalidArgument(
+                "options.k",
+                f"times {query_count} queries is {query_count * k}; "
+                f"the limit is {self._limits.max_hits_per_call}",
+            )
+        _check_min_score(options)
+        if options.group_by:
+            check_field_name("options.group_by", options.group_by)
+        if options.mode is not Mode.DENSE and not spec.has_text_fields:
+            raise FailedPrecondition(
+                f"options.mode: collection {spec.name!r} declares no field of type TEXT; "
+                "only DENSE can be searched"
+            )
+        return Wanted(
+            k=k,
+            mode=options.mode,
+            min_score=options.min_score,
+            with_payload=options.with_payload,
+            condition=options.condition,
+            exact=options.exact,
+            group_by=options.group_by,
+            fusion=options.fusion,
+            explain=options.explain,
+        )
+
     async def _resolve(
         self,
         collection: Collection,
         queries: Sequence[QueryInput],
-        options: EmbedOptions,
+        options: SearchOptions,
+        embed_options: EmbedOptions,
         deadline_ns: int | None,
     ) -> _Resolved:
         resolved = _Resolved(vectors={}, errors={})
-        texts = {i: query.text for i, query in enumerate(queries) if query.text is not None}
-        if texts:
-            names = [f"{queries[index].name}.text" for index in texts]
-            await self._embed(collection, texts, names, options, deadline_ns, resolved)
-        dim = collection.spec.dim
         for index, query in enumerate(queries):
             try:
-                if query.problem is not None:
-                    raise query.problem
-                if query.vector is not None:
-                    name = f"{query.name}.vector"
-                    resolved.vectors[index] = check_vector(name, query.vector, dim=dim)
-                elif query.row_id is not None:
-                    resolved.vectors[index] = await _row_vector(collection, query)
+                _check_query(query, options.mode)
             except RequestError as error:
                 resolved.errors[index] = error
+        if options.mode is Mode.LEXICAL:
+            return resolved
+        texts = {
+            index: query.text
+            for index, query in enumerate(queries)
+            if query.text is not None and index not in resolved.errors
+        }
+        if texts:
+            names = [f"{queries[index].name}.text" for index in texts]
+            await self._embed(collection, texts, names, embed_options, deadline_ns, resolved)
+        for index, query in enumerate(queries):
+            if query.text is None and index not in resolved.errors:
+                try:
+                    resolved.vectors[index] = await _ready_vector(collection, query)
+                except RequestError as error:
+                    resolved.errors[index] = error
         return resolved
 
     async def _embed(
@@ -185,14 +234,47 @@ class SearchingService:
         resolved.encode_us = embedded.encode_us
 
 
-async def _row_vector(collection: Collection, query: QueryInput) -> Vectors:
-    row_id = query.row_id or ""
-    row = (await collection.get([row_id], with_vectors=True)).get(row_id)
-    if row is None or row.vector is None:
-        raise NotFound(f"{query.name}.row_id: {row_id!r} does not exist")
-    return check_vector(f"{query.name}.row_id", row.vector, dim=collection.spec.dim)
+async def _ready_vector(collection: Collection, query: QueryInput) -> Vectors:
+    dim = collection.spec.dim
+    if query.vector is not None:
+        return check_vector(f"{query.name}.vector", query.vector, dim=dim)
+    name = f"{query.name}.row_id" if len(query.row_ids) == 1 else f"{query.name}.row_ids"
+    rows = await collection.get(query.row_ids, with_vectors=True)
+    if missing := [row_id for row_id in query.row_ids if row_id not in rows]:
+        raise NotFound(f"{name}: {missing[0]!r} does not exist")
+    vectors = [row.vector for row in rows.values() if row.vector is not None]
+    return check_vector(name, np.asarray(np.mean(vectors, axis=0, dtype=np.float64)), dim=dim)
 
 
-def _check_min_score(min_score: float | None) -> None:
-    if min_score is not None and not -1 <= min_score <= 1:
-        raise InvalidArgument("options.min_score", f"is {min_score}; -1 to 1 are allowed")
+def _check_query(query: QueryInput, mode: Mode) -> None:
+    if query.problem is not None:
+        raise query.problem
+    size_bytes = len(query.lexical_text.encode())
+    if size_bytes > MAX_LEXICAL_TEXT_BYTES:
+        raise InvalidArgument(
+            f"{query.name}.lexical_text",
+            f"has {size_bytes} bytes; the limit is {MAX_LEXICAL_TEXT_BYTES}",
+        )
+    if mode is Mode.DENSE and query.lexical_text:
+        raise InvalidArgument(f"{query.name}.lexical_text", "is not allowed in mode DENSE")
+    if mode is not Mode.DENSE and not query.words:
+        raise InvalidArgument(
+            f"{query.name}.lexical_text", f"is empty, and so is text; mode {mode.name} needs words"
+        )
+    if query.text is None and query.vector is None:
+        count = len(query.row_ids)
+        if not 1 <= count <= MAX_ROW_IDS or count != len(set(query.row_ids)):
+            raise InvalidArgument(
+                f"{query.name}.row_ids",
+                f"has {count}; 1 to {MAX_ROW_IDS} different ids are allowed",
+            )
+
+
+def _check_min_score(options: SearchOptions) -> None:
+    score = options.min_score
+    if score is None:
+        return
+    if options.mode is Mode.DENSE and not -1 <= score <= 1:
+        raise InvalidArgument("options.min_score", f"is {score}; -1 to 1 are allowed")
+    if not math.isfinite(score):
+        raise InvalidArgument("options.min_score", f"is {score}; it must be finite")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vecserve_server.domain import NAME_PATTERN, Vectors
 from vecserve_server.errors import InvalidArgument
 
+MAX_FIELD_BYTES = 128
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 MAX_JSON_DEPTH = 32
 # Below it, scaling to length 1 would turn float32 rounding into direction.
@@ -90,6 +91,18 @@ def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
     if norm < MIN_NORM:
         raise InvalidArgument(field, f"has length {norm:g}; it must be at least {MIN_NORM:g}")
     return (exact / norm).astype(np.float32)
+
+
+def check_field_name(field: str, name: str) -> str:
+    """Accept the dotted name of a payload field."""
+    size_bytes = len(name.encode())
+    if not 1 <= size_bytes <= MAX_FIELD_BYTES:
+        raise InvalidArgument(field, f"has {size_bytes} bytes; 1 to {MAX_FIELD_BYTES} are allowed")
+    if CONTROL_CHARACTERS.search(name) or '"' in name or "\\" in name:
+        raise InvalidArgument(field, "holds a quote, a backslash or a control character")
+    if not all(name.split(".")):
+        raise InvalidArgument(field, f"{name!r} has an empty part; dots stand between keys")
+    return name
 
 
 def check_page_size(field: str, asked: int, *, default: int = 100, limit: int = 1000) -> int:

@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from vecserve_server.atomic_files import write_atomically
-from vecserve_server.domain import CollectionSpec, ModelRef
+from vecserve_server.domain import (
+    CollectionSpec,
+    FieldSpec,
+    FieldType,
+    ModelRef,
+    TextAnalysis,
+    Tokeniser,
+)
 from vecserve_server.errors import ConfigError, CorruptData, StorageError
 
 _FILE_NAME = "MANIFEST"
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, _VERSION)
 
 
 def write_manifest(folder: Path, spec: CollectionSpec) -> None:
@@ -53,9 +61,25 @@ def _checksum(body: bytes) -> bytes:
 
 
 def _decode(path: Path, content: dict[str, Any]) -> CollectionSpec:
-    if content["version"] != _VERSION:
+    if content["version"] not in _READABLE:
         raise ConfigError(
-            f"{path}: has version {content['version']}, this vecserve reads version {_VERSION}"
+            f"{path}: has version {content['version']}, this vecserve reads up to {_VERSION}"
         )
     collection = content["collection"]
-    return CollectionSpec(**{**collection, "model": ModelRef(**collection["model"])})
+    # Version 1 knew neither fields nor text analysis.
+    decoded = {
+        "model": ModelRef(**collection["model"]),
+        "fields": tuple(map(_decode_field, collection.get("fields", ()))),
+        "text_analysis": _decode_analysis(collection.get("text_analysis", {})),
+    }
+    return CollectionSpec(**{**collection, **decoded})
+
+
+def _decode_field(content: dict[str, Any]) -> FieldSpec:
+    return FieldSpec(name=content["name"], type=FieldType(content["type"]))
+
+
+def _decode_analysis(content: dict[str, Any]) -> TextAnalysis:
+    if not content:
+        return TextAnalysis()
+    return TextAnalysis(tokeniser=Tokeniser(content["tokeniser"]), porter=content["porter"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,9 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.atomic_files import fsync_folder
-from vecserve_server.domain import NewRow, Row
+from vecserve_server.domain import FieldSpec, ModelRef, NewRow, Row, TextAnalysis
 from vecserve_server.errors import CorruptData, InvalidArgument
+from vecserve_server.storage.conditions import Condition
+from vecserve_server.storage.declared_fields import Declared, declare
+from vecserve_server.storage.filter_sql import Sql
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.row_queries import RowQueries
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
     migrate,
@@ -29,6 +33,7 @@ from vecserve_server.storage.sqlite_file import (
     translated_errors,
     write_transaction,
 )
+from vecserve_server.storage.word_index import WordIndex
 
 _MIGRATIONS = (
     (
@@ -45,10 +50,18 @@ _MIGRATIONS = (
         "INSERT INTO sqlite_sequence (name, seq) VALUES ('rows', 0)",
     ),
     ("CREATE TABLE removed (seq INTEGER PRIMARY KEY) STRICT",),
+    (
+        """
+        CREATE TABLE models (
+            digest TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL
+        ) STRICT
+        """,
+    ),
 )
 _COLUMNS = "seq, id, vector, payload, model, checksum"
 _VARIABLES = 500
 _FORGOTTEN_AT_ONCE = 1000
+NO_ANALYSIS = TextAnalysis()
 _STORED = np.dtype("<f2")
 _Item = TypeVar("_Item")
 
@@ -57,7 +70,14 @@ class RowLog:
     """One collection's rows in one file; a row gets a new seq each time it is written."""
 
     def __init__(
-        self, *, path: Path, writer: sqlite3.Connection, dim: int, model_digest: str, readers: int
+        self,
+        *,
+        path: Path,
+        writer: sqlite3.Connection,
+        dim: int,
+        model_digest: str,
+        readers: int,
+        declared: Declared,
     ) -> None:
         self._path = path
         self._writer = writer
@@ -66,12 +86,27 @@ class RowLog:
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
         self._model_digest = model_digest
+        self._words = WordIndex(declared) if declared.texts else None
+        self.queries = RowQueries(readers=self._readers, declared=declared, words=self._words)
+        if self._words is not None:
+            self._words.prepare(writer)
         self._count: int = _single(writer, "SELECT COUNT(*) FROM rows")
         self._last_seq: int = _single(writer, "SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
 
     @classmethod
-    def open(cls, path: Path, *, dim: int, model_digest: str, readers: int = 4) -> RowLog:
-        """Open or create the file and bring its schema up to date.
+    def open(
+        cls,
+        path: Path,
+        *,
+        dim: int,
+        model_digest: str,
+        readers: int = 4,
+        model_name: str = "",
+        model_version: str = "",
+        fields: Sequence[FieldSpec] = (),
+        text_analysis: TextAnalysis = NO_ANALYSIS,
+    ) -> RowLog:
+        """Open or create the file and bring its schema up to date, with the declared `fields`.
 
         Raises ConfigError if a newer vecserve wrote it, CorruptData, StorageError.
         """
@@ -79,9 +114,16 @@ class RowLog:
             writer = open_writable(path)
             try:
                 migrate(writer, path, _MIGRATIONS)
+                _name_model(writer, model_digest, model_name, model_version)
+                declared = declare(writer, fields, text_analysis)
                 fsync_folder(path.parent)
                 return cls(
-                    path=path, writer=writer, dim=dim, model_digest=model_digest, readers=readers
+                    path=path,
+                    writer=writer,
+                    dim=dim,
+                    model_digest=model_digest,
+                    readers=readers,
+                    declared=declared,
                 )
             except BaseException:
                 writer.close()
@@ -123,14 +165,26 @@ class RowLog:
         """
         return {row.seq: row for row in self._select("seq", seqs, with_vectors)}
 
-    def scan(self, *, after_seq: int, limit: int, with_vectors: bool = False) -> list[Row]:
+    def scan(
+        self,
+        *,
+        after_seq: int,
+        limit: int,
+        with_vectors: bool = False,
+        condition: Condition | None = None,
+        is_late: Callable[[], bool] | None = None,
+    ) -> list[Row]:
         """Read up to `limit` rows with a seq above `after_seq`, ascending by seq.
 
-        Raises CorruptData, Overloaded, StorageError.
+        Raises CorruptData, Overloaded, StorageError, and DeadlineExceeded once `is_late`.
         """
-        statement = f"SELECT {_COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
-        with self._readers.snapshot() as connection:
-            found = connection.execute(statement, (after_seq, limit)).fetchall()
+        where = self.queries.compile(condition) if condition is not None else Sql("1")
+        statement = (
+            f"SELECT {_COLUMNS} FROM rows WHERE seq > ? AND {where.text} "  # noqa: S608
+            "ORDER BY seq LIMIT ?"
+        )
+        with self._readers.snapshot(is_late=is_late) as connection:
+            found = connection.execute(statement, (after_seq, *where.values, limit)).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
 
     def removed(self) -> NDArray[np.int64]:
@@ -155,6 +209,23 @@ class RowLog:
                 self._writer.executemany(
                     "DELETE FROM removed WHERE seq = ?", ((seq,) for seq in some)
                 )
+
+    def models(self) -> list[ModelRef]:
+        """List the weights that made the rows; name and version of old ones may be empty."""
+        statement = """
+            SELECT DISTINCT rows.model, name, version
+            FROM rows LEFT JOIN models ON digest = rows.model
+        """
+        with self._readers.snapshot() as connection:
+            found = connection.execute(statement).fetchall()
+        decoded = [[(part or b"").decode() for part in columns] for columns in found]
+        return [ModelRef(digest=d, name=name, version=version) for d, name, version in decoded]
+
+    def erase_removed_words(self) -> None:
+        """Rewrite the word index without a trace of removed rows; any thread may call it."""
+        with self._transaction():
+            if self._words is not None:
+                self._words.erase_removed(self._writer)
 
     def count(self) -> int:
         """Count the rows."""
@@ -184,6 +255,8 @@ class RowLog:
 
     def _write(self, planned: Plan, vectors: NDArray[np.float16]) -> None:
         execute_many = self._writer.executemany
+        if self._words is not None:
+            self._words.remove(self._writer, planned.removed)
         execute_many("DELETE FROM rows WHERE seq = ?", ((seq,) for seq in planned.removed))
         execute_many("INSERT INTO removed (seq) VALUES (?)", ((seq,) for seq in planned.removed))
         execute_many(
@@ -193,6 +266,8 @@ class RowLog:
                 for (seq, row), vector in zip(planned.added.items(), vectors, strict=True)
             ),
         )
+        if self._words is not None:
+            self._words.add(self._writer, planned.added)
         # A seq is spent also when a later operation of the same batch undid its row.
         self._writer.execute(
             "UPDATE sqlite_sequence SET seq = ? WHERE name = 'rows'", (planned.last_seq,)
@@ -243,6 +318,12 @@ def _stored_vectors(rows: Sequence[NewRow], dim: int) -> NDArray[np.float16]:
     if not np.isfinite(vectors).all():
         raise InvalidArgument("vector", "has a component that is not a finite float16")
     return vectors
+
+
+def _name_model(writer: sqlite3.Connection, digest: str, name: str, version: str) -> None:
+    if name:
+        statement = "INSERT OR IGNORE INTO models (digest, name, version) VALUES (?, ?, ?)"
+        writer.execute(statement, (digest, name, version))
 
 
 def _check_ids(ids: Sequence[str]) -> None:

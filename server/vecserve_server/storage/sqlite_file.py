@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import queue
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from vecserve_server.errors import (
     ConfigError,
     CorruptData,
+    DeadlineExceeded,
     InvalidArgument,
     Overloaded,
     StorageError,
@@ -24,6 +25,8 @@ from vecserve_server.errors import (
 _BUSY_TIMEOUT_S = 1.0
 _LEASE_TIMEOUT_S = 5.0
 _WAL_KEPT_BYTES = 64 << 20
+# A millisecond or so between two looks at the clock.
+_STEPS_BETWEEN_LOOKS = 10_000
 
 
 class ReadConnections:
@@ -42,16 +45,19 @@ class ReadConnections:
             self._free.put(None)
 
     @contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
+    def snapshot(
+        self, *, is_late: Callable[[], bool] | None = None
+    ) -> Iterator[sqlite3.Connection]:
         """Lend a connection inside a read transaction: all its answers come from one moment.
 
-        Raises Overloaded when all connections stay busy, StorageError or CorruptData on failure.
+        A statement that runs when `is_late` turns true is stopped. Raises DeadlineExceeded then,
+        Overloaded when all connections stay busy, StorageError or CorruptData on failure.
         """
         connection = self._take()
         try:
             with translated_errors(self._path):
                 connection = connection or open_read_only(self._path)
-                with _transaction(connection, "BEGIN"):
+                with _transaction(connection, "BEGIN"), _watched(connection, is_late):
                     yield connection
         finally:
             self._free.put(connection)
@@ -147,6 +153,15 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _watched(connection: sqlite3.Connection, is_late: Callable[[], bool] | None) -> Iterator[None]:
+    connection.set_progress_handler(is_late, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
 def _connect(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -160,7 +175,10 @@ def _translate(path: Path, error: sqlite3.Error) -> VecserveError:
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_TOOBIG":
         return InvalidArgument("payload", "is longer than SQLite allows")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith("SQLITE_INTERRUPT"):
+        return DeadlineExceeded("the rows could not be read in the time that was left")
+    # Payloads were valid JSON when they were written.
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed JSON" in str(error):
         return CorruptData(f"{path}: is damaged: {error}")
     if name == "SQLITE_FULL":
         return StorageError(f"{path}: the disk is full")

@@ -22,9 +22,9 @@ from vecserve_server.errors import (
     StorageError,
     VecserveError,
 )
-from vecserve_server.storage.operations import Committed, Operation
+from vecserve_server.storage.operations import Committed, Operation, Outcome
 
-Seqs: TypeAlias = tuple[int | None, ...]
+Seqs: TypeAlias = tuple[Outcome, ...]
 """Per operation of one job, as in `Committed.seqs`."""
 
 Publish: TypeAlias = Callable[[Committed], None]

@@ -1,0 +1,97 @@
+"""Which candidates become hits: not left out, good enough, the best of their group.
+
+Owns that choice. Pure: rows come in as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vecserve_server.domain import Hit, Row
+from vecserve_server.services.fusion import Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What the hits of one query must be."""
+
+    k: int
+    min_score: float | None
+    with_payload: bool
+    group_by: str
+    """Dotted payload field of which each value may come once. Empty: no grouping."""
+    leave_out: frozenset[str]
+
+    @property
+    def needed_rows(self) -> int:
+        """Candidates that hold k hits for sure, without grouping."""
+        return self.k + len(self.leave_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """Hits and the candidates that they were, best first."""
+
+    hits: Sequence[Hit]
+    candidates: Sequence[Candidate]
+    looked_at: int
+    vanished: bool
+    """True if a candidate's row was not there any more."""
+    reached_min_score: bool
+    """True if candidates were left out for their score; all later ones would be."""
+
+
+def pick(candidates: Sequence[Candidate], rows: Mapping[int, Row], selection: Selection) -> Picked:
+    """Choose the hits among candidates that come best first."""
+    hits: list[Hit] = []
+    picked: list[Candidate] = []
+    groups: set[tuple[str, object]] = set()
+    vanished = reached_min_score = False
+    for candidate in candidates:
+        if len(hits) == selection.k:
+            break
+        if selection.min_score is not None and candidate.score < selection.min_score:
+            reached_min_score = True
+            break
+        row = rows.get(candidate.seq)
+        vanished |= row is None
+        if row is None or row.id in selection.leave_out:
+            continue
+        if selection.group_by:
+            group = group_of(row.payload_json, selection.group_by)
+            if group is None or group in groups:
+                continue
+            groups.add(group)
+        hits.append(_hit(candidate, row, with_payload=selection.with_payload))
+        picked.append(candidate)
+    return Picked(
+        hits=hits,
+        candidates=picked,
+        looked_at=len(candidates),
+        vanished=vanished,
+        reached_min_score=reached_min_score,
+    )
+
+
+def group_of(payload_json: str, field: str) -> tuple[str, object] | None:
+    """Return the JSON scalar at a dotted field with its type, None if there is none."""
+    value = json.loads(payload_json)
+    for key in field.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    if isinstance(value, dict | list):
+        return None
+    kind = "number" if type(value) in (int, float) else type(value).__name__
+    return kind, value
+
+
+def _hit(candidate: Candidate, row: Row, *, with_payload: bool) -> Hit:
+    return Hit(
+        id=row.id,
+        seq=row.seq,
+        score=candidate.score,
+        payload_json=row.payload_json if with_payload else None,
+    )
