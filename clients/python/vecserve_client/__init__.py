@@ -21,6 +21,7 @@ from vecserve_client.errors import (
 )
 from vecserve_client.retry import RetryPolicy
 from vecserve_client.types import (
+    Alias,
     Collection,
     EmbedOptions,
     EmbedResult,
@@ -37,6 +38,7 @@ from vecserve_client.types import (
 )
 
 __all__ = [
+    "Alias",
     "AlreadyExists",
     "AsyncClient",
     "Cancelled",

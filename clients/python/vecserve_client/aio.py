@@ -17,6 +17,7 @@ import grpc
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve.v1.search_pb2 import Filter
 from vecserve_client import batching, calls, exchange, wire
+from vecserve_client.aio_admin import AsyncAdmin
 from vecserve_client.aio_stream import pipeline
 from vecserve_client.calls import SearchOptions
 from vecserve_client.channel import (
@@ -67,6 +68,8 @@ class AsyncClient:
     ) -> None:
         self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self.admin = AsyncAdmin(self._invoke)
+        """Aliases, re-indexing, snapshots and upkeep."""
 
     async def __aenter__(self) -> Self:
         return self

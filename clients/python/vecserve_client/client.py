@@ -16,6 +16,7 @@ import grpc
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve.v1.search_pb2 import Filter
 from vecserve_client import batching, calls, exchange, wire
+from vecserve_client.admin import Admin
 from vecserve_client.calls import SearchOptions
 from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
@@ -66,6 +67,8 @@ class Client:
     ) -> None:
         self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
         self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self.admin = Admin(self._invoke)
+        """Aliases, re-indexing, snapshots and upkeep."""
 
     def __enter__(self) -> Self:
         return self

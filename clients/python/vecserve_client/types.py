@@ -178,3 +178,11 @@ class Model:
     instance_count: int
     is_default: bool
     prompt_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A second name of a collection."""
+
+    name: str
+    collection: str

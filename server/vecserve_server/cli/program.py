@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vecserve_server import __version__
-from vecserve_server.cli import collections, demo, embed, index, models, search, serve
+from vecserve_server.cli import aliases, collections, demo, embed, index, models, search, serve
 from vecserve_server.cli.exits import Exit, exit_for
 from vecserve_server.cli.output import complain
 
@@ -30,6 +30,7 @@ app.command("embed")(embed.embed)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(collections.app, name="collections")
+app.add_typer(aliases.app, name="aliases")
 
 
 def _print_version(wanted: bool) -> None:

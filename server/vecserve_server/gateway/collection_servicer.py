@@ -22,7 +22,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
-    """Create, describe, list and drop collections."""
+    """Create, describe, list and drop collections, and name them."""
 
     def __init__(
         self,
@@ -86,6 +86,37 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             rows = await self._collections.drop(request.name)
             reply = collection_pb2.DropCollectionResponse(row_count=rows)
             return self._scope.complete(reply, request, arrived_ns)
+
+    async def SetAlias(
+        self, request: collection_pb2.SetAliasRequest, context: Context
+    ) -> collection_pb2.SetAliasResponse:
+        """Make or move an alias."""
+        with self._scope.admit(request):
+            alias = check_name("alias.name", request.alias.name)
+            previous = await self._collections.set_alias(alias, request.alias.collection)
+            return collection_pb2.SetAliasResponse(previous_collection=previous)
+
+    async def ListAliases(
+        self, request: collection_pb2.ListAliasesRequest, context: Context
+    ) -> collection_pb2.ListAliasesResponse:
+        """List aliases, a page at a time."""
+        with self._scope.admit(request):
+            size = check_page_size("page_size", request.page_size)
+            after = read_page_token("aliases", request.page_token)
+            rest = [entry for entry in self._collections.aliases() if entry[0] > after]
+            last = rest[size - 1][0] if len(rest) > size else ""
+            return collection_pb2.ListAliasesResponse(
+                aliases=[collection_pb2.Alias(name=a, collection=c) for a, c in rest[:size]],
+                next_page_token=write_page_token("aliases", last),
+            )
+
+    async def DeleteAlias(
+        self, request: collection_pb2.DeleteAliasRequest, context: Context
+    ) -> collection_pb2.DeleteAliasResponse:
+        """Remove an alias."""
+        with self._scope.admit(request):
+            await self._collections.delete_alias(request.name)
+            return collection_pb2.DeleteAliasResponse()
 
     def _spec(self, request: collection_pb2.CreateCollectionRequest) -> CollectionSpec:
         text_model = self._catalog.get(request.model).text

@@ -14,6 +14,7 @@ from vecserve_server.domain import CollectionSpec
 from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
 from vecserve_server.index.exact_index import ExactIndex
 from vecserve_server.observability.metrics import Metrics
+from vecserve_server.services.aliases import Aliases
 from vecserve_server.services.collection import Collection
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.manifest import read_manifest
@@ -49,12 +50,14 @@ class Collections:
         self._max_collections = max_collections
         self._clock_ns = clock_ns
         self._metrics = metrics
+        self._aliases = Aliases(folder.aliases_file)
         self._open: dict[str, Collection] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
 
     async def open_all(self) -> int:
         """Open every collection of the data folder; return how many rows there are."""
+        await self._aliases.open()
         rows = 0
         for name in self._folder.collection_names():
             collection, count = await asyncio.to_thread(self._open_one, name)
@@ -63,8 +66,8 @@ class Collections:
         return rows
 
     def get(self, name: str, *, field: str = "collection") -> Collection:
-        """Find a collection."""
-        collection = self._open.get(name)
+        """Find a collection by its name or an alias."""
+        collection = self._open.get(self._aliases.resolve(name))
         if collection is None:
             raise NotFound(f"{field}: {name!r} does not exist")
         return collection
@@ -80,6 +83,21 @@ class Collections:
     async def drop(self, name: str) -> int:
         """Delete a collection and its files; return how many rows it had."""
         return await self._held(self._drop(name))
+
+    def aliases(self) -> list[tuple[str, str]]:
+        """List alias and collection, by alias."""
+        return self._aliases.all()
+
+    async def set_alias(self, alias: str, name: str) -> str:
+        """Let an alias stand for a collection; return for which it stood before, if any.
+
+        Raises NotFound for the collection, AlreadyExists if the alias is a collection's name.
+        """
+        return await self._held(self._set_alias(alias, name))
+
+    async def delete_alias(self, alias: str) -> None:
+        """Remove an alias. Raises NotFound."""
+        await self._held(self._delete_alias(alias))
 
     async def close(self, timeout_s: float) -> bool:
         """Close every collection; return whether all came to rest in time."""
@@ -105,6 +123,8 @@ class Collections:
         async with self._changing:
             if spec.name in self._open:
                 raise AlreadyExists(f"name: collection {spec.name!r} exists already")
+            if (target := self._aliases.resolve(spec.name)) != spec.name:
+                raise AlreadyExists(f"name: {spec.name!r} is an alias of {target!r}")
             if len(self._open) >= self._max_collections:
                 raise FailedPrecondition(
                     f"name: {len(self._open)} collections exist; "
@@ -117,6 +137,7 @@ class Collections:
     async def _drop(self, name: str) -> int:
         async with self._changing:
             collection = self.get(name, field="name")
+            self._refuse_if_aliased(name)
             rows = collection.live_rows
             del self._open[name]
             self._metrics.rows.remove(name)
@@ -124,6 +145,27 @@ class Collections:
                 raise StorageError(f"collection {name!r}: its last write does not end")
             await asyncio.to_thread(self._folder.remove_collection, name)
             return rows
+
+    def _refuse_if_aliased(self, name: str) -> None:
+        if (target := self._aliases.resolve(name)) != name:
+            raise FailedPrecondition(f"name: {name!r} is an alias of {target!r}; name that")
+        if aliases := self._aliases.of(name):
+            raise FailedPrecondition(
+                f"name: the alias {aliases[0]!r} stands for {name!r}; move or delete it first"
+            )
+
+    async def _set_alias(self, alias: str, name: str) -> str:
+        async with self._changing:
+            if alias in self._open:
+                raise AlreadyExists(f"alias.name: {alias!r} is the name of a collection")
+            if name not in self._open:
+                raise NotFound(f"alias.collection: {name!r} is not the name of a collection")
+            return await self._aliases.set(alias, name)
+
+    async def _delete_alias(self, alias: str) -> None:
+        async with self._changing:
+            if not await self._aliases.delete(alias):
+                raise NotFound(f"name: {alias!r} is not an alias")
 
     def _create_one(self, spec: CollectionSpec) -> Collection:
         self._folder.create_collection(spec)

@@ -22,7 +22,7 @@ from vecserve_server.storage.atomic_files import (
 )
 from vecserve_server.storage.manifest import write_manifest
 
-_LOCK, _FORMAT, _COLLECTIONS = "LOCK", "FORMAT", "collections"
+_LOCK, _FORMAT, _COLLECTIONS, _ALIASES = "LOCK", "FORMAT", "collections", "ALIASES"
 _FORMAT_TEXT = b"vecserve data folder, format 1\n"
 # A freshly made ext4 volume is not empty.
 _IGNORED = {_LOCK, "lost+found"}
@@ -57,6 +57,11 @@ class DataFolder:
     def path(self) -> Path:
         """The folder itself."""
         return self._path
+
+    @property
+    def aliases_file(self) -> Path:
+        """Where the aliases stand; the file need not exist."""
+        return self._path / _ALIASES
 
     def collection_names(self) -> list[str]:
         """List the collections, sorted by name."""

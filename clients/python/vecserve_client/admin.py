@@ -1,0 +1,48 @@
+"""The administrative calls of the synchronous client.
+
+Owns the methods behind `Client.admin`. Must not know channels, nor how requests are made and
+replies read (`admin_calls`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from vecserve_client import admin_calls
+from vecserve_client.calls import Call
+from vecserve_client.types import Alias
+
+T = TypeVar("T")
+
+
+class Invoke(Protocol):
+    """Make one call, with its retries."""
+
+    def __call__(self, call: Call[T], timeout_s: float | None) -> T:
+        """Return what the reply says."""
+        ...
+
+
+class Admin:
+    """What looks after collections; each method raises a `VecserveError` as those of `Client`."""
+
+    def __init__(self, invoke: Invoke) -> None:
+        self._invoke = invoke
+
+    def set_alias(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> str | None:
+        """Make or move an alias; returns the collection that it pointed at before, if any."""
+        return self._invoke(admin_calls.set_alias(name, collection), timeout_s)
+
+    def list_aliases(self, *, timeout_s: float | None = None) -> list[Alias]:
+        """List all aliases by name."""
+        aliases, token = self._invoke(admin_calls.list_aliases_page(page_token=""), timeout_s)
+        while token:
+            page, token = self._invoke(admin_calls.list_aliases_page(page_token=token), timeout_s)
+            aliases += page
+        return aliases
+
+    def delete_alias(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Remove an alias; the collection stays."""
+        self._invoke(admin_calls.delete_alias(name), timeout_s)

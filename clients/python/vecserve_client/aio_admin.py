@@ -1,0 +1,50 @@
+"""The administrative calls of the asynchronous client.
+
+Owns the methods behind `AsyncClient.admin`. Must not know channels, nor how requests are made and
+replies read (`admin_calls`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from vecserve_client import admin_calls
+from vecserve_client.calls import Call
+from vecserve_client.types import Alias
+
+T = TypeVar("T")
+
+
+class AsyncInvoke(Protocol):
+    """Make one call, with its retries."""
+
+    async def __call__(self, call: Call[T], timeout_s: float | None) -> T:
+        """Return what the reply says."""
+        ...
+
+
+class AsyncAdmin:
+    """What looks after collections; raises a `VecserveError` as the methods of `AsyncClient`."""
+
+    def __init__(self, invoke: AsyncInvoke) -> None:
+        self._invoke = invoke
+
+    async def set_alias(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> str | None:
+        """Make or move an alias; returns the collection that it pointed at before, if any."""
+        return await self._invoke(admin_calls.set_alias(name, collection), timeout_s)
+
+    async def list_aliases(self, *, timeout_s: float | None = None) -> list[Alias]:
+        """List all aliases by name."""
+        first = admin_calls.list_aliases_page(page_token="")
+        aliases, token = await self._invoke(first, timeout_s)
+        while token:
+            following = admin_calls.list_aliases_page(page_token=token)
+            page, token = await self._invoke(following, timeout_s)
+            aliases += page
+        return aliases
+
+    async def delete_alias(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Remove an alias; the collection stays."""
+        await self._invoke(admin_calls.delete_alias(name), timeout_s)
