@@ -88,6 +88,10 @@ bench: $(MODEL) ## Measure the served path on this machine, JSON out
 bench-encoder: $(MODEL) ## Measure the encoder on this machine: speed, fidelity, memory, start; JSON out
 	$(BIN)/python clients/bench/encoder.py $(ARGS)
 
+.PHONY: bench-classify
+bench-classify: $(MODEL) ## Measure Classify on banking77 (ARGS="--data FOLDER"), JSON out
+	$(BIN)/python clients/bench/classify.py $(ARGS)
+
 TRITON := .cache/triton
 
 $(TRITON)/wheels/.fetched: requirements/triton.txt | $(VENV)/.installed

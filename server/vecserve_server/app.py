@@ -37,6 +37,7 @@ from vecserve_server.observability.logging import configure, get_logger, log_eve
 from vecserve_server.observability.metrics import Metrics, make_metrics, serve_metrics
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
@@ -82,6 +83,7 @@ class _Core:
     embedding: EmbeddingService
     indexing: IndexingService
     searching: SearchingService
+    classifying: ClassifyingService
 
 
 class _Application:
@@ -172,6 +174,9 @@ class _Application:
         )
         models = await self._start_models(stack, tokenise_pool)
         catalog, embedding = models.catalog, models.embedding
+        searching = SearchingService(
+            collections=collections, embedding=embedding, catalog=catalog, limits=limits
+        )
         return _Core(
             catalog=catalog,
             control=models.control,
@@ -186,8 +191,9 @@ class _Application:
                 limits=limits,
                 clock_ns=self._clock_ns,
             ),
-            searching=SearchingService(
-                collections=collections, embedding=embedding, catalog=catalog, limits=limits
+            searching=searching,
+            classifying=ClassifyingService(
+                searching=searching, settings=settings.classify, max_k=limits.max_k
             ),
         )
 
@@ -246,7 +252,9 @@ class _Application:
                 wall_clock_ms=lambda: time.time_ns() // 1_000_000,
             ),
             index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
-            search=SearchServicer(service=core.searching, scope=scope),
+            search=SearchServicer(
+                service=core.searching, classifying=core.classifying, scope=scope
+            ),
             admin=AdminServicer(
                 catalog=core.catalog,
                 collections=core.collections,

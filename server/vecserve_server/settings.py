@@ -105,6 +105,18 @@ class ComputeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifySettings:
+    """How neighbours vote for a label; measured with the default model."""
+
+    temperature: float = 0.05
+    """Cosine that makes a vote e times as heavy."""
+    scope_cosine: float = 0.8
+    """Cosine of the imagined neighbour that has none of the labels."""
+    min_confidence: float = 0.5
+    """Below it a query is out of scope, where a request does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """What the server says on standard error."""
 
@@ -122,6 +134,7 @@ class Settings:
     storage: StorageSettings = field(default_factory=StorageSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
+    classify: ClassifySettings = field(default_factory=ClassifySettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -287,6 +300,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("models.delay_scheduler", 0, 1 << 20),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
+    ("classify.temperature", 0.001, 1),
+    ("classify.scope_cosine", -1, 1),
+    ("classify.min_confidence", 0, 1),
 )
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),

@@ -27,7 +27,7 @@ METHODS = [
 OFFERED = {
     "Embed EmbedStream CreateCollection GetCollection ListCollections DropCollection Upsert "
     "UpsertStream Delete Get Scan Count Search SearchBatch ListModels GetStats "
-    "SetAlias ListAliases DeleteAlias"
+    "SetAlias ListAliases DeleteAlias Classify"
 }
 OFFERED_NAMES = set(" ".join(OFFERED).split())
 

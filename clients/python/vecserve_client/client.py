@@ -15,7 +15,7 @@ import grpc
 
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client import batching, calls, exchange, wire
+from vecserve_client import batching, calls, classify_calls, exchange, wire
 from vecserve_client.admin import Admin
 from vecserve_client.calls import SearchOptions
 from vecserve_client.channel import (
@@ -32,6 +32,7 @@ from vecserve_client.exchange import Answered, Exchange, StreamMethod
 from vecserve_client.retry import RetryPolicy
 from vecserve_client.stream import pipeline
 from vecserve_client.types import (
+    Classification,
     Collection,
     EmbedOptions,
     EmbedResult,
@@ -262,6 +263,28 @@ class Client:
             collection, queries, options=options, embed_options=embed_options
         )
         return [result for call in batches for result in self._invoke(call, timeout_s)]
+
+    def classify(
+        self,
+        collection: str,
+        query: str | Vectors,
+        *,
+        label_field: str,
+        k: int = 10,
+        min_confidence: float | None = None,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Find the label of a text or a vector by the vote of its `k` nearest rows."""
+        call = classify_calls.classify(
+            collection,
+            query,
+            label_field=label_field,
+            k=k,
+            min_confidence=min_confidence,
+            embed_options=embed_options,
+        )
+        return self._invoke(call, timeout_s)
 
     def create_collection(
         self, name: str, *, model: str = "", dim: int = 0, timeout_s: float | None = None

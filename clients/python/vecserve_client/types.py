@@ -153,6 +153,27 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScore:
+    """How well one label fits, 0 to 1; all labels of a query together have at most 1."""
+
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """The label of a query, and how it came about."""
+
+    label: str | None
+    """None: out of scope."""
+    scores: tuple[LabelScore, ...]
+    """Best first."""
+    neighbours: tuple[Hit, ...]
+    """The rows that decided, best first."""
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """A collection as it is now."""
 

@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from vecserve_server import __version__
-from vecserve_server.cli import aliases, collections, demo, embed, index, models, search, serve
+from vecserve_server.cli import (
+    aliases,
+    classify,
+    collections,
+    demo,
+    embed,
+    index,
+    models,
+    search,
+    serve,
+)
 from vecserve_server.cli.exits import Exit, exit_for
 from vecserve_server.cli.output import complain
 
@@ -26,6 +36,7 @@ app.command("serve")(serve.serve)
 app.command("check-config")(serve.check_config)
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("classify")(classify.classify)
 app.command("embed")(embed.embed)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
