@@ -52,12 +52,25 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSpec:
-    """What a collection is; fixed when it is created."""
+    """What a collection is. A re-index changes its model and dim, nothing else changes."""
 
     name: str
     model: ModelRef
     dim: int
     created_unix_ms: int
+    keep_text: bool = True
+    """Whether rows keep the text that they were made of, without which none can be re-indexed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a row's vector was made of: a text, and how it was embedded."""
+
+    text: str
+    prompt_name: str = ""
+    prompt_text: str = ""
+    truncate: str = ""
+    """Which end is kept of a text that is too long; empty: its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +81,8 @@ class NewRow:
     vector: Vectors
     payload_json: str
     """A JSON object, UTF-8, already validated."""
+    source: Source | None = None
+    """None if the caller gave a vector, or the collection keeps no texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

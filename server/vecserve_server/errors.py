@@ -13,6 +13,7 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   ├── Overloaded
     │   ├── Starting
     │   ├── ModelUnavailable
+    │   ├── Superseded
     │   └── Draining
     ├── DeadlineExceeded
     ├── ConfigError           the operator can mend it; the server refuses to start
@@ -75,6 +76,10 @@ class Starting(CapacityError):
 
 class ModelUnavailable(CapacityError):
     """The model is known, but the version asked for does not serve now."""
+
+
+class Superseded(CapacityError):
+    """Another generation of the collection serves by now; the same call finds it."""
 
 
 class Draining(CapacityError):

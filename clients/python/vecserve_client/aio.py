@@ -289,10 +289,20 @@ class AsyncClient:
         return await self._invoke(call, timeout_s)
 
     async def create_collection(
-        self, name: str, *, model: str = "", dim: int = 0, timeout_s: float | None = None
+        self,
+        name: str,
+        *,
+        model: str = "",
+        dim: int = 0,
+        keep_text: bool = True,
+        timeout_s: float | None = None,
     ) -> Collection:
-        """Create an empty collection; the server's default model and its dim if none is named."""
-        return await self._invoke(calls.create_collection(name, model=model, dim=dim), timeout_s)
+        """Create an empty collection; the server's default model and its dim if none is named.
+
+        Without `keep_text` it cannot be re-indexed with another model.
+        """
+        call = calls.create_collection(name, model=model, dim=dim, keep_text=keep_text)
+        return await self._invoke(call, timeout_s)
 
     async def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:
         """Describe a collection."""

@@ -264,11 +264,13 @@ def search_batch(
     ]
 
 
-def create_collection(name: str, *, model: str, dim: int) -> Call[Collection]:
+def create_collection(name: str, *, model: str, dim: int, keep_text: bool) -> Call[Collection]:
     """Create an empty collection."""
     return _call(
         "CollectionService/CreateCollection",
-        collection_pb2.CreateCollectionRequest(name=name, model=model, dim=dim),
+        collection_pb2.CreateCollectionRequest(
+            name=name, model=model, dim=dim, discard_text=not keep_text
+        ),
         collection_pb2.CreateCollectionResponse,
         lambda reply: wire.collection_from_proto(reply.collection),
     )

@@ -287,10 +287,20 @@ class Client:
         return self._invoke(call, timeout_s)
 
     def create_collection(
-        self, name: str, *, model: str = "", dim: int = 0, timeout_s: float | None = None
+        self,
+        name: str,
+        *,
+        model: str = "",
+        dim: int = 0,
+        keep_text: bool = True,
+        timeout_s: float | None = None,
     ) -> Collection:
-        """Create an empty collection; the server's default model and its dim if none is named."""
-        return self._invoke(calls.create_collection(name, model=model, dim=dim), timeout_s)
+        """Create an empty collection; the server's default model and its dim if none is named.
+
+        Without `keep_text` it cannot be re-indexed with another model.
+        """
+        call = calls.create_collection(name, model=model, dim=dim, keep_text=keep_text)
+        return self._invoke(call, timeout_s)
 
     def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:
         """Describe a collection."""

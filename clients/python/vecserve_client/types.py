@@ -185,6 +185,9 @@ class Collection:
     created_unix_ms: int
     disk_bytes: int
     memory_bytes: int
+    keeps_text: bool = True
+    generation: int = 0
+    reindex_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -244,6 +244,9 @@ def collection_from_proto(message: collection_pb2.Collection) -> Collection:
         created_unix_ms=message.created_unix_ms,
         disk_bytes=message.disk_bytes,
         memory_bytes=message.memory_bytes,
+        keeps_text=not message.discards_text,
+        generation=message.generation,
+        reindex_id=message.reindex_id,
     )
 
 

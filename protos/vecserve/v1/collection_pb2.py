@@ -25,49 +25,49 @@ _sym_db = _symbol_database.Default()
 from vecserve.v1 import common_pb2 as vecserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvecserve/v1/collection.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\"A\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.vecserve.v1.FieldType\"\x81\x01\n\x17\x43reateCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12(\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\"\x82\x01\n\x18\x43reateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"\xe0\x01\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12(\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x11\n\trow_count\x18\x05 \x01(\x04\x12\x10\n\x08last_seq\x18\x06 \x01(\x04\x12\x17\n\x0f\x63reated_unix_ms\x18\x07 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x08 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\"8\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x7f\n\x15GetCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"S\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x9b\x01\n\x17ListCollectionsResponse\x12,\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x17.vecserve.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"9\n\x15\x44ropCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"f\n\x16\x44ropCollectionResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\")\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"4\n\x0fSetAliasRequest\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.vecserve.v1.Alias\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t\";\n\x12ListAliasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListAliasesResponse\x12#\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x12.vecserve.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse*\xb4\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x02\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x03\x12\x15\n\x11\x46IELD_TYPE_NUMBER\x10\x04\x12\x16\n\x12\x46IELD_TYPE_BOOLEAN\x10\x05\x12\x17\n\x13\x46IELD_TYPE_DATETIME\x10\x06\x32\xf2\x04\n\x11\x43ollectionService\x12_\n\x10\x43reateCollection\x12$.vecserve.v1.CreateCollectionRequest\x1a%.vecserve.v1.CreateCollectionResponse\x12V\n\rGetCollection\x12!.vecserve.v1.GetCollectionRequest\x1a\".vecserve.v1.GetCollectionResponse\x12\\\n\x0fListCollections\x12#.vecserve.v1.ListCollectionsRequest\x1a$.vecserve.v1.ListCollectionsResponse\x12Y\n\x0e\x44ropCollection\x12\".vecserve.v1.DropCollectionRequest\x1a#.vecserve.v1.DropCollectionResponse\x12G\n\x08SetAlias\x12\x1c.vecserve.v1.SetAliasRequest\x1a\x1d.vecserve.v1.SetAliasResponse\x12P\n\x0bListAliases\x12\x1f.vecserve.v1.ListAliasesRequest\x1a .vecserve.v1.ListAliasesResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.vecserve.v1.DeleteAliasRequest\x1a .vecserve.v1.DeleteAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvecserve/v1/collection.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\"A\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.vecserve.v1.FieldType\"\x97\x01\n\x17\x43reateCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12(\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x14\n\x0c\x64iscard_text\x18\x06 \x01(\x08\"\x82\x01\n\x18\x43reateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"\x9f\x02\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12(\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x11\n\trow_count\x18\x05 \x01(\x04\x12\x10\n\x08last_seq\x18\x06 \x01(\x04\x12\x17\n\x0f\x63reated_unix_ms\x18\x07 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x08 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x15\n\rdiscards_text\x18\n \x01(\x08\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\nreindex_id\x18\x0c \x01(\t\"8\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x7f\n\x15GetCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"S\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x9b\x01\n\x17ListCollectionsResponse\x12,\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x17.vecserve.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"9\n\x15\x44ropCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"f\n\x16\x44ropCollectionResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\")\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"4\n\x0fSetAliasRequest\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.vecserve.v1.Alias\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t\";\n\x12ListAliasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListAliasesResponse\x12#\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x12.vecserve.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse*\xb4\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x02\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x03\x12\x15\n\x11\x46IELD_TYPE_NUMBER\x10\x04\x12\x16\n\x12\x46IELD_TYPE_BOOLEAN\x10\x05\x12\x17\n\x13\x46IELD_TYPE_DATETIME\x10\x06\x32\xf2\x04\n\x11\x43ollectionService\x12_\n\x10\x43reateCollection\x12$.vecserve.v1.CreateCollectionRequest\x1a%.vecserve.v1.CreateCollectionResponse\x12V\n\rGetCollection\x12!.vecserve.v1.GetCollectionRequest\x1a\".vecserve.v1.GetCollectionResponse\x12\\\n\x0fListCollections\x12#.vecserve.v1.ListCollectionsRequest\x1a$.vecserve.v1.ListCollectionsResponse\x12Y\n\x0e\x44ropCollection\x12\".vecserve.v1.DropCollectionRequest\x1a#.vecserve.v1.DropCollectionResponse\x12G\n\x08SetAlias\x12\x1c.vecserve.v1.SetAliasRequest\x1a\x1d.vecserve.v1.SetAliasResponse\x12P\n\x0bListAliases\x12\x1f.vecserve.v1.ListAliasesRequest\x1a .vecserve.v1.ListAliasesResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.vecserve.v1.DeleteAliasRequest\x1a .vecserve.v1.DeleteAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vecserve.v1.collection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FIELDTYPE']._serialized_start=1575
-  _globals['_FIELDTYPE']._serialized_end=1755
+  _globals['_FIELDTYPE']._serialized_start=1660
+  _globals['_FIELDTYPE']._serialized_end=1840
   _globals['_FIELDSCHEMA']._serialized_start=71
   _globals['_FIELDSCHEMA']._serialized_end=136
   _globals['_CREATECOLLECTIONREQUEST']._serialized_start=139
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=268
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=271
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=401
-  _globals['_COLLECTION']._serialized_start=404
-  _globals['_COLLECTION']._serialized_end=628
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=630
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=686
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=688
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=815
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=817
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=900
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=903
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1058
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=1060
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=1117
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=1119
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=1221
-  _globals['_ALIAS']._serialized_start=1223
-  _globals['_ALIAS']._serialized_end=1264
-  _globals['_SETALIASREQUEST']._serialized_start=1266
-  _globals['_SETALIASREQUEST']._serialized_end=1318
-  _globals['_SETALIASRESPONSE']._serialized_start=1320
-  _globals['_SETALIASRESPONSE']._serialized_end=1367
-  _globals['_LISTALIASESREQUEST']._serialized_start=1369
-  _globals['_LISTALIASESREQUEST']._serialized_end=1428
-  _globals['_LISTALIASESRESPONSE']._serialized_start=1430
-  _globals['_LISTALIASESRESPONSE']._serialized_end=1513
-  _globals['_DELETEALIASREQUEST']._serialized_start=1515
-  _globals['_DELETEALIASREQUEST']._serialized_end=1549
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1551
-  _globals['_DELETEALIASRESPONSE']._serialized_end=1572
-  _globals['_COLLECTIONSERVICE']._serialized_start=1758
-  _globals['_COLLECTIONSERVICE']._serialized_end=2384
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=290
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=293
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=423
+  _globals['_COLLECTION']._serialized_start=426
+  _globals['_COLLECTION']._serialized_end=713
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=715
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=771
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=773
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=900
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=902
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=985
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=988
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1143
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=1145
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=1202
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=1204
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=1306
+  _globals['_ALIAS']._serialized_start=1308
+  _globals['_ALIAS']._serialized_end=1349
+  _globals['_SETALIASREQUEST']._serialized_start=1351
+  _globals['_SETALIASREQUEST']._serialized_end=1403
+  _globals['_SETALIASRESPONSE']._serialized_start=1405
+  _globals['_SETALIASRESPONSE']._serialized_end=1452
+  _globals['_LISTALIASESREQUEST']._serialized_start=1454
+  _globals['_LISTALIASESREQUEST']._serialized_end=1513
+  _globals['_LISTALIASESRESPONSE']._serialized_start=1515
+  _globals['_LISTALIASESRESPONSE']._serialized_end=1598
+  _globals['_DELETEALIASREQUEST']._serialized_start=1600
+  _globals['_DELETEALIASREQUEST']._serialized_end=1634
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1636
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1657
+  _globals['_COLLECTIONSERVICE']._serialized_start=1843
+  _globals['_COLLECTIONSERVICE']._serialized_end=2469
 # @@protoc_insertion_point(module_scope)

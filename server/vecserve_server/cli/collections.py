@@ -25,12 +25,15 @@ def create(
     name: Name,
     model: Annotated[str, typer.Option("--model", help="Default: the server's.")] = "",
     dim: Annotated[int, typer.Option("--dim", min=0, help="0: the model's.")] = 0,
+    discard_text: Annotated[
+        bool, typer.Option("--discard-text", help="Keep no texts: no re-index later.")
+    ] = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
     """Create an empty collection."""
     with connect(server) as client:
-        made = client.create_collection(name, model=model, dim=dim)
+        made = client.create_collection(name, model=model, dim=dim, keep_text=not discard_text)
     if json:
         print_json(dataclasses.asdict(made))
     else:

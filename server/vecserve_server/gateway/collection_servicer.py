@@ -128,10 +128,12 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             model=text_model.ref,
             dim=request.dim or model_dim,
             created_unix_ms=self._wall_clock_ms(),
+            keep_text=not request.discard_text,
         )
 
     async def _describe(self, collection: Collection) -> collection_pb2.Collection:
         spec = collection.spec
+        manifest = self._collections.manifest(spec.name)
         return collection_pb2.Collection(
             name=spec.name,
             model=write_model_info(spec.model),
@@ -141,4 +143,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             created_unix_ms=spec.created_unix_ms,
             disk_bytes=await collection.disk_bytes(),
             memory_bytes=collection.memory_bytes,
+            discards_text=not spec.keep_text,
+            generation=manifest.generation,
+            reindex_id=manifest.reindex.id if manifest.reindex else "",
         )

@@ -7,6 +7,8 @@ Must not know protocols or models.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -14,10 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, Hit, Row, Vectors
-from vecserve_server.errors import NotFound
+from vecserve_server.domain import CollectionSpec, Hit, NewRow, Row, Source, Vectors
+from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.operations import Committed, Delete, Operation
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
@@ -36,7 +40,7 @@ class Found:
 
 
 class Collection:
-    """Rows, index and writer of one collection. Coroutines are loop only."""
+    """Rows, index and writer of one generation of a collection. Coroutines are loop only."""
 
     def __init__(
         self,
@@ -58,7 +62,11 @@ class Collection:
         self._search_pool = search_pool
         self._clock_ns = clock_ns
         self._loop = loop
+        self.gate = WriteGate(loop)
         self._closed = False
+        self._superseded = False
+        # What was removed since somebody began to watch; the writer thread adds, the loop takes.
+        self._removed: deque[NDArray[np.int64]] | None = None
         self._jobs_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,10 +91,16 @@ class Collection:
     async def write(self, operations: Sequence[Operation]) -> Sequence[int | None]:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
 
-        A delete of an id that does not exist has None. Raises Overloaded, Draining, StorageError.
+        A delete of an id that does not exist has None. Raises Overloaded, Draining, StorageError,
+        and Superseded if another generation serves: then nothing was written.
         """
+        await self.gate.passed()
         self._refuse_if_closed()
-        return await self._finish(self._writer.submit(self._log, operations, self._publish))
+        if self._superseded:
+            raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
+        job = self._writer.submit(self._log, operations, self._publish)
+        self.gate.track(job)
+        return await self._finish(job)
 
     async def delete(self, ids: Sequence[str]) -> int:
         """Delete rows; return how many of the ids existed."""
@@ -129,6 +143,51 @@ class Collection:
             lambda: self._log.scan(after_seq=after_seq, limit=limit, with_vectors=with_vectors)
         )
 
+    async def sources(self, *, first_seq: int, last_seq: int) -> Mapping[int, Source]:
+        """Read what the rows in a range of seqs were made of, where they keep it."""
+        return await self._read(lambda: self._log.sources(first_seq=first_seq, last_seq=last_seq))
+
+    async def without_source(self) -> list[str]:
+        """Return the ids of some rows that do not keep what they were made of."""
+        return await self._read(self._log.without_source)
+
+    async def seqs(self) -> NDArray[np.int64]:
+        """Read the seqs of all rows, int64 [N], ascending."""
+        return await self._read(self._log.seqs)
+
+    def watch_removals(self) -> None:
+        """Begin to note which rows are removed, for `take_removals`."""
+        self._removed = deque()
+
+    def take_removals(self) -> list[int]:
+        """Return the seqs that were removed since the last time."""
+        taken: list[int] = []
+        while self._removed:
+            taken += self._removed.popleft().tolist()
+        return taken
+
+    def ignore_removals(self) -> None:
+        """Note removals no longer."""
+        self._removed = None
+
+    async def replicate(
+        self, rows: Mapping[int, NewRow], removed: Sequence[int], *, last_seq: int
+    ) -> None:
+        """Write rows under the seqs that they have in another generation, and remove others.
+
+        Only while this generation does not serve, one call at a time. Raises StorageError.
+        """
+
+        def work() -> None:
+            self._publish(self._log.replicate(rows, removed, last_seq=last_seq))
+
+        self._refuse_if_closed()
+        await asyncio.to_thread(work)
+
+    def supersede(self) -> None:
+        """Refuse writes from now on: another generation serves. Reads go on until `close`."""
+        self._superseded = True
+
     @property
     def live_rows(self) -> int:
         """Rows that a search can find now."""
@@ -144,8 +203,8 @@ class Collection:
         return self._log.last_seq()
 
     async def disk_bytes(self) -> int:
-        """Add up the collection's files."""
-        return await self._read(lambda: sum(_size(path) for path in self._folder.iterdir()))
+        """Add up the collection's files, those of other generations included."""
+        return await self._read(lambda: _folder_bytes(self._folder.parent))
 
     @property
     def is_closed(self) -> bool:
@@ -168,6 +227,8 @@ class Collection:
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
+            if self._superseded:
+                raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
             raise NotFound(f"collection: {self.spec.name!r} does not exist")
 
     def _publish(self, committed: Committed) -> None:  # on the writer thread
@@ -176,6 +237,8 @@ class Collection:
             added_vectors=committed.added_vectors,
             removed_seqs=committed.removed_seqs,
         )
+        if self._removed is not None:
+            self._removed.append(committed.removed_seqs)
 
     def _hits(
         self, queries: Vectors, k: int, *, min_score: float | None, with_payload: bool
@@ -223,6 +286,10 @@ class Collection:
         self._jobs_in_flight -= 1
         if not self._jobs_in_flight:
             self._idle.set()
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(_size(Path(parent, name)) for parent, _, names in os.walk(folder) for name in names)
 
 
 def _size(path: Path) -> int:

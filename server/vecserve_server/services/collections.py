@@ -6,25 +6,41 @@ Owns the set and its folders. Must not know protocols or models.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeAlias, TypeVar
 
 from vecserve_server.domain import CollectionSpec
-from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
+from vecserve_server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    StorageError,
+    Superseded,
+)
 from vecserve_server.index.exact_index import ExactIndex
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.aliases import Aliases
 from vecserve_server.services.collection import Collection
 from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.manifest import read_manifest
+from vecserve_server.storage.generations import (
+    ROWS_FILE,
+    make_generation,
+    open_layout,
+    remove_generations,
+)
+from vecserve_server.storage.manifest import Generation, Manifest, write_manifest
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
 
-ROWS_FILE = "rows.sqlite"
 DROP_TIMEOUT_S = 30.0
 
+# A call that meets re-index after re-index gives up in the end.
+TRIES = 5
+
 T = TypeVar("T")
+ManifestChange: TypeAlias = Callable[[Manifest], Manifest]
 
 
 class Collections:
@@ -52,6 +68,7 @@ class Collections:
         self._metrics = metrics
         self._aliases = Aliases(folder.aliases_file)
         self._open: dict[str, Collection] = {}
+        self._manifests: dict[str, Manifest] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -60,8 +77,8 @@ class Collections:
         await self._aliases.open()
         rows = 0
         for name in self._folder.collection_names():
-            collection, count = await asyncio.to_thread(self._open_one, name)
-            self._publish(collection)
+            collection, manifest, count = await asyncio.to_thread(self._open_one, name)
+            self._publish(collection, manifest)
             rows += count
         return rows
 
@@ -71,6 +88,19 @@ class Collections:
         if collection is None:
             raise NotFound(f"{field}: {name!r} does not exist")
         return collection
+
+    async def using(self, name: str, use: Callable[[Collection], Awaitable[T]]) -> T:
+        """Let `use` work with a collection, and again with the generation that takes its place.
+
+        For work that awaits something else before it reads or writes. Raises NotFound and what
+        `use` raises.
+        """
+        for _ in range(TRIES - 1):
+            try:
+                return await use(self.get(name))
+            except Superseded:
+                continue
+        return await use(self.get(name))
 
     def all(self) -> list[Collection]:
         """Return every collection, by name."""
@@ -83,6 +113,52 @@ class Collections:
     async def drop(self, name: str) -> int:
         """Delete a collection and its files; return how many rows it had."""
         return await self._held(self._drop(name))
+
+    def manifest(self, name: str) -> Manifest:
+        """Return what is known of an open collection beside its rows."""
+        return self._manifests[name]
+
+    def model_versions(self, model: str) -> set[str]:
+        """Return the versions of a model whose vectors some collection holds or builds."""
+        return {
+            generation.model.version
+            for manifest in self._manifests.values()
+            for generation in manifest.needed
+            if generation.model.name == model
+        }
+
+    async def record(self, collection: Collection, change: ManifestChange) -> Manifest:
+        """Change the manifest of a collection that serves, durably.
+
+        Raises NotFound if it was dropped or replaced meanwhile, StorageError.
+        """
+        return await self._held(self._record(collection, change))
+
+    async def open_generation(self, collection: Collection, generation: Generation) -> Collection:
+        """Open or make another generation of a collection; the caller closes it.
+
+        Raises NotFound if the collection was dropped, CorruptData, StorageError.
+        """
+        self._refuse_unless_live(collection)
+        opened, _ = await asyncio.to_thread(self._open_generation, collection.spec, generation)
+        return opened
+
+    async def flip(
+        self, live: Collection, successor: Collection, change: ManifestChange
+    ) -> Manifest:
+        """Let a successor serve in place of a generation whose writers are held back, durably.
+
+        Whoever holds the old one reads on or gets Superseded. Raises as `record` does.
+        """
+        return await self._held(self._flip(live, successor, change))
+
+    async def discard(self, collection: Collection) -> None:
+        """Remove the files of generations that the collection's manifest does not need."""
+        await self._held(self._discard(collection))
+
+    async def held(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work that must come to its end although its caller may be cancelled."""
+        return await self._held(work)
 
     def aliases(self) -> list[tuple[str, str]]:
         """List alias and collection, by alias."""
@@ -130,8 +206,8 @@ class Collections:
                     f"name: {len(self._open)} collections exist; "
                     f"limits.max_collections = {self._max_collections}"
                 )
-            collection = await asyncio.to_thread(self._create_one, spec)
-            self._publish(collection)
+            collection, manifest = await asyncio.to_thread(self._create_one, spec)
+            self._publish(collection, manifest)
             return collection
 
     async def _drop(self, name: str) -> int:
@@ -139,7 +215,7 @@ class Collections:
             collection = self.get(name, field="name")
             self._refuse_if_aliased(name)
             rows = collection.live_rows
-            del self._open[name]
+            del self._open[name], self._manifests[name]
             self._metrics.rows.remove(name)
             if not await collection.close(DROP_TIMEOUT_S):
                 raise StorageError(f"collection {name!r}: its last write does not end")
@@ -167,17 +243,58 @@ class Collections:
             if not await self._aliases.delete(alias):
                 raise NotFound(f"name: {alias!r} is not an alias")
 
-    def _create_one(self, spec: CollectionSpec) -> Collection:
+    def _refuse_unless_live(self, collection: Collection) -> None:
+        if self._open.get(collection.spec.name) is not collection:
+            raise NotFound(f"collection: {collection.spec.name!r} was dropped or replaced")
+
+    async def _record(self, collection: Collection, change: ManifestChange) -> Manifest:
+        async with self._changing:
+            self._refuse_unless_live(collection)
+            name = collection.spec.name
+            manifest = change(self._manifests[name])
+            await asyncio.to_thread(self._write_manifest, manifest)
+            self._manifests[name] = manifest
+            return manifest
+
+    async def _flip(
+        self, live: Collection, successor: Collection, change: ManifestChange
+    ) -> Manifest:
+        manifest = await self._record(live, change)
+        # No await between these: a call finds the one or the other.
+        self._publish(successor, manifest)
+        live.supersede()
+        retirement = asyncio.create_task(live.close(DROP_TIMEOUT_S), name="retire-generation")
+        self._changes.add(retirement)
+        retirement.add_done_callback(self._forget)
+        return manifest
+
+    async def _discard(self, collection: Collection) -> None:
+        async with self._changing:
+            self._refuse_unless_live(collection)
+            name = collection.spec.name
+            keep = [needed.number for needed in self._manifests[name].needed]
+            folder = self._folder.collection_folder(name)
+            await asyncio.to_thread(remove_generations, folder, keep=keep)
+
+    def _create_one(self, spec: CollectionSpec) -> tuple[Collection, Manifest]:
         self._folder.create_collection(spec)
         try:
-            return self._open_one(spec.name)[0]
+            collection, manifest, _ = self._open_one(spec.name)
         except BaseException:
             self._folder.remove_collection(spec.name)
             raise
+        return collection, manifest
 
-    def _open_one(self, name: str) -> tuple[Collection, int]:
-        folder = self._folder.collection_folder(name)
-        spec = read_manifest(folder)
+    def _open_one(self, name: str) -> tuple[Collection, Manifest, int]:
+        manifest = open_layout(self._folder.collection_folder(name))
+        collection, rows = self._open_generation(manifest.spec, manifest.live)
+        return collection, manifest, rows
+
+    def _open_generation(
+        self, spec: CollectionSpec, generation: Generation
+    ) -> tuple[Collection, int]:
+        spec = replace(spec, model=generation.model, dim=generation.dim)
+        folder = make_generation(self._folder.collection_folder(spec.name), generation.number)
         log = RowLog.open(
             folder / ROWS_FILE, dim=spec.dim, model_digest=spec.model.digest, readers=self._readers
         )
@@ -193,7 +310,10 @@ class Collections:
         )
         return collection, collection.rebuild_index()
 
-    def _publish(self, collection: Collection) -> None:
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_manifest(self._folder.collection_folder(manifest.spec.name), manifest)
+
+    def _publish(self, collection: Collection, manifest: Manifest) -> None:
         name = collection.spec.name
-        self._open[name] = collection
+        self._open[name], self._manifests[name] = collection, manifest
         self._metrics.rows.labels(collection=name).set_function(lambda: collection.live_rows)

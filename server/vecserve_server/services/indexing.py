@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, NewRow
+from vecserve_server.domain import CollectionSpec, NewRow, Source
 from vecserve_server.errors import FailedPrecondition, InvalidArgument, RequestError
 from vecserve_server.services.catalog import Catalog, ServedModel
+from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
 from vecserve_server.services.validation import (
@@ -86,8 +87,28 @@ class IndexingService:
         FailedPrecondition if the collection's model is not the one that is loaded, and what the
         batcher and the writer raise.
         """
-        collection = self._collections.get(collection_name)
         check_count("rows", len(rows), limit=self._limits.max_items_per_call)
+        return await self._collections.using(
+            collection_name, lambda collection: self._upsert(collection, rows, options, deadline_ns)
+        )
+
+    async def delete(self, collection_name: str, ids: Sequence[str]) -> int:
+        """Delete rows; return how many of the ids existed."""
+        self._collections.get(collection_name)
+        check_count("ids", len(ids), limit=self._limits.max_items_per_call)
+        for index, row_id in enumerate(ids):
+            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
+        return await self._collections.using(
+            collection_name, lambda collection: collection.delete(ids)
+        )
+
+    async def _upsert(
+        self,
+        collection: Collection,
+        rows: Sequence[RowInput],
+        options: EmbedOptions,
+        deadline_ns: int | None,
+    ) -> Upserted:
         prepared = await self._prepare(collection.spec, rows, options, deadline_ns)
         started_ns = self._clock_ns()
         order = sorted(prepared.rows)
@@ -102,14 +123,6 @@ class IndexingService:
             encode_us=prepared.encode_us,
             write_us=(self._clock_ns() - started_ns) // 1000,
         )
-
-    async def delete(self, collection_name: str, ids: Sequence[str]) -> int:
-        """Delete rows; return how many of the ids existed."""
-        collection = self._collections.get(collection_name)
-        check_count("ids", len(ids), limit=self._limits.max_items_per_call)
-        for index, row_id in enumerate(ids):
-            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
-        return await collection.delete(ids)
 
     async def _prepare(
         self,
@@ -179,6 +192,7 @@ class IndexingService:
                     id=rows[index].id,
                     vector=vectors[position],
                     payload_json=prepared.payloads[index],
+                    source=_source(rows[index].text or "", options) if spec.keep_text else None,
                 )
         prepared.queue_us = embedded.queue_us
         prepared.tokenise_us = embedded.tokenise_us
@@ -195,6 +209,15 @@ class _Prepared:
     queue_us: int = 0
     tokenise_us: int = 0
     encode_us: int = 0
+
+
+def _source(text: str, options: EmbedOptions) -> Source:
+    return Source(
+        text=text,
+        prompt_name=options.prompt_name,
+        prompt_text=options.prompt_text,
+        truncate="left" if options.truncate == "left" else "",
+    )
 
 
 def model_of(spec: CollectionSpec, catalog: Catalog) -> ServedModel:

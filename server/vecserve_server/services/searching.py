@@ -97,7 +97,7 @@ class SearchingService:
         Raises NotFound for the collection, InvalidArgument for the batch or an option,
         FailedPrecondition if texts would be embedded by another model than the rows were.
         """
-        collection = self._collections.get(collection_name)
+        self._collections.get(collection_name)
         check_count("queries", len(queries), limit=self._limits.max_items_per_call)
         k = check_k("options.k", options.k, limit=self._limits.max_k)
         if len(queries) * k > self._limits.max_hits_per_call:
@@ -107,6 +107,21 @@ class SearchingService:
                 f"the limit is {self._limits.max_hits_per_call}",
             )
         _check_min_score(options.min_score)
+        return await self._collections.using(
+            collection_name,
+            lambda collection: self._search(
+                collection, queries, replace(options, k=k), embed_options, deadline_ns
+            ),
+        )
+
+    async def _search(
+        self,
+        collection: Collection,
+        queries: Sequence[QueryInput],
+        options: SearchOptions,
+        embed_options: EmbedOptions,
+        deadline_ns: int | None,
+    ) -> Searched:
         resolved = await self._resolve(collection, queries, embed_options, deadline_ns)
         hits: dict[int, Sequence[Hit]] = {}
         search_us = 0
@@ -114,7 +129,7 @@ class SearchingService:
         if order:
             found = await collection.search(
                 np.stack([resolved.vectors[index] for index in order]),
-                k,
+                options.k,
                 min_score=options.min_score,
                 with_payload=options.with_payload,
                 leave_out=[queries[index].row_id for index in order],

@@ -20,7 +20,8 @@ from vecserve_server.storage.atomic_files import (
     sweep_leftovers,
     write_atomically,
 )
-from vecserve_server.storage.manifest import write_manifest
+from vecserve_server.storage.generations import make_generation
+from vecserve_server.storage.manifest import Manifest, write_manifest
 
 _LOCK, _FORMAT, _COLLECTIONS, _ALIASES = "LOCK", "FORMAT", "collections", "ALIASES"
 _FORMAT_TEXT = b"vecserve data folder, format 1\n"
@@ -91,7 +92,9 @@ class DataFolder:
         """
         folder = self.collection_folder(spec.name)
         with new_folder_atomically(folder) as unfinished:
-            write_manifest(unfinished, spec)
+            manifest = Manifest(spec=spec)
+            make_generation(unfinished, manifest.generation)
+            write_manifest(unfinished, manifest)
         return folder
 
     def remove_collection(self, name: str) -> None:

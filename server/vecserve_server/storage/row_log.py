@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow, Row
+from vecserve_server.domain import NewRow, Row, Source
 from vecserve_server.errors import CorruptData, InvalidArgument
 from vecserve_server.storage.atomic_files import fsync_folder
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.sources import MIGRATION as KEEP_SOURCES
+from vecserve_server.storage.sources import insert_sources, read_sources
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
     migrate,
@@ -42,6 +44,7 @@ _MIGRATIONS = (
         """,
         "INSERT INTO sqlite_sequence (name, seq) VALUES ('rows', 0)",
     ),
+    KEEP_SOURCES,
 )
 _COLUMNS = "seq, id, vector, payload, model, checksum"
 _VARIABLES = 500
@@ -90,16 +93,28 @@ class RowLog:
         with translated_errors(self._path), write_transaction(self._writer):
             existing = dict(self._seqs_of([operation.id for operation in operations]))
             planned = plan(operations, existing=existing, last_seq=self._last_seq)
-            vectors = _stored_vectors(list(planned.added.values()), self._dim)
-            self._write(planned, vectors)
-        self._count += len(planned.added) - len(planned.removed)
-        self._last_seq = planned.last_seq
-        return Committed(
-            seqs=planned.seqs,
-            added_seqs=np.fromiter(planned.added, np.int64, len(planned.added)),
-            added_vectors=vectors,
-            removed_seqs=np.array(planned.removed, np.int64),
-        )
+            vectors = self._write(planned)
+        return self._written(planned, vectors)
+
+    def replicate(
+        self, rows: Mapping[int, NewRow], removed: Sequence[int], *, last_seq: int
+    ) -> Committed:
+        """Write rows under the seqs that they have elsewhere, ascending, and remove others.
+
+        A row replaces the one with its id. Seqs up to `last_seq` count as given out. In one
+        transaction, durable when it returns; only the writer may call it. Raises as `commit`.
+        """
+        with translated_errors(self._path), write_transaction(self._writer):
+            replaced = dict(self._seqs_of([row.id for row in rows.values()])).values()
+            gone = {*self._existing(removed), *replaced} - set(rows)
+            planned = Plan(
+                seqs=tuple(rows),
+                added=rows,
+                removed=sorted(gone),
+                last_seq=max(last_seq, self._last_seq),
+            )
+            vectors = self._write(planned)
+        return self._written(planned, vectors)
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Row]:
         """Read rows by id; ids that do not exist are left out.
@@ -127,6 +142,28 @@ class RowLog:
             found = connection.execute(statement, (after_seq, limit)).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
 
+    def sources(self, *, first_seq: int, last_seq: int) -> Mapping[int, Source]:
+        """Read what the rows in a range of seqs were made of; those that keep no text are left out.
+
+        Raises CorruptData, Overloaded, StorageError.
+        """
+        with self._readers.snapshot() as connection:
+            return read_sources(connection, first_seq=first_seq, last_seq=last_seq)
+
+    def without_source(self) -> list[str]:
+        """Return the ids of some rows that keep no text. Raises Overloaded, StorageError."""
+        statement = (
+            "SELECT id FROM rows WHERE seq NOT IN (SELECT seq FROM sources) ORDER BY seq LIMIT 3"
+        )
+        with self._readers.snapshot() as connection:
+            return [encoded.decode() for (encoded,) in connection.execute(statement)]
+
+    def seqs(self) -> NDArray[np.int64]:
+        """Read the seqs of all rows, int64 [N], ascending. Raises Overloaded, StorageError."""
+        with self._readers.snapshot() as connection:
+            found = connection.execute("SELECT seq FROM rows ORDER BY seq")
+            return np.fromiter((seq for (seq,) in found), np.int64)
+
     def count(self) -> int:
         """Count the rows."""
         return self._count
@@ -147,7 +184,25 @@ class RowLog:
             for encoded, seq in self._writer.execute(statement, some):
                 yield encoded.decode(), seq
 
-    def _write(self, planned: Plan, vectors: NDArray[np.float16]) -> None:
+    def _existing(self, seqs: Sequence[int]) -> Iterator[int]:
+        for some, marks in _in_slices(seqs):
+            statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
+            for (seq,) in self._writer.execute(statement, some):
+                yield seq
+
+    def _written(self, planned: Plan, vectors: NDArray[np.float16]) -> Committed:
+        """Keep the totals in line with a transaction that is durable now."""
+        self._count += len(planned.added) - len(planned.removed)
+        self._last_seq = planned.last_seq
+        return Committed(
+            seqs=planned.seqs,
+            added_seqs=np.fromiter(planned.added, np.int64, len(planned.added)),
+            added_vectors=vectors,
+            removed_seqs=np.array(planned.removed, np.int64),
+        )
+
+    def _write(self, planned: Plan) -> NDArray[np.float16]:
+        vectors = _stored_vectors(list(planned.added.values()), self._dim)
         execute_many = self._writer.executemany
         execute_many("DELETE FROM rows WHERE seq = ?", ((seq,) for seq in planned.removed))
         execute_many(
@@ -157,10 +212,15 @@ class RowLog:
                 for (seq, row), vector in zip(planned.added.items(), vectors, strict=True)
             ),
         )
+        insert_sources(
+            self._writer,
+            ((seq, row.source) for seq, row in planned.added.items() if row.source is not None),
+        )
         # A seq is spent also when a later operation of the same batch undid its row.
         self._writer.execute(
             "UPDATE sqlite_sequence SET seq = ? WHERE name = 'rows'", (planned.last_seq,)
         )
+        return vectors
 
     def _record(
         self, seq: int, row: NewRow, vector: bytes
