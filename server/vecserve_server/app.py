@@ -42,6 +42,7 @@ from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.model_control import ModelControl
+from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.settings import Settings
 from vecserve_server.storage.atomic_files import write_atomically
@@ -84,6 +85,7 @@ class _Core:
     indexing: IndexingService
     searching: SearchingService
     classifying: ClassifyingService
+    reindexing: ReindexingService
 
 
 class _Application:
@@ -172,11 +174,21 @@ class _Application:
             collections=len(collections.all()),
             rows=rows,
         )
-        models = await self._start_models(stack, tokenise_pool)
+        models = await self._start_models(stack, tokenise_pool, collections)
         catalog, embedding = models.catalog, models.embedding
         searching = SearchingService(
             collections=collections, embedding=embedding, catalog=catalog, limits=limits
         )
+        reindexing = ReindexingService(
+            collections=collections,
+            embedding=embedding,
+            catalog=catalog,
+            settings=settings.reindex,
+            release_model=models.release,
+            wall_clock_ms=_wall_clock_ms,
+        )
+        stack.push_async_callback(reindexing.close)
+        reindexing.open()
         return _Core(
             catalog=catalog,
             control=models.control,
@@ -192,6 +204,7 @@ class _Application:
                 clock_ns=self._clock_ns,
             ),
             searching=searching,
+            reindexing=reindexing,
             classifying=ClassifyingService(
                 searching=searching, settings=settings.classify, max_k=limits.max_k
             ),
@@ -217,7 +230,9 @@ class _Application:
         stack.push_async_callback(asyncio.to_thread, writer.drain, CLOSE_TIMEOUT_S)
         return writer
 
-    async def _start_models(self, stack: AsyncExitStack, tokenise_pool: Executor) -> ModelParts:
+    async def _start_models(
+        self, stack: AsyncExitStack, tokenise_pool: Executor, collections: Collections
+    ) -> ModelParts:
         models = build_models(
             settings=self._settings,
             pools=Pools(
@@ -228,6 +243,7 @@ class _Application:
             metrics=self._metrics,
             clock_ns=self._clock_ns,
             on_death=self._die,
+            in_use=collections.model_versions,
         )
         stack.push_async_callback(models.control.close, CLOSE_TIMEOUT_S)
         await models.control.start()
@@ -249,7 +265,7 @@ class _Application:
                 collections=core.collections,
                 catalog=core.catalog,
                 scope=scope,
-                wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+                wall_clock_ms=_wall_clock_ms,
             ),
             index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
             search=SearchServicer(
@@ -258,6 +274,7 @@ class _Application:
             admin=AdminServicer(
                 catalog=core.catalog,
                 collections=core.collections,
+                reindexing=core.reindexing,
                 queued_rows=lambda: core.writer.stats().queued_rows,
                 scope=scope,
             ),
@@ -330,6 +347,10 @@ class _Application:
         """End the process: a core thread is gone, and waiting calls have been failed."""
         self._death = self._death or death
         self._stop.set()
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _later(

@@ -117,6 +117,18 @@ class ClassifySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReindexSettings:
+    """When collections are embedded anew, and how long there is a way back."""
+
+    on_new_version: Literal["start", "ignore"] = "start"
+    """What a newer version of a collection's model leads to."""
+    keep_days: float = 7.0
+    """How long the generation before is kept to go back to, and its model version served."""
+    min_overlap: float = 0.0
+    """Least share of common rows among the ten nearest, old against new; 0: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """What the server says on standard error."""
 
@@ -135,6 +147,7 @@ class Settings:
     models: ModelSettings = field(default_factory=ModelSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     classify: ClassifySettings = field(default_factory=ClassifySettings)
+    reindex: ReindexSettings = field(default_factory=ReindexSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -303,12 +316,15 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("classify.temperature", 0.001, 1),
     ("classify.scope_cosine", -1, 1),
     ("classify.min_confidence", 0, 1),
+    ("reindex.keep_days", 0, 3650),
+    ("reindex.min_overlap", 0, 1),
 )
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
     ("models.precision", ("", "int8", "fp32")),
     ("models.control_mode", ("none", "explicit", "poll")),
+    ("reindex.on_new_version", ("start", "ignore")),
 )
 
 

@@ -27,7 +27,8 @@ METHODS = [
 OFFERED = {
     "Embed EmbedStream CreateCollection GetCollection ListCollections DropCollection Upsert "
     "UpsertStream Delete Get Scan Count Search SearchBatch ListModels GetStats "
-    "SetAlias ListAliases DeleteAlias Classify"
+    "SetAlias ListAliases DeleteAlias Classify StartReindex "
+    "GetReindex CancelReindex"
 }
 OFFERED_NAMES = set(" ".join(OFFERED).split())
 

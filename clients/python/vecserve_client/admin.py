@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from vecserve_client import admin_calls
 from vecserve_client.calls import Call
-from vecserve_client.types import Alias
+from vecserve_client.types import Alias, Reindex
 
 T = TypeVar("T")
 
@@ -46,3 +46,20 @@ class Admin:
     def delete_alias(self, name: str, *, timeout_s: float | None = None) -> None:
         """Remove an alias; the collection stays."""
         self._invoke(admin_calls.delete_alias(name), timeout_s)
+
+    def start_reindex(
+        self, collection: str, *, model: str = "", timeout_s: float | None = None
+    ) -> str:
+        """Begin to embed a collection anew, with the latest version of its model if none is named.
+
+        Returns the id of the re-index; the collection serves on as it is until it is done.
+        """
+        return self._invoke(admin_calls.start_reindex(collection, model=model), timeout_s)
+
+    def get_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> Reindex:
+        """Ask how far a re-index is."""
+        return self._invoke(admin_calls.get_reindex(reindex_id), timeout_s)
+
+    def cancel_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> None:
+        """Stop a re-index; take one back that is done, keeping what was written since."""
+        self._invoke(admin_calls.cancel_reindex(reindex_id), timeout_s)

@@ -7,16 +7,26 @@ channels, time or retries.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
-from vecserve.v1 import collection_pb2
+from vecserve.v1 import admin_pb2, collection_pb2
+from vecserve_client import wire
 from vecserve_client.calls import Call
+from vecserve_client.errors import ServerError
 from vecserve_client.retry import IDEMPOTENT
-from vecserve_client.types import Alias
+from vecserve_client.types import Alias, Reindex, ReindexState
 
 T = TypeVar("T")
+
+_REINDEX_STATES: Final[dict[int, ReindexState]] = {
+    admin_pb2.REINDEX_STATE_RUNNING: "running",
+    admin_pb2.REINDEX_STATE_EVALUATING: "evaluating",
+    admin_pb2.REINDEX_STATE_DONE: "done",
+    admin_pb2.REINDEX_STATE_FAILED: "failed",
+    admin_pb2.REINDEX_STATE_CANCELLED: "cancelled",
+}
 
 
 def set_alias(name: str, collection: str) -> Call[str | None]:
@@ -51,6 +61,51 @@ def delete_alias(name: str) -> Call[None]:
         collection_pb2.DeleteAliasRequest(name=name),
         collection_pb2.DeleteAliasResponse,
         lambda _: None,
+    )
+
+
+def start_reindex(collection: str, *, model: str) -> Call[str]:
+    """Begin to embed a collection anew; the id of the re-index."""
+    return _call(
+        "AdminService/StartReindex",
+        admin_pb2.StartReindexRequest(collection=collection, model=model),
+        admin_pb2.StartReindexResponse,
+        lambda reply: str(reply.reindex_id),
+    )
+
+
+def get_reindex(reindex_id: str) -> Call[Reindex]:
+    """Ask how far a re-index is."""
+    return _call(
+        "AdminService/GetReindex",
+        admin_pb2.GetReindexRequest(reindex_id=reindex_id),
+        admin_pb2.GetReindexResponse,
+        _read_reindex,
+    )
+
+
+def cancel_reindex(reindex_id: str) -> Call[None]:
+    """Stop a re-index, or take it back."""
+    return _call(
+        "AdminService/CancelReindex",
+        admin_pb2.CancelReindexRequest(reindex_id=reindex_id),
+        admin_pb2.CancelReindexResponse,
+        lambda _: None,
+    )
+
+
+def _read_reindex(reply: admin_pb2.GetReindexResponse) -> Reindex:
+    if reply.state not in _REINDEX_STATES:
+        raise ServerError(f"unknown state {reply.state} of a re-index", method="GetReindex")
+    return Reindex(
+        collection=reply.collection,
+        model=wire.model_ref_from_proto(reply.model),
+        state=_REINDEX_STATES[reply.state],
+        done_rows=reply.done_rows,
+        total_rows=reply.total_rows,
+        message=reply.message,
+        self_hit_rate=reply.self_hit_rate,
+        overlap_at_10=reply.overlap_at_10,
     )
 
 

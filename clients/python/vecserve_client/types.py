@@ -204,6 +204,27 @@ class Model:
     prompt_names: tuple[str, ...]
 
 
+ReindexState: TypeAlias = Literal["running", "evaluating", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reindex:
+    """How far a re-index is."""
+
+    collection: str
+    model: ModelRef
+    """What the new generation is embedded with."""
+    state: ReindexState
+    done_rows: int
+    total_rows: int
+    message: str
+    """Why it failed."""
+    self_hit_rate: float
+    """Share of the sampled rows that a search with their own new vector finds."""
+    overlap_at_10: float
+    """Share of common rows among the ten nearest before and after, mean over the sample."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
     """A second name of a collection."""

@@ -19,6 +19,7 @@ from vecserve_server.cli import (
     embed,
     index,
     models,
+    reindex,
     search,
     serve,
 )
@@ -42,6 +43,7 @@ app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(collections.app, name="collections")
 app.add_typer(aliases.app, name="aliases")
+app.add_typer(reindex.app, name="reindex")
 
 
 def _print_version(wanted: bool) -> None:

@@ -42,7 +42,7 @@ class RowProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, *, rows: int, done_bytes: int) -> None:
-        """Move the bar: rows written and bytes of the source used so far."""
+    def update(self, *, rows: int, done_bytes: int, total_bytes: int | None = None) -> None:
+        """Move the bar: rows written and how much of the source is used so far."""
         rate = rows / max(time.monotonic() - self._started, 1e-9)
-        self._bar.update(self._task, completed=done_bytes, rows=rows, rate=rate)
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes, rows=rows, rate=rate)

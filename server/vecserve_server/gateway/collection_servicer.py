@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from grpc import aio
 
 from vecserve.v1 import collection_pb2, collection_pb2_grpc
 from vecserve_server.domain import CollectionSpec
-from vecserve_server.errors import InvalidArgument, Unsupported
+from vecserve_server.errors import InvalidArgument, NotFound, Unsupported
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import write_model_info
 from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
@@ -73,7 +74,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             page = rest[:size]
             last = page[-1].spec.name if len(rest) > size else ""
             reply = collection_pb2.ListCollectionsResponse(
-                collections=[await self._describe(c) for c in page if not c.is_closed],
+                collections=await self._describe_all(page),
                 next_page_token=write_page_token("collections", last),
             )
             return self._scope.complete(reply, request, arrived_ns)
@@ -130,6 +131,15 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             created_unix_ms=self._wall_clock_ms(),
             keep_text=not request.discard_text,
         )
+
+    async def _describe_all(self, page: Sequence[Collection]) -> list[collection_pb2.Collection]:
+        described = []
+        for collection in page:
+            # While another was described it may have been dropped, or re-indexed.
+            with suppress(NotFound):
+                current = self._collections.get(collection.spec.name)
+                described.append(await self._describe(current))
+        return described
 
     async def _describe(self, collection: Collection) -> collection_pb2.Collection:
         spec = collection.spec

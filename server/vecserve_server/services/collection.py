@@ -143,13 +143,19 @@ class Collection:
             lambda: self._log.scan(after_seq=after_seq, limit=limit, with_vectors=with_vectors)
         )
 
-    async def sources(self, *, first_seq: int, last_seq: int) -> Mapping[int, Source]:
-        """Read what the rows in a range of seqs were made of, where they keep it."""
-        return await self._read(lambda: self._log.sources(first_seq=first_seq, last_seq=last_seq))
+    async def scan_sources(
+        self, after_seq: int, limit: int
+    ) -> tuple[Sequence[Row], Mapping[int, Source]]:
+        """Read rows with their vectors as `scan` does, and what they were made of where known."""
+        return await self._read(lambda: self._log.scan_sources(after_seq=after_seq, limit=limit))
 
     async def without_source(self) -> list[str]:
         """Return the ids of some rows that do not keep what they were made of."""
         return await self._read(self._log.without_source)
+
+    async def by_seq(self, seqs: Sequence[int]) -> Mapping[int, Row]:
+        """Read rows with their vectors by seq; seqs that do not exist are left out."""
+        return await self._read(lambda: self._log.by_seq(seqs, with_vectors=True))
 
     async def seqs(self) -> NDArray[np.int64]:
         """Read the seqs of all rows, int64 [N], ascending."""
@@ -181,8 +187,7 @@ class Collection:
         def work() -> None:
             self._publish(self._log.replicate(rows, removed, last_seq=last_seq))
 
-        self._refuse_if_closed()
-        await asyncio.to_thread(work)
+        await self._read(work)
 
     def supersede(self) -> None:
         """Refuse writes from now on: another generation serves. Reads go on until `close`."""

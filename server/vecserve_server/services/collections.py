@@ -157,8 +157,13 @@ class Collections:
         await self._held(self._discard(collection))
 
     async def held(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work that must come to its end although its caller may be cancelled."""
-        return await self._held(work)
+        """Do work that must come to its end; a cancelled caller waits for that."""
+        task = asyncio.create_task(self._held(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
 
     def aliases(self) -> list[tuple[str, str]]:
         """List alias and collection, by alias."""

@@ -47,6 +47,7 @@ _MIGRATIONS = (
     KEEP_SOURCES,
 )
 _COLUMNS = "seq, id, vector, payload, model, checksum"
+_PAGE = f"SELECT {_COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
 _VARIABLES = 500
 _STORED = np.dtype("<f2")
 _Item = TypeVar("_Item")
@@ -137,18 +138,20 @@ class RowLog:
 
         Raises CorruptData, Overloaded, StorageError.
         """
-        statement = f"SELECT {_COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
         with self._readers.snapshot() as connection:
-            found = connection.execute(statement, (after_seq, limit)).fetchall()
+            found = connection.execute(_PAGE, (after_seq, limit)).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
 
-    def sources(self, *, first_seq: int, last_seq: int) -> Mapping[int, Source]:
-        """Read what the rows in a range of seqs were made of; those that keep no text are left out.
+    def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
+        """Read rows with their vectors as `scan` does, and what they were made of, by seq.
 
-        Raises CorruptData, Overloaded, StorageError.
+        Both are of one moment. Rows that keep no text have no source. Raises as `scan` does.
         """
         with self._readers.snapshot() as connection:
-            return read_sources(connection, first_seq=first_seq, last_seq=last_seq)
+            found = connection.execute(_PAGE, (after_seq, limit)).fetchall()
+            last_seq = found[-1][0] if found else after_seq
+            sources = read_sources(connection, first_seq=after_seq + 1, last_seq=last_seq)
+        return [self._row(columns, True) for columns in found], sources
 
     def without_source(self) -> list[str]:
         """Return the ids of some rows that keep no text. Raises Overloaded, StorageError."""
