@@ -255,3 +255,19 @@ def test_the_command_line_and_the_asynchronous_client_follow_a_re_index(
         assert reindexed(client, "1")
         with pytest.raises(NotFound):
             client.admin.cancel_reindex("nonsense")
+
+
+def test_a_changed_precision_is_followed(start: Start, repository: Repository) -> None:
+    server = start(models_control_mode="poll", models_poll_s=0.1)
+    with Client(target=server.target, deadline_s=PATIENCE_S) as client:
+        fill(client)
+        before = client.get_collection("docs").model
+        text = repository.config().read_text()
+        repository.config().write_text(text.replace('"int8"', '"fp32"'))
+        eventually(lambda: client.get_collection("docs").model.digest != before.digest)
+        after = client.get_collection("docs")
+        assert (after.model.version, after.row_count, after.generation) == ("1", ROWS, 2)
+        assert client.search("docs", text_of(3, 0), k=1).hits[0].id == "row-3"
+        # The weights of before are not served any more: there is no way back to their vectors.
+        with pytest.raises(FailedPrecondition, match="is not served"):
+            client.admin.cancel_reindex(after.reindex_id)

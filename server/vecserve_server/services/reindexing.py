@@ -20,14 +20,20 @@ from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections, ManifestChange
-from vecserve_server.services.comparing import Comparison, compare
+from vecserve_server.services.comparing import compare
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.rebuilding import Rebuild
+from vecserve_server.services.reindex_rules import (
+    check_comparison,
+    check_sources,
+    is_running,
+    serving,
+    succeeds,
+)
 from vecserve_server.services.row_embedding import rows_with
 from vecserve_server.settings import ReindexSettings
 from vecserve_server.storage.manifest import Generation, Manifest, Reindex, Retired
 
-LEAST_SELF_HIT_RATE = 0.98
 SWITCH_TIMEOUT_S = 30.0
 UPKEEP_S = 3600.0
 DAY_MS = 86_400_000
@@ -79,7 +85,7 @@ class ReindexingService:
         for collection in self._collections.all():
             name = collection.spec.name
             reindex = self._collections.manifest(name).reindex
-            if reindex is not None and _runs(reindex):
+            if reindex is not None and is_running(reindex):
                 self._begin(name, self._build(name, reindex))
         self._catalog.watch(self._model_came)
         for served in self._catalog.all():
@@ -131,7 +137,7 @@ class ReindexingService:
         assert reindex is not None
         if reindex.state == "done":
             await asyncio.shield(self._begin(name, self._take_back(name, manifest)))
-        elif _runs(reindex):
+        elif is_running(reindex):
             await self._stopped(name, replace(reindex, state="cancelled"))
 
     async def _start(self, collection: Collection, served: ServedModel) -> str:
@@ -140,7 +146,7 @@ class ReindexingService:
         if name in self._runs:
             raise FailedPrecondition(f"collection: {name!r} is being re-indexed already")
         if ref.digest != collection.spec.model.digest:
-            await _check_sources(collection)
+            await check_sources(collection)
         reindex = Reindex(
             id=uuid.uuid4().hex,
             generation=Generation(
@@ -151,7 +157,7 @@ class ReindexingService:
         )
 
         def change(now: Manifest) -> Manifest:
-            if _runs(now.reindex):  # another call was faster
+            if is_running(now.reindex):  # another call was faster
                 raise FailedPrecondition(f"collection: {name!r} is being re-indexed already")
             return replace(now, reindex=reindex)
 
@@ -197,7 +203,7 @@ class ReindexingService:
             evaluating = replace(reindex, state="evaluating")
             await self._collections.record(live, lambda m: replace(m, reindex=evaluating))
             comparison = await compare(live, target)
-            self._check(comparison)
+            check_comparison(comparison, min_overlap=self._settings.min_overlap)
             await rebuild.follow()
             done = replace(
                 reindex,
@@ -229,7 +235,7 @@ class ReindexingService:
         taken_back = replace(reindex, state="cancelled", message="taken back")
 
         def change(now: Manifest) -> Manifest:
-            return replace(_serving(now, previous.generation), previous=None, reindex=taken_back)
+            return replace(serving(now, previous.generation), previous=None, reindex=taken_back)
 
         try:
             await rebuild.begin()
@@ -269,21 +275,9 @@ class ReindexingService:
     def _succession(self, done: Reindex) -> ManifestChange:
         def change(now: Manifest) -> Manifest:
             retired = Retired(generation=now.live, retired_unix_ms=self._wall_clock_ms())
-            return replace(_serving(now, done.generation), previous=retired, reindex=done)
+            return replace(serving(now, done.generation), previous=retired, reindex=done)
 
         return change
-
-    def _check(self, comparison: Comparison) -> None:
-        if comparison.self_hit_rate < LEAST_SELF_HIT_RATE:
-            raise FailedPrecondition(
-                f"of the sampled rows {comparison.self_hit_rate:.3f} find themselves in the new "
-                f"generation; {LEAST_SELF_HIT_RATE} is asked for"
-            )
-        if comparison.overlap < self._settings.min_overlap:
-            raise FailedPrecondition(
-                f"old and new generation share {comparison.overlap:.3f} of the ten nearest rows; "
-                f"reindex.min_overlap = {self._settings.min_overlap:g}"
-            )
 
     async def _stopped(self, name: str, reindex: Reindex) -> None:
         """Note how a re-index ended and remove what it built."""
@@ -316,7 +310,7 @@ class ReindexingService:
             return
         for collection in self._collections.all():
             reindex = self._collections.manifest(collection.spec.name).reindex
-            if not _succeeds(ref, collection.spec.model) or collection.spec.name in self._runs:
+            if not succeeds(ref, collection.spec.model) or collection.spec.name in self._runs:
                 continue
             if reindex is not None and reindex.generation.model.digest == ref.digest:
                 continue  # it failed, or somebody did not want it
@@ -388,30 +382,4 @@ class ReindexingService:
             model=reindex.generation.model.name,
             version=reindex.generation.model.version,
             **more,
-        )
-
-
-def _serving(manifest: Manifest, generation: Generation) -> Manifest:
-    spec = replace(manifest.spec, model=generation.model, dim=generation.dim)
-    return replace(manifest, spec=spec, generation=generation.number)
-
-
-def _runs(reindex: Reindex | None) -> bool:
-    return reindex is not None and reindex.state in ("running", "evaluating")
-
-
-def _succeeds(ref: ModelRef, before: ModelRef) -> bool:
-    return (
-        ref.name == before.name
-        and ref.digest != before.digest
-        and int(ref.version) >= int(before.version)
-    )
-
-
-async def _check_sources(collection: Collection) -> None:
-    if ids := await collection.without_source():
-        raise FailedPrecondition(
-            f"collection: rows of {collection.spec.name!r} do not keep the texts that they were "
-            f"made of, so no other model can embed them; write these again, or a new "
-            f"collection: {', '.join(map(repr, ids))} …"
         )
