@@ -44,6 +44,7 @@ from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
+from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.settings import Settings
 from vecserve_server.storage.atomic_files import write_atomically
 from vecserve_server.storage.data_folder import DataFolder
@@ -86,6 +87,7 @@ class _Core:
     searching: SearchingService
     classifying: ClassifyingService
     reindexing: ReindexingService
+    upkeep: UpkeepService
 
 
 class _Application:
@@ -189,6 +191,11 @@ class _Application:
         )
         stack.push_async_callback(reindexing.close)
         reindexing.open()
+        upkeep = UpkeepService(
+            collections=collections,
+            snapshots=settings.storage.snapshot_dir or settings.storage.data_dir / "snapshots",
+        )
+        await asyncio.to_thread(upkeep.open)
         return _Core(
             catalog=catalog,
             control=models.control,
@@ -205,6 +212,7 @@ class _Application:
             ),
             searching=searching,
             reindexing=reindexing,
+            upkeep=upkeep,
             classifying=ClassifyingService(
                 searching=searching, settings=settings.classify, max_k=limits.max_k
             ),
@@ -275,6 +283,7 @@ class _Application:
                 catalog=core.catalog,
                 collections=core.collections,
                 reindexing=core.reindexing,
+                upkeep=core.upkeep,
                 queued_rows=lambda: core.writer.stats().queued_rows,
                 scope=scope,
             ),

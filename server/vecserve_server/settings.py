@@ -73,6 +73,8 @@ class StorageSettings:
     """Where rows live."""
 
     data_dir: Path = Path("data")
+    snapshot_dir: Path | None = None
+    """Folder of the snapshots. None: `snapshots` in the data folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

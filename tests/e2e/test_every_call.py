@@ -28,7 +28,7 @@ OFFERED = {
     "Embed EmbedStream CreateCollection GetCollection ListCollections DropCollection Upsert "
     "UpsertStream Delete Get Scan Count Search SearchBatch ListModels GetStats "
     "SetAlias ListAliases DeleteAlias Classify StartReindex "
-    "GetReindex CancelReindex"
+    "GetReindex CancelReindex CreateSnapshot RestoreSnapshot CompactCollection VerifyCollection"
 }
 OFFERED_NAMES = set(" ".join(OFFERED).split())
 

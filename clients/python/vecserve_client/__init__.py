@@ -35,9 +35,11 @@ from vecserve_client.types import (
     Reindex,
     Row,
     SearchResult,
+    Snapshot,
     Timings,
     UpsertBatch,
     UpsertResult,
+    Verification,
 )
 
 __all__ = [
@@ -67,11 +69,13 @@ __all__ = [
     "Row",
     "SearchResult",
     "ServerError",
+    "Snapshot",
     "Timings",
     "Unavailable",
     "Unimplemented",
     "UpsertBatch",
     "UpsertResult",
     "VecserveError",
+    "Verification",
     "filters",
 ]

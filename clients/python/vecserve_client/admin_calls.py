@@ -16,7 +16,7 @@ from vecserve_client import wire
 from vecserve_client.calls import Call
 from vecserve_client.errors import ServerError
 from vecserve_client.retry import IDEMPOTENT
-from vecserve_client.types import Alias, Reindex, ReindexState
+from vecserve_client.types import Alias, Reindex, ReindexState, Snapshot, Verification
 
 T = TypeVar("T")
 
@@ -91,6 +91,46 @@ def cancel_reindex(reindex_id: str) -> Call[None]:
         admin_pb2.CancelReindexRequest(reindex_id=reindex_id),
         admin_pb2.CancelReindexResponse,
         lambda _: None,
+    )
+
+
+def create_snapshot(collection: str, name: str) -> Call[Snapshot]:
+    """Write a consistent copy of a collection."""
+    return _call(
+        "AdminService/CreateSnapshot",
+        admin_pb2.CreateSnapshotRequest(collection=collection, name=name),
+        admin_pb2.CreateSnapshotResponse,
+        lambda reply: Snapshot(size_bytes=reply.size_bytes, last_seq=reply.last_seq),
+    )
+
+
+def restore_snapshot(name: str, collection: str) -> Call[int]:
+    """Make a collection from a snapshot; its row count."""
+    return _call(
+        "AdminService/RestoreSnapshot",
+        admin_pb2.RestoreSnapshotRequest(name=name, collection=collection),
+        admin_pb2.RestoreSnapshotResponse,
+        lambda reply: int(reply.row_count),
+    )
+
+
+def compact_collection(collection: str) -> Call[int]:
+    """Rewrite a collection's files; the bytes given back."""
+    return _call(
+        "AdminService/CompactCollection",
+        admin_pb2.CompactCollectionRequest(collection=collection),
+        admin_pb2.CompactCollectionResponse,
+        lambda reply: int(reply.freed_bytes),
+    )
+
+
+def verify_collection(collection: str) -> Call[Verification]:
+    """Check a whole collection."""
+    return _call(
+        "AdminService/VerifyCollection",
+        admin_pb2.VerifyCollectionRequest(collection=collection),
+        admin_pb2.VerifyCollectionResponse,
+        lambda reply: Verification(row_count=reply.row_count, problems=tuple(reply.problems)),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from vecserve_client import admin_calls
 from vecserve_client.calls import Call
-from vecserve_client.types import Alias, Reindex
+from vecserve_client.types import Alias, Reindex, Snapshot, Verification
 
 T = TypeVar("T")
 
@@ -65,3 +65,28 @@ class AsyncAdmin:
     async def cancel_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> None:
         """Stop a re-index; take one back that is done, keeping what was written since."""
         await self._invoke(admin_calls.cancel_reindex(reindex_id), timeout_s)
+
+    async def create_snapshot(
+        self, collection: str, name: str, *, timeout_s: float | None = None
+    ) -> Snapshot:
+        """Write a consistent copy of a collection into the server's snapshot folder."""
+        return await self._invoke(admin_calls.create_snapshot(collection, name), timeout_s)
+
+    async def restore_snapshot(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> int:
+        """Make a collection, which must not exist, from a snapshot; returns its row count."""
+        return await self._invoke(admin_calls.restore_snapshot(name, collection), timeout_s)
+
+    async def compact_collection(self, collection: str, *, timeout_s: float | None = None) -> int:
+        """Rewrite a collection's files so that nothing of deleted rows is left in them.
+
+        Returns the bytes given back. Writes to the collection wait meanwhile.
+        """
+        return await self._invoke(admin_calls.compact_collection(collection), timeout_s)
+
+    async def verify_collection(
+        self, collection: str, *, timeout_s: float | None = None
+    ) -> Verification:
+        """Check every record of a collection, and that its rows are findable."""
+        return await self._invoke(admin_calls.verify_collection(collection), timeout_s)

@@ -226,6 +226,24 @@ class Reindex:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A consistent copy of a collection on the server's disk."""
+
+    size_bytes: int
+    last_seq: int
+    """Highest sequence number in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a check of a whole collection found."""
+
+    row_count: int
+    problems: tuple[str, ...]
+    """One sentence each; empty if all is well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
     """A second name of a collection."""
 

@@ -22,6 +22,8 @@ from vecserve_server.cli import (
     reindex,
     search,
     serve,
+    snapshot,
+    upkeep,
 )
 from vecserve_server.cli.exits import Exit, exit_for
 from vecserve_server.cli.output import complain
@@ -38,12 +40,15 @@ app.command("check-config")(serve.check_config)
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("classify")(classify.classify)
+app.command("verify")(upkeep.verify)
+app.command("compact")(upkeep.compact)
 app.command("embed")(embed.embed)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(collections.app, name="collections")
 app.add_typer(aliases.app, name="aliases")
 app.add_typer(reindex.app, name="reindex")
+app.add_typer(snapshot.app, name="snapshot")
 
 
 def _print_version(wanted: bool) -> None:

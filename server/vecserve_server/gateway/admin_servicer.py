@@ -14,6 +14,7 @@ from vecserve_server.observability.process import resident_bytes
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.reindexing import Progress, ReindexingService
+from vecserve_server.services.upkeep import UpkeepService
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -36,12 +37,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         catalog: Catalog,
         collections: Collections,
         reindexing: ReindexingService,
+        upkeep: UpkeepService,
         queued_rows: Callable[[], int],
         scope: CallScope,
     ) -> None:
         self._catalog = catalog
         self._collections = collections
         self._reindexing = reindexing
+        self._upkeep = upkeep
         self._queued_rows = queued_rows
         self._scope = scope
         self._started_ns = scope.clock_ns()
@@ -95,6 +98,42 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         with self._scope.admit(request):
             await self._reindexing.cancel(request.reindex_id)
             return admin_pb2.CancelReindexResponse()
+
+    async def CreateSnapshot(
+        self, request: admin_pb2.CreateSnapshotRequest, context: Context
+    ) -> admin_pb2.CreateSnapshotResponse:
+        """Write a consistent copy of a collection."""
+        with self._scope.admit(request):
+            made = await self._upkeep.snapshot(request.collection, request.name)
+            return admin_pb2.CreateSnapshotResponse(
+                size_bytes=made.size_bytes, last_seq=made.last_seq
+            )
+
+    async def RestoreSnapshot(
+        self, request: admin_pb2.RestoreSnapshotRequest, context: Context
+    ) -> admin_pb2.RestoreSnapshotResponse:
+        """Make a collection from a snapshot."""
+        with self._scope.admit(request):
+            rows = await self._upkeep.restore(request.name, request.collection)
+            return admin_pb2.RestoreSnapshotResponse(row_count=rows)
+
+    async def CompactCollection(
+        self, request: admin_pb2.CompactCollectionRequest, context: Context
+    ) -> admin_pb2.CompactCollectionResponse:
+        """Rewrite a collection's files without deleted rows."""
+        with self._scope.admit(request):
+            freed = await self._upkeep.compact(request.collection)
+            return admin_pb2.CompactCollectionResponse(freed_bytes=freed)
+
+    async def VerifyCollection(
+        self, request: admin_pb2.VerifyCollectionRequest, context: Context
+    ) -> admin_pb2.VerifyCollectionResponse:
+        """Check a collection."""
+        with self._scope.admit(request):
+            checked = await self._upkeep.verify(request.collection)
+            return admin_pb2.VerifyCollectionResponse(
+                row_count=checked.row_count, problems=checked.problems
+            )
 
     def _describe(self, served: ServedModel) -> admin_pb2.Model:
         config = served.text.config

@@ -5,6 +5,7 @@ Owns the index interface. Must not know rows, files or how a search is done.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,18 @@ class Neighbours(NamedTuple):
     """int64 [<= k]"""
     scores: NDArray[np.float32]
     """True cosines with the stored float16 vectors, float32 [<= k], in [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What `verify` found."""
+
+    rows: int
+    """Live rows, each of which was searched for."""
+    missing_seqs: tuple[int, ...]
+    """Rows that do not find themselves."""
+    damaged_files: tuple[str, ...]
+    """Files whose content is not what was written."""
 
 
 class VectorIndex(Protocol):
@@ -44,6 +57,17 @@ class VectorIndex(Protocol):
         """Find the `k` nearest vectors of each query: finite float32 [Q, D], one answer each.
 
         An answer does not depend on the other queries. Raises InvalidArgument.
+        """
+        ...
+
+    def verify(self) -> Verified:
+        """Check every file and search for every row; takes its time."""
+        ...
+
+    def compact(self) -> None:
+        """Rewrite what is kept of removed rows, so that nothing of them is left; takes its time.
+
+        Raises StorageError.
         """
         ...
 

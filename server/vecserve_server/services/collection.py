@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -21,9 +22,12 @@ from numpy.typing import NDArray
 from vecserve_server.domain import CollectionSpec, Hit, NewRow, Row, Source, Vectors
 from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.services.findable import unfindable
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.operations import Committed, Delete, Operation
 from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.row_upkeep import MAX_PROBLEMS
+from vecserve_server.storage.snapshots import Snapshot, write_snapshot
 from vecserve_server.storage.writer import RowWriter
 
 REBUILD_PAGE_ROWS = 4096
@@ -37,6 +41,15 @@ class Found:
 
     hits: Sequence[Sequence[Hit]]
     search_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a check of a whole collection found."""
+
+    row_count: int
+    problems: Sequence[str]
+    """One sentence each."""
 
 
 class Collection:
@@ -189,6 +202,32 @@ class Collection:
 
         await self._read(work)
 
+    async def snapshot(self, folder: Path) -> Snapshot:
+        """Write the rows as they are now into a new folder. Raises AlreadyExists, StorageError."""
+        return await self._aside(lambda: write_snapshot(folder, self.spec, self._log.copy_into))
+
+    async def compact(self) -> None:
+        """Rewrite all files without what was removed; the writers must be held back."""
+
+        def work() -> None:
+            self._index.compact()
+            self._log.compact()
+
+        await self._aside(work)
+
+    async def verify(self) -> Checked:
+        """Check every record, and that the index finds every row."""
+
+        def work() -> Checked:
+            seqs, problems = self._log.verify()
+            found = self._index.verify()
+            lost = {*found.missing_seqs, *unfindable(self._log, self._index, seqs.tolist())}
+            problems += [f"row seq {seq}: a search for it finds others" for seq in sorted(lost)]
+            problems += [f"{file}: is damaged" for file in found.damaged_files]
+            return Checked(row_count=len(seqs), problems=problems[:MAX_PROBLEMS])
+
+        return await self._aside(work)
+
     def supersede(self) -> None:
         """Refuse writes from now on: another generation serves. Reads go on until `close`."""
         self._superseded = True
@@ -280,6 +319,11 @@ class Collection:
         self._refuse_if_closed()
         return await self._finish(self._search_pool.submit(work))
 
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Do in a thread of its own what takes so long that searches must not wait for it."""
+        self._refuse_if_closed()
+        return await self._finish(in_own_thread(work))
+
     async def _finish(self, job: Future[T]) -> T:
         # Counted by the job, not by its caller: a cancelled call leaves a running job behind.
         self._jobs_in_flight += 1
@@ -291,6 +335,21 @@ class Collection:
         self._jobs_in_flight -= 1
         if not self._jobs_in_flight:
             self._idle.set()
+
+
+def in_own_thread(work: Callable[[], T]) -> Future[T]:
+    """Start a thread for one piece of work, which cannot be withdrawn."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="upkeep", daemon=True).start()
+    return done
 
 
 def _folder_bytes(folder: Path) -> int:

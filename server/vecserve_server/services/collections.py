@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from vecserve_server.domain import CollectionSpec
@@ -32,6 +33,7 @@ from vecserve_server.storage.generations import (
 )
 from vecserve_server.storage.manifest import Generation, Manifest, write_manifest
 from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.snapshots import restore_snapshot
 from vecserve_server.storage.writer import RowWriter
 
 DROP_TIMEOUT_S = 30.0
@@ -69,6 +71,7 @@ class Collections:
         self._aliases = Aliases(folder.aliases_file)
         self._open: dict[str, Collection] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._upkeep: dict[str, asyncio.Lock] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -108,7 +111,22 @@ class Collections:
 
     async def create(self, spec: CollectionSpec) -> Collection:
         """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
-        return await self._held(self._create(spec))
+        return await self._held(self._add(spec.name, lambda: self._folder.create_collection(spec)))
+
+    async def restore(self, name: str, snapshot: Path) -> Collection:
+        """Create a collection out of a snapshot's folder.
+
+        Raises NotFound, AlreadyExists, FailedPrecondition at the limit, CorruptData, StorageError.
+        """
+        return await self._held(
+            self._add(
+                name, lambda: restore_snapshot(snapshot, self._folder.collection_folder(name))
+            )
+        )
+
+    def upkeep(self, name: str) -> asyncio.Lock:
+        """Return the lock of whoever opens generations of a collection that do not serve."""
+        return self._upkeep.setdefault(name, asyncio.Lock())
 
     async def drop(self, name: str) -> int:
         """Delete a collection and its files; return how many rows it had."""
@@ -200,18 +218,18 @@ class Collections:
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits any more
 
-    async def _create(self, spec: CollectionSpec) -> Collection:
+    async def _add(self, name: str, make: Callable[[], object]) -> Collection:
         async with self._changing:
-            if spec.name in self._open:
-                raise AlreadyExists(f"name: collection {spec.name!r} exists already")
-            if (target := self._aliases.resolve(spec.name)) != spec.name:
-                raise AlreadyExists(f"name: {spec.name!r} is an alias of {target!r}")
+            if name in self._open:
+                raise AlreadyExists(f"name: collection {name!r} exists already")
+            if (target := self._aliases.resolve(name)) != name:
+                raise AlreadyExists(f"name: {name!r} is an alias of {target!r}")
             if len(self._open) >= self._max_collections:
                 raise FailedPrecondition(
                     f"name: {len(self._open)} collections exist; "
                     f"limits.max_collections = {self._max_collections}"
                 )
-            collection, manifest = await asyncio.to_thread(self._create_one, spec)
+            collection, manifest = await asyncio.to_thread(self._make_one, name, make)
             self._publish(collection, manifest)
             return collection
 
@@ -221,6 +239,7 @@ class Collections:
             self._refuse_if_aliased(name)
             rows = collection.live_rows
             del self._open[name], self._manifests[name]
+            self._upkeep.pop(name, None)
             self._metrics.rows.remove(name)
             if not await collection.close(DROP_TIMEOUT_S):
                 raise StorageError(f"collection {name!r}: its last write does not end")
@@ -281,12 +300,12 @@ class Collections:
             folder = self._folder.collection_folder(name)
             await asyncio.to_thread(remove_generations, folder, keep=keep)
 
-    def _create_one(self, spec: CollectionSpec) -> tuple[Collection, Manifest]:
-        self._folder.create_collection(spec)
+    def _make_one(self, name: str, make: Callable[[], object]) -> tuple[Collection, Manifest]:
+        make()
         try:
-            collection, manifest, _ = self._open_one(spec.name)
+            collection, manifest, _ = self._open_one(name)
         except BaseException:
-            self._folder.remove_collection(spec.name)
+            self._folder.remove_collection(name)
             raise
         return collection, manifest
 

@@ -136,7 +136,7 @@ class ReindexingService:
         reindex = manifest.reindex
         assert reindex is not None
         if reindex.state == "done":
-            await asyncio.shield(self._begin(name, self._take_back(name, manifest)))
+            await asyncio.shield(self._begin(name, self._take_back(name)))
         elif is_running(reindex):
             await self._stopped(name, replace(reindex, state="cancelled"))
 
@@ -220,8 +220,12 @@ class ReindexingService:
         )
         await self._expire(name)
 
-    async def _take_back(self, name: str, manifest: Manifest) -> None:
+    async def _take_back(self, name: str) -> None:
         """Bring the generation before up to date and let it serve again."""
+        async with self._collections.upkeep(name):
+            await self._return_to_previous(name, self._collections.manifest(name))
+
+    async def _return_to_previous(self, name: str, manifest: Manifest) -> None:
         reindex, previous = manifest.reindex, manifest.previous
         if previous is None or reindex is None:
             raise FailedPrecondition(
@@ -341,9 +345,10 @@ class ReindexingService:
             kept_ms = self._settings.keep_days * DAY_MS
             if previous is None or previous.retired_unix_ms + kept_ms > self._wall_clock_ms():
                 return
-            live = self._collections.get(name)
-            await self._collections.record(live, lambda m: replace(m, previous=None))
-            await self._discard(name)
+            async with self._collections.upkeep(name):
+                live = self._collections.get(name)
+                await self._collections.record(live, lambda m: replace(m, previous=None))
+                await self._discard(name)
         except (KeyError, VecserveError):
             self._log.debug("expiry_failed", exc_info=True)
 

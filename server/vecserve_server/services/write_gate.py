@@ -17,6 +17,7 @@ class WriteGate:
         self._loop = loop
         self._open = asyncio.Event()
         self._open.set()
+        self._holders = 0
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -38,12 +39,15 @@ class WriteGate:
 
     async def close(self) -> None:
         """Hold newcomers back, and wait until the writes under way are done."""
+        self._holders += 1
         self._open.clear()
         await self._idle.wait()
 
     def open(self) -> None:
-        """Let the writers go on."""
-        self._open.set()
+        """Let the writers go on, once as often as they were held back."""
+        self._holders -= 1
+        if not self._holders:
+            self._open.set()
 
     def _ended(self) -> None:
         self._under_way -= 1

@@ -7,8 +7,10 @@ one thread commits, any thread reads.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from vecserve_server.domain import NewRow, Row, Source
 from vecserve_server.errors import CorruptData, InvalidArgument
 from vecserve_server.storage.atomic_files import fsync_folder
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.row_upkeep import MAX_PROBLEMS, copy_into, problems, rewrite
 from vecserve_server.storage.sources import MIGRATION as KEEP_SOURCES
 from vecserve_server.storage.sources import insert_sources, read_sources
 from vecserve_server.storage.sqlite_file import (
@@ -61,6 +64,8 @@ class RowLog:
     ) -> None:
         self._path = path
         self._writer = writer
+        # One thread commits, but another may rewrite the file.
+        self._writing = threading.Lock()
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
         self._model_digest = model_digest
@@ -91,7 +96,7 @@ class RowLog:
         Only the writer thread may call it. Raises InvalidArgument, StorageError; then nothing was
         written and the log is as before.
         """
-        with translated_errors(self._path), write_transaction(self._writer):
+        with self._transaction():
             existing = dict(self._seqs_of([operation.id for operation in operations]))
             planned = plan(operations, existing=existing, last_seq=self._last_seq)
             vectors = self._write(planned)
@@ -105,7 +110,7 @@ class RowLog:
         A row replaces the one with its id. Seqs up to `last_seq` count as given out. In one
         transaction, durable when it returns; only the writer may call it. Raises as `commit`.
         """
-        with translated_errors(self._path), write_transaction(self._writer):
+        with self._transaction():
             replaced = dict(self._seqs_of([row.id for row in rows.values()])).values()
             gone = {*self._existing(removed), *replaced} - set(rows)
             planned = Plan(
@@ -178,7 +183,40 @@ class RowLog:
     def close(self) -> None:
         """Close the file. No commit may be in progress."""
         self._readers.close()
-        self._writer.close()
+        with self._writing:
+            self._writer.close()
+
+    def copy_into(self, copy: Path) -> int:
+        """Write a consistent copy of the file while it is in use; return the highest seq in it.
+
+        Raises StorageError.
+        """
+        with translated_errors(self._path):
+            return copy_into(self._path, copy)
+
+    def compact(self) -> None:
+        """Rewrite the file: afterwards nothing that was deleted is in it or in its log.
+
+        Commits wait meanwhile. Raises StorageError.
+        """
+        with self._writing, translated_errors(self._path):
+            rewrite(self._writer, self._path)
+
+    def verify(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Check every record; return the seqs of all rows and one sentence for each problem.
+
+        Raises Overloaded, StorageError.
+        """
+        with self._readers.snapshot() as connection:
+            found = problems(connection, is_intact=_intact, columns=_COLUMNS, dim=self._dim)
+            listed = list(islice(found, MAX_PROBLEMS))
+            seqs = connection.execute("SELECT seq FROM rows ORDER BY seq")
+            return np.fromiter((seq for (seq,) in seqs), np.int64), listed
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._writing, translated_errors(self._path), write_transaction(self._writer):
+            yield
 
     def _seqs_of(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
         _check_ids(ids)

@@ -1,0 +1,53 @@
+"""Whether rows that are on disk are found by a search.
+
+Owns the sample and the judgement. Must not know files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vecserve_server.errors import CorruptData
+from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.storage.row_log import RowLog
+
+SAMPLE_ROWS = 1000
+TOGETHER = 16
+NEAREST = 10
+# Rows with the same vector are as good as each other.
+TIE = 1e-3
+
+
+def unfindable(log: RowLog, index: VectorIndex, seqs: Sequence[int]) -> list[int]:
+    """Search for a sample of rows with their own vectors; return those that are not found."""
+    step = max(1, len(seqs) // SAMPLE_ROWS)
+    sample = list(seqs[::step])
+    lost: list[int] = []
+    for start in range(0, len(sample), TOGETHER):
+        lost += _lost(index, _vectors(log, sample[start : start + TOGETHER]))
+    # What was removed while this ran is rightly not found.
+    return sorted(log.by_seq(lost)) if lost else []
+
+
+def _vectors(log: RowLog, seqs: Sequence[int]) -> dict[int, object]:
+    """Read vectors; damaged rows are left out."""
+    try:
+        return {seq: row.vector for seq, row in log.by_seq(seqs, with_vectors=True).items()}
+    except CorruptData:
+        if len(seqs) == 1:
+            return {}
+        return {seq: vector for one in seqs for seq, vector in _vectors(log, [one]).items()}
+
+
+def _lost(index: VectorIndex, vectors: dict[int, object]) -> list[int]:
+    if not vectors:
+        return []
+    queries = np.stack([np.asarray(vector, np.float32) for vector in vectors.values()])
+    found = index.search(queries / np.linalg.norm(queries, axis=1, keepdims=True), NEAREST)
+    return [
+        seq
+        for seq, answer in zip(vectors, found, strict=True)
+        if seq not in answer.seqs and not (len(answer.scores) and answer.scores[-1] > 1 - TIE)
+    ]
