@@ -50,6 +50,8 @@ class Segment:
     """
 
     def __init__(self, *, folder: Path, record: SegmentRecord, handles: int) -> None:
+        # Before the memory that they look at, so that they also go before it.
+        self._handles: SimpleQueue[Any] = SimpleQueue()
         self.folder = folder
         self.record = record
         self.rows = record.rows
@@ -61,7 +63,6 @@ class Segment:
         self.codes = _codes(self._memory, record)
         self.strays = _read_array(folder, record, STRAYS)
         self._vectors = _map_vectors(folder, record)
-        self._handles: SimpleQueue[Any] = SimpleQueue()
         for _ in range(handles):
             self._handles.put(_view(self._memory, record))
         self._handle_count = handles
