@@ -79,12 +79,12 @@ def test_opening_reads_only_rows_that_no_segment_has(
 def test_a_damaged_segment_is_set_aside_and_built_anew(
     small: Small, harm: Callable[[Path], None], name: str, which: int
 ) -> None:
-    small.close()
     folder = sorted(
         small.segments.glob("segment-*"), key=lambda path: (path / "seqs.i64").stat().st_size
     )[which]
     if not (folder / name).stat().st_size:
         pytest.skip("nothing strays in the smaller segment")
+    small.close()
     harm(folder / name)
     small.open()
     assert not folder.exists()
