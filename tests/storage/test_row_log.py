@@ -183,7 +183,8 @@ def test_a_file_that_is_no_database_is_damage(path: Path) -> None:
         _open(path)
 
 
-def test_seqs_of_removed_rows_stay_until_they_are_forgotten(path: Path, log: RowLog) -> None:
+def test_seqs_of_removed_rows_stay_until_they_are_forgotten(path: Path) -> None:
+    log = _open(path)
     assert log.removed().tolist() == []
     log.commit([_upsert("a"), _upsert("b"), _upsert("c")])
     log.commit([_upsert("a"), Delete("b"), Delete("missing")])
