@@ -196,6 +196,23 @@ async def test_compaction_erases_rows_from_segments_words_and_the_generation_bef
     assert target.index_stats.dead_rows == 0
 
 
+async def test_a_snapshot_brings_back_fields_words_and_texts(
+    collections: Collections, tmp_path: Path
+) -> None:
+    live = await filled(collections)
+    await live.delete(["r3"])
+    service = UpkeepService(collections=collections, snapshots=tmp_path / "snapshots")
+    await service.snapshot("docs", "monday")
+    assert await service.restore("monday", "copy") == ROWS - 1
+    restored = collections.get("copy")
+    assert restored.spec == replace(SPEC, name="copy")
+    assert await found(restored, mode=Mode.LEXICAL) == ["r7"]
+    assert await restored.count(OneOf(field="colour", values=("blue",))) == ROWS // 2 - 1
+    assert await restored.without_source() == []
+    await eventually_sealed(restored)
+    assert (await service.verify("copy")).problems == []
+
+
 async def test_a_discarded_generation_is_closed_before_its_folder_goes(
     collections: Collections, tmp_path: Path
 ) -> None:

@@ -206,16 +206,17 @@ class EmbeddingService:
 
     async def _tokenise(self, call: _Call, piece: Sequence[int]) -> dict[int, Tokenised]:
         text_model = call.served.text
+        texts = [f"{call.prompt}{call.texts[index]}" for index in piece]
 
         def work() -> list[Tokenised]:
             return text_model.tokenizer.encode(
-                [f"{call.prompt}{call.texts[index]}" for index in piece],
+                texts,
                 max_tokens=text_model.config.max_tokens,
                 truncate="left" if call.truncate == "left" else "right",
             )
 
         started_ns = self._clock_ns()
-        if sum(len(call.texts[index]) for index in piece) <= TOKENISE_ON_LOOP_CHARACTERS:
+        if sum(map(len, texts)) <= TOKENISE_ON_LOOP_CHARACTERS:
             tokenised = work()
         else:
             loop = asyncio.get_running_loop()
