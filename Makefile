@@ -130,6 +130,10 @@ tools-index: $(INDEX_TOOLS)/.installed ## Fetch hnswlib (needs a C++ compiler) a
 bench-index: setup ## Measure the index: recall, latency, filters, start; JSON out (make tools-index: against peers)
 	PYTHONPATH=$(INDEX_TOOLS) $(BIN)/python clients/bench/index.py $(ARGS)
 
+.PHONY: bench-words
+bench-words: setup ## Measure lexical search over many rows; JSON out (ARGS="--rows 1000000")
+	$(BIN)/python clients/bench/words.py $(ARGS)
+
 .PHONY: lock
 lock: setup ## Resolve requirements/dev.txt anew from pyproject.toml (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -1,8 +1,9 @@
 """Measure the index on this machine: recall, latency, filters, turnover, memory, start; JSON out.
 
-    make bench-index ARGS="--rows 100000 --phases speed,ingest,filters,turnover,start"
+    make bench-index ARGS="--rows 1000000 --phases speed,filters,start,ingest,rebuild,lost"
 
 Latencies compare as ratios within the run: what is compared is measured in turns, in short blocks.
+Progress is told on standard error.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ import numpy as np
 from index_data import Dataset, Rows, Vectors, exact, from_file, recall, synthetic
 from index_peers import build_peers
 from index_subject import Subject
+from index_timing import K, one, quantiles, timed
+from index_under_load import under_ingest, under_rebuild
 
 from vecserve_server.encoding.measurements import processor
 from vecserve_server.index.measuring import MeasuredCosts
@@ -32,10 +33,10 @@ from vecserve_server.index.planning import Costs, Thresholds, measured_threshold
 from vecserve_server.index.segment_files import VECTORS
 from vecserve_server.index.segmented_index import IndexOptions
 
-K = 10
-BLOCK = 50
+ROUND_QUERIES = 100
+LOST_QUERIES = 100
 SWITCH_INTERVAL_S = 0.0005
-PHASES = ("speed", "ingest", "filters", "start", "turnover")
+PHASES = ("speed", "filters", "start", "ingest", "rebuild", "lost", "turnover")
 PARTS = (0.5, 0.1, 0.01, 0.001)
 
 
@@ -57,25 +58,39 @@ def main() -> None:
         "measured_costs": asdict(costs),
         "measured_thresholds": asdict(measured_thresholds(costs)),
     }
-    with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
-        subject = Subject.open(Path(folder), data.vectors.shape[1], _options(wanted))
-        report["build"] = _build(subject, data)
+    with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
+        folder, dim = Path(name), data.vectors.shape[1]
+        subject = Subject.open(folder, dim, _options(wanted))
+        report["build"] = _told("build", _build(subject, data))
         truth = exact(data.vectors, data.queries, K)
         if "speed" in phases:
-            report["speed"] = _speed(subject, data, truth, wanted)
+            report["speed"] = _told("speed", _speed(subject, data, truth, wanted))
         if "filters" in phases:
-            report["filters"] = _filters(subject, data)
+            report["filters"] = _told("filters", _filters(subject, data))
         if "start" in phases:
             subject.close()
-            report["start"] = _start(Path(folder), data)
-            subject = Subject.open(Path(folder), data.vectors.shape[1], _options(wanted))
+            report["start"] = _told("start", _opened(folder, data.queries))
+            subject = Subject.open(folder, dim, _options(wanted), subject.number_of)
         if "ingest" in phases:
-            report["ingest"] = _ingest(subject, data, wanted)
+            blocks, rate = wanted.blocks, wanted.rows_per_s
+            found = under_ingest(subject, data.queries, blocks=blocks, rows_per_s=rate)
+            report["ingest"] = _told("ingest", found)
+        if "rebuild" in phases:
+            found = under_rebuild(subject, data.queries, seconds=wanted.rebuild_seconds)
+            report["rebuild"] = _told("rebuild", found)
         subject.close()
+        if "lost" in phases:
+            _damage(folder)
+            report["lost"] = _told("lost", _opened(folder, data.queries[:LOST_QUERIES]))
     if "turnover" in phases:
         with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
-            report["turnover"] = _turnover(Path(folder), wanted)
+            report["turnover"] = _told("turnover", _turnover(Path(folder), wanted))
     print(json.dumps(report, indent=1))
+
+
+def _told(phase: str, found: dict[str, Any]) -> dict[str, Any]:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {phase} {json.dumps(found)}\n")
+    return found
 
 
 def _arguments() -> argparse.Namespace:
@@ -84,7 +99,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--vectors", type=Path, help="embeddings as .npy instead of synthetic ones")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each state under load")
+    parser.add_argument("--blocks", type=int, default=6, help="of 3 s while rows arrive")
+    parser.add_argument("--rebuild-seconds", type=float, default=240.0, help="at most")
     parser.add_argument("--rounds", type=int, default=10, help="turns of what is compared")
     parser.add_argument("--rows-per-s", type=int, default=1000, help="arriving under load")
     parser.add_argument("--turnover-rows", type=int, default=20_000)
@@ -114,13 +130,16 @@ def _build(subject: Subject, data: Dataset) -> dict[str, Any]:
     loaded_s = time.perf_counter() - began_s
     subject.settle()
     settled_s = time.perf_counter() - began_s
+    settled = subject.index.stats
     began_s = time.perf_counter()
-    subject.index.compact()
+    if settled.segments > 1 or settled.delta_rows:
+        subject.index.compact()
     stats = subject.index.stats
     return {
         "rows": len(subject.index),
         "load_s": round(loaded_s, 2),
         "settled_s": round(settled_s, 2),
+        "settled_segments": settled.segments,
         "one_segment_s": round(time.perf_counter() - began_s, 2),
         "segments": stats.segments,
         "delta_rows": stats.delta_rows,
@@ -135,13 +154,15 @@ def _speed(
 ) -> dict[str, Any]:
     """Everybody in turns, one query at a time, one thread."""
     searches: dict[str, Callable[[Vectors], Rows]] = {
-        "vecserve": lambda query: subject.rows_of(_one(subject, query)),
-        "vecserve-exact": lambda query: subject.rows_of(_one(subject, query, exact=True)),
+        "vecserve": lambda query: subject.rows_of(one(subject, query)),
+        "vecserve-exact": lambda query: subject.rows_of(one(subject, query, exact=True)),
     }
     facts: dict[str, dict[str, Any]] = {name: {} for name in searches}
     for name, search in searches.items():
         facts[name]["recall"] = round(recall([search(q) for q in data.queries], truth), 4)
-    for peer in build_peers(data.vectors) if wanted.peers else ():
+    peers = build_peers(data.vectors) if wanted.peers else []
+    _told("peers", {peer.name: round(peer.build_s, 1) for peer in peers})
+    for peer in peers:
         half = len(data.queries) // 2
         peer.tune(data.queries[:half], truth[:half], K, facts["vecserve"]["recall"] - 0.002)
         searches[peer.name] = lambda query, peer=peer: peer.search(query, K)  # type: ignore[misc]
@@ -151,13 +172,13 @@ def _speed(
             "build_s": round(peer.build_s, 2),
         }
     timed = {
-        "vecserve": lambda query: _one(subject, query),
-        "vecserve-exact": lambda query: _one(subject, query, exact=True),
+        "vecserve": lambda query: one(subject, query),
+        "vecserve-exact": lambda query: one(subject, query, exact=True),
         **{name: search for name, search in searches.items() if not name.startswith("vecserve")},
     }
     times = _in_turns(timed, data.queries, wanted.rounds)
     for name, taken_us in times.items():
-        facts[name] |= _quantiles(taken_us)
+        facts[name] |= quantiles(taken_us)
         facts[name]["p50_ratio"] = round(
             float(np.median(taken_us)) / float(np.median(times["vecserve"])), 3
         )
@@ -167,29 +188,18 @@ def _speed(
     return facts
 
 
-def _one(subject: Subject, query: Vectors, *, exact: bool = False) -> Rows:
-    return subject.index.search(query[np.newaxis], K, exact=exact)[0].seqs
-
-
 def _in_turns(
     searches: dict[str, Callable[[Vectors], Any]], queries: Vectors, rounds: int
 ) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in searches}
     random = np.random.default_rng(0)
     for _ in range(rounds):
-        chosen = queries[random.choice(len(queries), min(BLOCK * 2, len(queries)), replace=False)]
+        chosen = queries[
+            random.choice(len(queries), min(ROUND_QUERIES, len(queries)), replace=False)
+        ]
         for name in random.permutation(list(searches)).tolist():
-            times[name] += _timed(searches[name], chosen)
+            times[name] += timed(searches[name], chosen)
     return times
-
-
-def _timed(search: Callable[[Vectors], Any], queries: Vectors) -> list[float]:
-    taken_us = []
-    for query in queries:
-        began_s = time.perf_counter()
-        search(query)
-        taken_us.append((time.perf_counter() - began_s) * 1e6)
-    return taken_us
 
 
 def _batch_us(subject: Subject, queries: Vectors, size: int) -> float:
@@ -201,77 +211,12 @@ def _batch_us(subject: Subject, queries: Vectors, size: int) -> float:
     return statistics.median(times)
 
 
-def _ingest(subject: Subject, data: Dataset, wanted: argparse.Namespace) -> dict[str, Any]:
-    """Idle, while rows arrive, and while everything is rebuilt: in turns, as ratios."""
-    more = synthetic(
-        int(wanted.rows_per_s * wanted.seconds * 1.2) + 64, data.vectors.shape[1], 2, seed=7
-    ).vectors
-    states: dict[str, list[list[float]]] = {"idle": [], "ingest": [], "rebuild": []}
-    rounds = max(2, min(wanted.rounds, 4))
-    share = len(more) // rounds
-    stats: list[dict[str, int]] = []
-    for number in range(rounds):
-        states["idle"].append(_search_for(subject, data.queries, wanted.seconds / rounds))
-        part = more[number * share : (number + 1) * share]
-        with subject.arriving(part, wanted.rows_per_s) as written:
-            states["ingest"].append(_search_for(subject, data.queries, wanted.seconds / rounds))
-        now = subject.index.stats
-        stats.append(
-            {"written": written[0], "delta_rows": now.delta_rows, "segments": now.segments}
-        )
-        subject.settle()
-        with _rebuilding(subject) as busy:
-            states["rebuild"].append(
-                _search_for(subject, data.queries, wanted.seconds / rounds, busy)
-            )
-    idle_p95 = [float(np.percentile(times, 95)) for times in states["idle"]]
-    report: dict[str, Any] = {"after_each_round": stats}
-    for name, blocks in states.items():
-        ratios = [
-            float(np.percentile(times, 95)) / idle
-            for times, idle in zip(blocks, idle_p95, strict=True)
-        ]
-        report[name] = _quantiles([t for times in blocks for t in times]) | {
-            "p95_ratio_median": round(statistics.median(ratios), 3)
-        }
-    return report
-
-
-def _search_for(
-    subject: Subject, queries: Vectors, seconds: float, busy: threading.Event | None = None
-) -> list[float]:
-    times: list[float] = []
-    deadline_s = time.perf_counter() + seconds
-    place = 0
-    while time.perf_counter() < deadline_s and (busy is None or busy.is_set()):
-        times += _timed(lambda query: _one(subject, query), queries[place : place + BLOCK])
-        place = (place + BLOCK) % max(len(queries) - BLOCK + 1, 1)
-    return times
-
-
-@contextmanager
-def _rebuilding(subject: Subject) -> Iterator[threading.Event]:
-    busy = threading.Event()
-    busy.set()
-
-    def compact() -> None:
-        try:
-            subject.index.compact()
-        finally:
-            busy.clear()
-
-    worker = threading.Thread(target=compact, name="rebuild")
-    worker.start()
-    yield busy
-    worker.join()
-
-
 def _filters(subject: Subject, data: Dataset) -> dict[str, Any]:
     queries = data.queries[:200]
     numbers = np.array(sorted(subject.number_of.items(), key=lambda pair: pair[1]), np.int64)
     seq_of = numbers[:, 0]
-    scan_us = _timed(lambda query: _one(subject, query, exact=True), queries)
-    report: dict[str, Any] = {"unfiltered_scan": _quantiles(scan_us)}
+    scan_us = timed(lambda query: one(subject, query, exact=True), queries)
+    report: dict[str, Any] = {"unfiltered_scan": quantiles(scan_us)}
     for part in PARTS:
         for kind in ("random", "correlated", "anticorrelated"):
             rows = _allowed(data, part, kind)
@@ -283,7 +228,7 @@ def _filters(subject: Subject, data: Dataset) -> dict[str, Any]:
                 [hits] = subject.index.search(query[np.newaxis], K, allowed=allowed)
                 times.append((time.perf_counter() - began_s) * 1e6)
                 found.append(subject.rows_of(hits.seqs))
-            report[f"{part:g} {kind}"] = _quantiles(times) | {
+            report[f"{part:g} {kind}"] = quantiles(times) | {
                 "method": subject.index.plan(K, allowed_rows=len(allowed)).method,
                 "recall": round(recall(found, truth), 4),
                 "fewest_hits": min(len(rows) for rows in found),
@@ -304,24 +249,23 @@ def _allowed(data: Dataset, part: float, kind: str) -> Rows:
     return np.sort(order[-count:] if kind == "correlated" else order[:count])
 
 
-def _start(folder: Path, data: Dataset) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        np.save(file.name, data.queries)
-        whole = _opened(folder, data, file.name)
-        for path in folder.rglob(VECTORS):
-            with path.open("r+b") as damaged:
-                damaged.seek(1000)
-                byte = damaged.read(1)[0]
-                damaged.seek(1000)
-                damaged.write(bytes([byte ^ 1]))
-        lost = _opened(folder, data, file.name)
-    return {"whole": whole, "lost_segment": lost}
+def _damage(folder: Path) -> None:
+    """Flip a bit in each segment, so that none can be used."""
+    for path in folder.rglob(VECTORS):
+        with path.open("r+b") as file:
+            file.seek(1000)
+            byte = file.read(1)[0]
+            file.seek(1000)
+            file.write(bytes([byte ^ 1]))
 
 
-def _opened(folder: Path, data: Dataset, queries: str) -> Any:
+def _opened(folder: Path, queries: Vectors) -> Any:
+    """Open the index in a process of its own, search, and report what that took."""
     script = Path(__file__).with_name("index_memory.py")
-    arguments = [sys.executable, str(script), str(folder), str(data.vectors.shape[1]), queries]
-    done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE)  # noqa: S603
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file.name, queries)
+        arguments = [sys.executable, str(script), str(folder), str(queries.shape[1]), file.name]
+        done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE)  # noqa: S603
     return json.loads(done.stdout)
 
 
@@ -360,11 +304,6 @@ def _turnover(folder: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     }
     subject.close()
     return report
-
-
-def _quantiles(times_us: Sequence[float]) -> dict[str, float]:
-    p50, p95, p99 = np.percentile(times_us, [50, 95, 99])
-    return {"p50_us": round(p50, 1), "p95_us": round(p95, 1), "p99_us": round(p99, 1)}
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from index_subject import Subject
-
-K = 10
+from index_timing import one, quantiles, timed
 
 
 def main() -> None:
@@ -21,19 +20,20 @@ def main() -> None:
     before = _memory_bytes()
     subject = Subject.open(folder, dim)
     opened = _memory_bytes()
-    for query in queries:
-        subject.index.search(query[np.newaxis], K)
+    times = timed(lambda query: one(subject, query), queries)
     searched = _memory_bytes()
     rows = len(subject.index)
     stats = subject.index.stats
     report = {
         "open_s": round(subject.open_s, 3),
+        "first_search_ms": round(times[0] / 1e3, 1),
         "rows": rows,
         "sealed_rows": stats.sealed_rows,
         "anonymous_bytes_per_row_open": round((opened[0] - before[0]) / rows, 1),
         "anonymous_bytes_per_row_searched": round((searched[0] - before[0]) / rows, 1),
         "file_bytes_per_row_searched": round((searched[1] - before[1]) / rows, 1),
         "counted_bytes_per_row": round(subject.index.memory_bytes / rows, 1),
+        **quantiles(times),
     }
     subject.close()
     print(json.dumps(report))

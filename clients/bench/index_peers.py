@@ -40,7 +40,7 @@ class Peer:
 
 
 def build_peers(vectors: Vectors) -> list[Peer]:
-    """Build what is installed, with one thread each."""
+    """Build what is installed, on all cores."""
     made = []
     for name, make in (
         ("hnswlib-f32", _hnswlib),
@@ -70,8 +70,8 @@ def _hnswlib(vectors: Vectors) -> _Made:
     library: Any = importlib.import_module("hnswlib")
     index = library.Index(space="ip", dim=vectors.shape[1])
     index.init_index(max_elements=len(vectors), M=LINKS, ef_construction=BUILD_BREADTH)
-    index.set_num_threads(1)
     index.add_items(vectors, np.arange(len(vectors)))
+    index.set_num_threads(1)
 
     def search(query: Vectors, k: int) -> Rows:
         labels, _ = index.knn_query(query, k=k)
@@ -82,12 +82,12 @@ def _hnswlib(vectors: Vectors) -> _Made:
 
 def _faiss(vectors: Vectors) -> _Made:
     library: Any = importlib.import_module("faiss")
-    library.omp_set_num_threads(1)
     quantiser = library.ScalarQuantizer.QT_8bit
     index = library.IndexHNSWSQ(vectors.shape[1], quantiser, LINKS, library.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = BUILD_BREADTH
     index.train(vectors[: min(len(vectors), 50_000)])
     index.add(vectors)
+    library.omp_set_num_threads(1)
 
     def search(query: Vectors, k: int) -> Rows:
         _, labels = index.search(query[np.newaxis], k)
@@ -108,7 +108,7 @@ def _usearch(vectors: Vectors) -> _Made:
         connectivity=LINKS,
         expansion_add=BUILD_BREADTH,
     )
-    index.add(np.arange(len(vectors)), vectors, threads=1)
+    index.add(np.arange(len(vectors)), vectors)
 
     def search(query: Vectors, k: int) -> Rows:
         return np.asarray(index.search(query, k, threads=1).keys, np.int64)

@@ -37,8 +37,14 @@ class Subject:
     open_s: float
 
     @classmethod
-    def open(cls, folder: Path, dim: int, options: IndexOptions | None = None) -> Subject:
-        """Open or create; a thread maintains the index."""
+    def open(
+        cls,
+        folder: Path,
+        dim: int,
+        options: IndexOptions | None = None,
+        number_of: dict[int, int] | None = None,
+    ) -> Subject:
+        """Open or create, with the rows' numbers as they were; a thread maintains the index."""
         maintenance = IndexMaintenance()
         maintenance.start()
         began_s = time.perf_counter()
@@ -56,7 +62,7 @@ class Subject:
             log=log,
             index=index,
             maintenance=maintenance,
-            number_of={},
+            number_of=number_of or {},
             open_s=time.perf_counter() - began_s,
         )
 

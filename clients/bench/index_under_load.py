@@ -1,0 +1,121 @@
+"""Searches while rows arrive and while a segment is rebuilt, in turns with searches that are alone.
+
+A rebuild takes minutes, so its process is halted for the blocks that it is compared with: the two
+kinds of blocks then lie seconds apart, and what else the machine does cancels out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from index_data import Vectors, synthetic
+from index_subject import Subject
+from index_timing import quantiles, search_for
+
+from vecserve_server.errors import Draining
+
+BLOCK_S = 3.0
+_STARTING_S = 60.0
+
+
+def under_ingest(
+    subject: Subject, queries: Vectors, *, blocks: int, rows_per_s: int
+) -> dict[str, Any]:
+    """Compare blocks in which rows arrive, each batch fsynced, with blocks in which none do."""
+    share = int(rows_per_s * BLOCK_S * 1.2) + 64
+    more = synthetic(blocks * share, queries.shape[1], 2, seed=7).vectors
+    alone, loaded, after = [], [], []
+    for part in np.array_split(more, blocks):
+        alone.append(search_for(subject, queries, BLOCK_S))
+        with subject.arriving(part, rows_per_s) as written:
+            loaded.append(search_for(subject, queries, BLOCK_S))
+        after.append({"written": written[0], "delta_rows": subject.index.stats.delta_rows})
+    return _compared(alone, loaded) | {"after_each_block": after}
+
+
+def under_rebuild(subject: Subject, queries: Vectors, *, seconds: float) -> dict[str, Any]:
+    """Compare blocks in which all rows are rebuilt with blocks in which the builder is halted.
+
+    Stops where the rebuild ends or after so many seconds. The subject may not be used any more.
+    """
+    alone, loaded = [], []
+    deadline_s = time.monotonic() + seconds
+    with _rebuilding(subject) as rebuild:
+        _await_builder(rebuild)
+        while rebuild.is_alive() and time.monotonic() < deadline_s:
+            loaded.append(search_for(subject, queries, BLOCK_S, rebuild.is_alive))
+            with _halted(_builders()) as halted:
+                if halted:
+                    alone.append(search_for(subject, queries, BLOCK_S))
+        finished = not rebuild.is_alive()
+        subject.index.close()
+    return _compared(alone, loaded) | {"finished": finished}
+
+
+def _compared(alone: Sequence[list[float]], loaded: Sequence[list[float]]) -> dict[str, Any]:
+    """Return percentiles, and the median over neighbours of the ratio between their p95."""
+    ratios = [
+        float(np.percentile(busy, 95) / np.percentile(idle, 95))
+        for idle, busy in zip(alone, loaded, strict=False)
+    ]
+    return {
+        "idle": quantiles([taken for block in alone for taken in block]),
+        "loaded": quantiles([taken for block in loaded for taken in block]),
+        "longest_ms": round(max(max(block) for block in loaded) / 1e3, 1),
+        "p95_ratios": [round(ratio, 2) for ratio in ratios],
+        "p95_ratio_median": round(statistics.median(ratios), 3),
+    }
+
+
+@contextmanager
+def _rebuilding(subject: Subject) -> Iterator[threading.Thread]:
+    def compact() -> None:
+        try:
+            subject.index.compact()
+        except Draining:
+            return
+
+    worker = threading.Thread(target=compact, name="rebuild")
+    worker.start()
+    yield worker
+    worker.join()
+
+
+def _await_builder(rebuild: threading.Thread) -> None:
+    deadline_s = time.monotonic() + _STARTING_S
+    while rebuild.is_alive() and not _builders() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+
+
+@contextmanager
+def _halted(processes: Sequence[int]) -> Iterator[bool]:
+    """Stop processes and let them go on afterwards; tell whether there were any."""
+    try:
+        stopped = [_signalled(process, signal.SIGSTOP) for process in processes]
+        yield any(stopped)
+    finally:
+        for process in processes:
+            _signalled(process, signal.SIGCONT)
+
+
+def _signalled(process: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _builders() -> list[int]:
+    """Return this process's children."""
+    threads = Path("/proc/self/task").glob("*/children")
+    return [int(child) for file in threads for child in file.read_text("ascii").split()]
