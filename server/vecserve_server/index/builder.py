@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         job = read_job(folder)
         _be_modest(job, parent)
         build(folder, job)
-    except VecserveError as error:
+    except (VecserveError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -92,11 +92,15 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     known = len(vectors) - rows.held_out
     _add(graph, quantiser, vectors, len(graph), known)
     expansion, recall = _tune(graph, quantiser, vectors, known, job)
+    if base and rows.held_out < _QUERIES:
+        # Too few questions to tell that a narrower search would do.
+        expansion = max(expansion, base.record.expansion)
+        recall = min(recall, base.record.recall)
     _add(graph, quantiser, vectors, known, len(vectors))
     strays = _strays(graph, quantiser, vectors, expansion)
     if len(strays) > job.most_strays * len(vectors):
         raise StorageError(f"the graph does not lead to {len(strays)} of {len(vectors)} rows")
-    strays.astype("<i8").tofile(folder / STRAYS)
+    (folder / STRAYS).write_bytes(strays.astype("<i8").data)
     save_quantiser(folder / QUANTISER, quantiser)
     _save(graph, folder / GRAPH, quantiser, vectors)
     record = SegmentRecord(

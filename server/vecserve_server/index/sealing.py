@@ -139,7 +139,8 @@ class Sealing:
 
     def _segment_source(self, unfinished: Path, number: int, view: SegmentView) -> Source:
         left_out = unfinished / f"left-out-{number}.i64"
-        np.flatnonzero(~view.segment.living(view.version)).astype("<i8").tofile(left_out)
+        dead = np.flatnonzero(~view.segment.living(view.version))
+        left_out.write_bytes(dead.astype("<i8").data)
         folder = view.segment.folder
         return Source(
             seqs=str(folder / SEQS), vectors=str(folder / VECTORS), left_out=str(left_out)
@@ -161,5 +162,5 @@ def _write_deltas(unfinished: Path, frozen: Frozen) -> None:
     ):
         for delta in frozen.snapshot.deltas:
             for some in delta.living():
-                some.seqs.astype("<i8").tofile(seqs)
-                some.vectors.astype("<f2").tofile(vectors)
+                seqs.write(some.seqs.astype("<i8").data)
+                vectors.write(some.vectors.astype("<f2").data)
