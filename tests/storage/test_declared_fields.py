@@ -224,10 +224,7 @@ def test_words_of_removed_rows_can_be_erased_from_the_file(path: Path) -> None:
     log = opened(path, [TITLE])
     log.commit([upsert("a", {"title": "geheimnis"}), upsert("b", {"title": "other"})])
     log.commit([Delete("a")])
-    log.erase_removed_words()
-    log._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    log._writer.execute("VACUUM")
-    log._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    log.compact()
     assert found_ids(log, "other") == ["b"]
     log.close()
     assert b"geheimni" not in path.read_bytes()

@@ -180,7 +180,7 @@ class LiveRows:
         Only between a freeze's replacement and the next freeze.
         """
         with self._changing:
-            removed = np.unique(np.concatenate([NO_SEQS, *self._removed]))
+            removed = np.unique(self._dead_seqs())
             held = np.zeros(len(removed), np.bool_)
             for view in self._snapshot.views:
                 held |= np.isin(removed, view.segment.seqs[view.segment.find(removed)])

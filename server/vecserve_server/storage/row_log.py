@@ -219,12 +219,6 @@ class RowLog:
         decoded = [[(part or b"").decode() for part in columns] for columns in found]
         return [ModelRef(digest=d, name=name, version=version) for d, name, version in decoded]
 
-    def erase_removed_words(self) -> None:
-        """Rewrite the word index without a trace of removed rows; any thread may call it."""
-        with self._transaction():
-            if self._words is not None:
-                self._words.erase_removed(self._writer)
-
     def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
         """Read rows with their vectors as `scan` does, and what they were made of, by seq.
 
@@ -277,7 +271,9 @@ class RowLog:
 
         Commits wait meanwhile. Raises StorageError.
         """
-        self.erase_removed_words()
+        if self._words is not None:
+            with self._transaction():
+                self._words.erase_removed(self._writer)
         with self._writing, translated_errors(self._path):
             rewrite(self._writer, self._path)
 
