@@ -41,3 +41,12 @@ def test_the_last_seq_is_that_of_the_rows_that_are_visible() -> None:
         added_seqs=np.array([9]), added_vectors=np.ones((1, 4), np.float16), removed_seqs=NO_SEQS
     )
     assert rows.state.last_seq == 9
+
+
+def test_many_transactions_are_remembered_in_few_pieces() -> None:
+    rows = LiveRows(dim=4, exact_rows=10)
+    for seq in range(3000):
+        rows.apply(added_seqs=NO_SEQS, added_vectors=NO_VECTORS, removed_seqs=np.array([seq]))
+    assert len(rows._removed) <= 1100
+    assert rows.removed_rows == 3000
+    assert rows.take_removed().tolist() == list(range(3000))

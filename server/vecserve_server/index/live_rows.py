@@ -38,6 +38,7 @@ from vecserve_server.index.vector_index import (
 NO_SEQS = np.empty(0, np.int64)
 _EXACT_FACTOR = 4
 _SMALL_DELTA_ROWS = 2048
+_MOST_REMOVED_PIECES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +284,9 @@ class LiveRows:
     def _remember_removed(self, seqs: NDArray[np.int64]) -> None:
         if len(seqs):
             self._removed.append(seqs)
+            # A long build may see a million of transactions.
+            if len(self._removed) > _MOST_REMOVED_PIECES:
+                self._removed = [self._dead_seqs()]
             self._removed_rows += len(seqs)
 
     def _show(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -226,7 +227,9 @@ def _read_graph(folder: Path, record: SegmentRecord) -> mmap.mmap:
     # happens to the file, and large pages make the search's random reads cheaper.
     wanted = record.files[GRAPH]
     memory = mmap.mmap(-1, max(wanted.size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    # Not every kernel has them.
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
     with memoryview(memory) as view:
         read_verified(folder / GRAPH, wanted, view[: wanted.size_bytes])
     return memory
