@@ -102,7 +102,7 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     strays = _strays(graph, quantiser, vectors, expansion)
     if len(strays) > job.most_strays * len(vectors):
         raise StorageError(f"the graph does not lead to {len(strays)} of {len(vectors)} rows")
-    (folder / STRAYS).write_bytes(strays.astype("<i8").data)
+    (folder / STRAYS).write_bytes(strays.astype("<i8").tobytes())
     save_quantiser(folder / QUANTISER, quantiser)
     _save(graph, folder / GRAPH, quantiser, vectors)
     record = SegmentRecord(

@@ -140,7 +140,7 @@ class Sealing:
     def _segment_source(self, unfinished: Path, number: int, view: SegmentView) -> Source:
         left_out = unfinished / f"left-out-{number}.i64"
         dead = np.flatnonzero(~view.segment.living(view.version))
-        left_out.write_bytes(dead.astype("<i8").data)
+        left_out.write_bytes(dead.astype("<i8").tobytes())
         folder = view.segment.folder
         return Source(
             seqs=str(folder / SEQS), vectors=str(folder / VECTORS), left_out=str(left_out)
@@ -162,5 +162,5 @@ def _write_deltas(unfinished: Path, frozen: Frozen) -> None:
     ):
         for delta in frozen.snapshot.deltas:
             for some in delta.living():
-                seqs.write(some.seqs.astype("<i8").data)
-                vectors.write(some.vectors.astype("<f2").data)
+                seqs.write(some.seqs.astype("<i8").tobytes())
+                vectors.write(some.vectors.astype("<f2").tobytes())
