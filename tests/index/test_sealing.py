@@ -23,6 +23,7 @@ from vecserve_server.index.builder_process import BuilderProcess
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.sealing import STEPS
 from vecserve_server.index.segment_files import SEQS, STRAYS, VECTORS
+from vecserve_server.index.segment_folder import SegmentFolder
 
 DIM = 16
 
@@ -248,4 +249,37 @@ def test_compacting_leaves_segments_without_dead_rows_alone(tmp_path: Path) -> N
     small.index.compact()
     assert small.index.stats.builds == builds
     small.check_every_row_finds_itself()
+    small.close()
+
+
+def test_a_graph_with_a_few_dead_rows_is_extended(tmp_path: Path) -> None:
+    extending = replace(SMALL, merge_ratio=50, least_dead_rows=50)
+    small = Small(folder=tmp_path, dim=DIM, options=options(thresholds=extending))
+    fill(small, rows=600)
+    small.index.maintain()
+    small.delete(["r1", "r2"])
+    vectors = clustered(600, DIM, seed=1)[20:60]
+    small.upsert([f"x{number}" for number in range(40)], vectors)
+    small.index.maintain()
+    [view] = small.index._live.snapshot.views
+    assert (view.segment.rows, view.dead, len(view.segment.record.runs)) == (640, 2, 4)
+    small.check_every_row_finds_itself()
+    small.close()
+
+
+def test_a_folder_that_cannot_be_swept_is_no_failed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("cannot be swept")
+
+    small = Small(folder=tmp_path, dim=DIM)
+    fill(small)
+    monkeypatch.setattr(SegmentFolder, "sweep", fail)
+    small.index.maintain()
+    assert (small.index.stats.builds, small.index.stats.failed_builds) == (1, 0)
+    # Whoever wants deleted rows gone is told that they are not.
+    with pytest.raises(StorageError, match="cannot be swept"):
+        small.index.compact()
+    monkeypatch.undo()
     small.close()

@@ -6,6 +6,7 @@ two of them leaves either the old segments in force or the new one. Must not kno
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from vecserve_server.index.segment import Segment
 from vecserve_server.index.segment_files import SEQS, VECTORS
 from vecserve_server.index.segment_folder import SegmentEntry, SegmentFolder, SegmentsManifest
 from vecserve_server.index.segment_search import SegmentView
+from vecserve_server.observability.logging import get_logger, log_event
 
 Step = Callable[[str], None]
 
@@ -92,7 +94,11 @@ class Sealing:
         self.step("published")
         self.live.replace(rewritten, new)
         self.step("swapped")
-        self.folder.sweep(manifest)
+        try:
+            self.folder.sweep(manifest)
+        except StorageError as error:
+            # The new segment is in force; the next sweep takes what this one left.
+            log_event(get_logger("index"), logging.ERROR, "segments_not_swept", error=error)
         self.step("swept")
         return new
 
