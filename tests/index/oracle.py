@@ -23,6 +23,8 @@ from vecserve_server.storage.row_log import RowLog
 
 SMALL = Thresholds(first_rows=8, delta_rows=6, least_dead_rows=3)
 
+PATIENCE_S = 20.0
+ROWS = 60
 
 UNMEASURED = MeasuredCosts(lambda _: Costs())
 
@@ -137,6 +139,12 @@ class Small:
         for seq, found in zip(seqs, self.index.search(np.stack(vectors), k), strict=True):
             assert seq in found.seqs or found.scores[-1] > 0.9999, seq
             assert np.isin(found.seqs, seqs).all()
+
+
+def fill(small: Small, *, first: int = 0, rows: int = ROWS) -> None:
+    """Write some rows, enough for a segment, under the ids from r`first` on."""
+    ids = [f"r{number}" for number in range(first, first + rows)]
+    small.upsert(ids, clustered(rows, small.dim, seed=first + 1))
 
 
 def check_scores(

@@ -139,9 +139,25 @@ def test_verify_names_a_file_that_changed_on_disk(small: Small) -> None:
     [path, _] = sorted(small.segments.glob("segment-*/graph.usearch"))
     flip_a_bit(path)
     verified = small.index.verify()
-    assert verified.damaged_files == (str(path),)
+    assert verified.damaged_files == (f"{path.parent.name}/graph.usearch",)
     # What is searched is the verified copy in memory.
     assert not verified.missing_seqs
+    small.check_every_row_finds_itself()
+
+
+def test_verify_names_a_file_that_cannot_be_read(small: Small) -> None:
+    [path, _] = sorted(small.segments.glob("segment-*/graph.usearch"))
+    path.unlink()
+    path.symlink_to(path)
+    assert small.index.verify().damaged_files == (f"{path.parent.name}/graph.usearch",)
+
+
+def test_a_kernel_without_huge_pages_opens_segments(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmap.MADV_HUGEPAGE", 12345)
+    small.restart()
+    assert small.index.stats.segments == 2
     small.check_every_row_finds_itself()
 
 

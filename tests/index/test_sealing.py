@@ -12,16 +12,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.index.oracle import UNMEASURED, Small, clustered, options
+from tests.index.oracle import PATIENCE_S, ROWS, SMALL, UNMEASURED, Small, clustered, fill, options
 from vecserve_server.errors import Draining, StorageError
+from vecserve_server.index.build_job import BuildJob, Source
+from vecserve_server.index.builder import EXPANSIONS, build
 from vecserve_server.index.builder_process import BuilderProcess
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.sealing import STEPS
+from vecserve_server.index.segment_files import SEQS, STRAYS, VECTORS
+from vecserve_server.index.segment_folder import SegmentFolder
 
-DIM, ROWS = 16, 60
-PATIENCE_S = 20.0
+DIM = 16
 
 
 class Crash(BaseException):
@@ -34,11 +38,6 @@ def crash_at(name: str) -> Callable[[str], None]:
             raise Crash
 
     return step
-
-
-def fill(small: Small, *, first: int = 0, rows: int = ROWS) -> None:
-    ids = [f"r{number}" for number in range(first, first + rows)]
-    small.upsert(ids, clustered(rows, small.dim, seed=first + 1))
 
 
 @pytest.mark.parametrize("where", STEPS)
@@ -135,45 +134,6 @@ def test_a_build_on_a_full_disk_fails_and_leaves_nothing(
     small.close()
 
 
-def test_closing_gives_a_running_build_up(tmp_path: Path) -> None:
-    small = Small(folder=tmp_path, dim=DIM, maintenance=IndexMaintenance(costs=UNMEASURED))
-    began = threading.Event()
-    small.restart(step=lambda _: began.set())
-    fill(small)
-    errors: list[BaseException] = []
-
-    def maintain() -> None:
-        try:
-            small.index.maintain()
-        except Draining as error:
-            errors.append(error)
-
-    worker = threading.Thread(target=maintain)
-    worker.start()
-    assert began.wait(PATIENCE_S)
-    small.close()
-    worker.join(PATIENCE_S)
-    assert not worker.is_alive()
-    assert len(errors) == 1 or small.index.stats.builds == 1
-
-
-def test_the_thread_builds_what_is_due_and_survives_failures(tmp_path: Path) -> None:
-    maintenance = IndexMaintenance(costs=UNMEASURED)
-    maintenance.start()
-    published = threading.Event()
-    broken = Small(folder=tmp_path, dim=DIM, maintenance=maintenance)
-    broken.restart(build_memory_bytes=1)
-    fill(broken)
-    (tmp_path / "whole").mkdir()
-    whole = Small(folder=tmp_path / "whole", dim=DIM, maintenance=maintenance)
-    whole.restart(step=lambda name: published.set() if name == "swapped" else None)
-    fill(whole)
-    assert published.wait(PATIENCE_S)
-    assert maintenance.stop(PATIENCE_S)
-    broken.close()
-    whole.close()
-
-
 def test_a_builder_does_not_outlive_its_server(tmp_path: Path) -> None:
     script = Path(__file__).with_name("endless_build.py")
     with subprocess.Popen(
@@ -196,17 +156,130 @@ def _runs(pid: int) -> bool:
     return state not in "ZX" and os.path.exists(f"/proc/{pid}")  # noqa: PTH110
 
 
-def test_an_index_can_be_built_again_after_a_failure(tmp_path: Path) -> None:
-    clock = iter(range(0, 10**9, 100))
-    small = Small(
-        folder=tmp_path,
-        dim=DIM,
-        options=replace(options(), build_memory_bytes=1, clock_s=lambda: float(next(clock))),
-    )
+@pytest.mark.parametrize("name", [SEQS, VECTORS, STRAYS])
+def test_a_disk_that_fills_up_fails_the_builder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("vecserve_server.index.builder._strays", lambda *_: np.arange(3))
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / name).symlink_to("/dev/full")
+    np.arange(ROWS, dtype="<i8").tofile(tmp_path / "seqs")
+    clustered(ROWS, DIM, seed=1).astype("<f2").tofile(tmp_path / "vectors")
+    source = Source(seqs=str(tmp_path / "seqs"), vectors=str(tmp_path / "vectors"), left_out="")
+    with pytest.raises(OSError, match="No space left"):
+        build(tmp_path / "made", BuildJob(dim=DIM, sources=(source,)))
+
+
+@pytest.mark.parametrize("name", ["_DELTA_SEQS", "_DELTA_VECTORS"])
+def test_a_disk_that_fills_up_before_the_builder_begins_fails_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(f"vecserve_server.index.sealing.{name}", "/dev/full")
+    small = Small(folder=tmp_path, dim=DIM)
     fill(small)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="No space left"):
         small.index.maintain()
-    small.restart(build_memory_bytes=0)
+    small.check_every_row_finds_itself()
+    small.close()
+
+
+def test_a_build_that_waits_for_another_can_be_given_up(tmp_path: Path) -> None:
+    process, over = SleepingBuilder(), threading.Event()
+    errors: list[BaseException] = []
+
+    def run(folder: Path, given_up: Callable[[], bool]) -> None:
+        folder.mkdir()
+        with pytest.raises(Draining) as raised:
+            process.run(folder, timeout_s=600, given_up=given_up)
+        errors.append(raised.value)
+
+    running = threading.Thread(target=run, args=(tmp_path / "a", over.is_set), daemon=True)
+    running.start()
+    assert process.began.wait(PATIENCE_S)
+    looks = iter([False, True, True])
+    waiting = threading.Thread(target=run, args=(tmp_path / "b", looks.__next__), daemon=True)
+    waiting.start()
+    waiting.join(PATIENCE_S)
+    assert not waiting.is_alive()
+    over.set()
+    running.join(PATIENCE_S)
+    assert len(errors) == 2
+
+
+class SleepingBuilder(BuilderProcess):
+    """A builder that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+
+    def _start(self, folder: Path, output: int) -> subprocess.Popen[bytes]:
+        self.began.set()
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+def test_a_few_new_rows_do_not_narrow_the_search_of_a_graph(tmp_path: Path) -> None:
+    job = BuildJob(dim=0, sources=(), rotated_rows=30, target_recall=2.0, least_recall=0.0)
+    extending = replace(SMALL, merge_ratio=20)
+    small = Small(folder=tmp_path, dim=DIM, options=replace(options(thresholds=extending), job=job))
+    vectors, expansions = clustered(ROWS, DIM, seed=1), []
+    # Vectors that the graph's codes suit.
+    for some in (vectors, vectors[20:27]):
+        small.upsert([f"r{len(small.expected) + n}" for n in range(len(some))], some)
+        small.index.maintain()
+        [view] = small.index._live.snapshot.views
+        expansions.append((view.segment.record.expansion, len(view.segment.record.runs)))
+    assert expansions == [(EXPANSIONS[-1], 2), (EXPANSIONS[-1], 4)]
+    small.close()
+
+
+def test_compacting_leaves_segments_without_dead_rows_alone(tmp_path: Path) -> None:
+    small = Small(folder=tmp_path, dim=DIM)
+    fill(small)
     small.index.maintain()
-    assert small.index.stats.builds == 1
+    before = set(small.segments.glob("segment-*"))
+    fill(small, first=ROWS, rows=10)
+    small.index.maintain()
+    assert small.index.stats.segments == 2
+    small.delete([f"r{ROWS + 3}"])
+    small.index.compact()
+    assert small.index.stats.dead_rows == 0
+    assert before < set(small.segments.glob("segment-*"))
+    builds = small.index.stats.builds
+    small.index.compact()
+    assert small.index.stats.builds == builds
+    small.check_every_row_finds_itself()
+    small.close()
+
+
+def test_a_graph_with_a_few_dead_rows_is_extended(tmp_path: Path) -> None:
+    extending = replace(SMALL, merge_ratio=50, least_dead_rows=50)
+    small = Small(folder=tmp_path, dim=DIM, options=options(thresholds=extending))
+    fill(small, rows=600)
+    small.index.maintain()
+    small.delete(["r1", "r2"])
+    vectors = clustered(600, DIM, seed=1)[20:60]
+    small.upsert([f"x{number}" for number in range(40)], vectors)
+    small.index.maintain()
+    [view] = small.index._live.snapshot.views
+    assert (view.segment.rows, view.dead, len(view.segment.record.runs)) == (640, 2, 4)
+    small.check_every_row_finds_itself()
+    small.close()
+
+
+def test_a_folder_that_cannot_be_swept_is_no_failed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("cannot be swept")
+
+    small = Small(folder=tmp_path, dim=DIM)
+    fill(small)
+    monkeypatch.setattr(SegmentFolder, "sweep", fail)
+    small.index.maintain()
+    assert (small.index.stats.builds, small.index.stats.failed_builds) == (1, 0)
+    # Whoever wants deleted rows gone is told that they are not.
+    with pytest.raises(StorageError, match="cannot be swept"):
+        small.index.compact()
+    monkeypatch.undo()
     small.close()

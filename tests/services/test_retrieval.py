@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from tests.storage.payloads import CONDITIONS, MISSING, PAYLOADS, canonical, matches, value_of
 from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis
-from vecserve_server.index.exact_index import ExactIndex
+from vecserve_server.index.live_rows import LiveRows
 from vecserve_server.index.vector_index import Neighbours
 from vecserve_server.services import retrieval
 from vecserve_server.services.fusion import ReciprocalRank
 from vecserve_server.services.retrieval import Asked, Mode, Retrieval, Wanted
 from vecserve_server.storage.conditions import Bounds, NumberIn, OneOf
-from vecserve_server.storage.operations import Delete, Operation, Upsert
+from vecserve_server.storage.operations import Committed, Delete, Operation, Upsert
 from vecserve_server.storage.row_log import RowLog
 
 DIM = 8
@@ -43,12 +43,14 @@ class Store:
             fields=FIELDS,
             text_analysis=TextAnalysis(porter=True),
         )
-        self.index = ExactIndex(dim=DIM)
+        self.index = LiveRows(dim=DIM, exact_rows=100)
         self.vectors: dict[str, NDArray[np.float32]] = {}
         self.payloads: dict[str, dict[str, Any]] = {}
 
     def write(self, *operations: Operation) -> None:
-        committed = self.log.commit(operations)
+        self.publish(self.log.commit(operations))
+
+    def publish(self, committed: Committed) -> None:
         self.index.apply(
             added_seqs=committed.added_seqs,
             added_vectors=committed.added_vectors,
@@ -71,7 +73,8 @@ class Store:
         return [[hit.id for hit in answer.hits] for answer in answers]
 
     def retrieval(self, index: Any = None) -> Retrieval:
-        return Retrieval(log=self.log, index=index or self.index, clock_ns=time.perf_counter_ns)
+        chosen: Any = index or self.index
+        return Retrieval(log=self.log, index=chosen, clock_ns=time.perf_counter_ns)
 
     def by_cosine(self, query: NDArray[np.float32]) -> list[str]:
         scores = {row_id: float(vector @ query) for row_id, vector in self.vectors.items()}
@@ -252,3 +255,42 @@ def test_a_row_that_is_replaced_after_the_filter_is_found_all_the_same(store: St
     store.log.queries.seqs = then_replace  # type: ignore[method-assign]
     condition = OneOf(field="n", values=(1,))
     assert store.search([Asked(vector=axis(0))], Wanted(k=2, condition=condition)) == [["a", "b"]]
+
+
+def test_a_row_that_is_replaced_after_the_filter_keeps_its_place(store: Store) -> None:
+    """The answer is full without it."""
+    store.write(row("a", axis(0), {"n": 1}), row("b", axis(1), {"n": 1}))
+    seqs = store.log.queries.seqs
+
+    def then_replace(*args: Any, **kwargs: Any) -> Any:
+        found = seqs(*args, **kwargs)
+        store.log.queries.seqs = seqs  # type: ignore[method-assign]
+        store.write(row("a", axis(0), {"n": 1}))
+        return found
+
+    store.log.queries.seqs = then_replace  # type: ignore[method-assign]
+    condition = OneOf(field="n", values=(1,))
+    assert store.search([Asked(vector=axis(0))], Wanted(k=1, condition=condition)) == [["a"]]
+
+
+class Behind(Overtaken):
+    """An index that hears of a commit only after it was searched."""
+
+    def __init__(self, store: Store, committed: Committed) -> None:
+        super().__init__(store)
+        self._committed = committed
+
+    def search(self, *args: Any, **kwargs: Any) -> list[Neighbours]:
+        found: list[Neighbours] = self._store.index.search(*args, **kwargs)
+        if self._is_first:
+            self._is_first = False
+            self._store.publish(self._committed)
+        return found
+
+
+def test_a_row_that_is_committed_and_not_yet_published_keeps_its_place(store: Store) -> None:
+    store.write(row("a", axis(0), {"n": 1}), row("b", axis(1), {"n": 1}))
+    behind = Behind(store, store.log.commit([row("a", axis(0), {"n": 1})]))
+    wanted = Wanted(k=1, condition=OneOf(field="n", values=(1,)))
+    (answer,) = store.retrieval(behind).answer([Asked(vector=axis(0))], wanted)
+    assert [(hit.id, hit.seq) for hit in answer.hits] == [("a", 3)]

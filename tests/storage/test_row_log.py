@@ -177,6 +177,14 @@ def test_a_damaged_row_is_named_and_the_others_stay_readable(
     assert list(log.get(["a", "c"])) == ["a", "c"]
 
 
+def test_a_seq_that_became_negative_is_damage(path: Path, log: RowLog) -> None:
+    log.commit([_upsert("a")])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("UPDATE rows SET seq = -9")
+    other.close()
+    assert log.verify()[1] == ["row seq -9, id 'a': the checksum is wrong"]
+
+
 def test_a_file_that_is_no_database_is_damage(path: Path) -> None:
     path.write_bytes(b"this is not a database" * 100)
     with pytest.raises(CorruptData, match="sqlite: is damaged"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from vecserve_server.domain import NewRow
 from vecserve_server.errors import Draining, InvalidArgument, Overloaded, StorageError
-from vecserve_server.storage.operations import Committed, Delete, Upsert
+from vecserve_server.storage.operations import Committed, Delete, Operation, Upsert
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
 
@@ -169,6 +170,27 @@ def test_a_dead_thread_is_reported_and_leaves_nobody_waiting(
     assert [str(death) for death in deaths] == ["a defect"]
     with pytest.raises(StorageError, match="has stopped"):
         writer.submit(logs[0], [_upsert("c")], _ignore)
+
+
+def test_an_idle_thread_holds_nothing_of_what_it_wrote(writer: RowWriter) -> None:
+    writer.start()
+    log, released = Forgettable(), threading.Event()
+    weakref.finalize(log, released.set)
+    writer.submit(log, [Delete("a")], _ignore).result(_TIMEOUT_S)
+    del log
+    assert released.wait(_TIMEOUT_S)
+
+
+class Forgettable:
+    """A log that keeps nothing."""
+
+    def commit(self, operations: Sequence[Operation]) -> Committed:
+        return Committed(
+            seqs=(None,) * len(operations),
+            added_seqs=np.empty(0, np.int64),
+            added_vectors=np.empty((0, 2), np.float16),
+            removed_seqs=np.empty(0, np.int64),
+        )
 
 
 def _upsert(id_: str, payload: str = "{}") -> Upsert:

@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from vecserve_server.errors import CorruptData, StorageError, VecserveError
 from vecserve_server.index.build_job import BuildJob, read_job
 from vecserve_server.index.quantiser import (
     MaxAbsQuantiser,
+    Quantiser,
     RotatedQuantiser,
     load_quantiser,
     save_quantiser,
 )
+from vecserve_server.index.ranking import rank
 from vecserve_server.index.segment import NO_ROWS, Rows, find_themselves
 from vecserve_server.index.segment_files import (
     FILES,
@@ -68,7 +70,7 @@ def main(arguments: list[str]) -> int:
         job = read_job(folder)
         _be_modest(job, parent)
         build(folder, job)
-    except VecserveError as error:
+    except (VecserveError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -87,16 +89,20 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     vectors = np.memmap(folder / VECTORS, "<f2", "r").reshape(-1, job.dim)
     quantiser = base.quantiser if base else _fit(vectors, job)
     clip_rate = _clip_rate(quantiser, _sample(vectors, job.seed))
-    graph = base.load() if base else _empty_graph(job, quantiser)
+    graph = _graph(job, quantiser, base)
     # The last rows are the questions that tune the search, before the graph knows them.
     known = len(vectors) - rows.held_out
     _add(graph, quantiser, vectors, len(graph), known)
     expansion, recall = _tune(graph, quantiser, vectors, known, job)
+    if base and rows.held_out < _QUERIES:
+        # Too few questions to tell that a narrower search would do.
+        expansion = max(expansion, base.record.expansion)
+        recall = min(recall, base.record.recall)
     _add(graph, quantiser, vectors, known, len(vectors))
     strays = _strays(graph, quantiser, vectors, expansion)
     if len(strays) > job.most_strays * len(vectors):
         raise StorageError(f"the graph does not lead to {len(strays)} of {len(vectors)} rows")
-    strays.astype("<i8").tofile(folder / STRAYS)
+    (folder / STRAYS).write_bytes(strays.astype("<i8").tobytes())
     save_quantiser(folder / QUANTISER, quantiser)
     _save(graph, folder / GRAPH, quantiser, vectors)
     record = SegmentRecord(
@@ -126,7 +132,7 @@ class _Base:
 
     folder: Path
     record: SegmentRecord
-    quantiser: MaxAbsQuantiser | RotatedQuantiser
+    quantiser: Quantiser
 
     @classmethod
     def read(cls, job: BuildJob) -> _Base | None:
@@ -142,17 +148,6 @@ class _Base:
         """Tell whether the base's codes can hold the new rows."""
         return _clip_rate(self.quantiser, rows.some(_SAMPLE_ROWS)) <= _MOST_CLIPPED
 
-    def load(self) -> Any:
-        graph = Index(
-            ndim=self.record.dim,
-            dtype="i8",
-            metric=self.record.metric,
-            connectivity=self.record.connectivity,
-            expansion_add=200,
-        )
-        graph.load(self.folder / GRAPH)
-        return graph
-
 
 def _be_modest(job: BuildJob, parent: int) -> None:
     """Yield to the server in every way, and never outlive it."""
@@ -165,13 +160,13 @@ def _be_modest(job: BuildJob, parent: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory_bytes, job.memory_bytes))
 
 
-def _fit(vectors: NDArray[np.float16], job: BuildJob) -> MaxAbsQuantiser | RotatedQuantiser:
+def _fit(vectors: NDArray[np.float16], job: BuildJob) -> Quantiser:
     if len(vectors) < job.rotated_rows:
         return MaxAbsQuantiser()
     return RotatedQuantiser.fit(_sample(vectors, job.seed), seed=job.seed)
 
 
-def _clip_rate(quantiser: MaxAbsQuantiser | RotatedQuantiser, sample: Vectors) -> float:
+def _clip_rate(quantiser: Quantiser, sample: Vectors) -> float:
     return 0.0 if isinstance(quantiser, MaxAbsQuantiser) else quantiser.clip_rate(sample)
 
 
@@ -181,19 +176,22 @@ def _sample(vectors: NDArray[np.float16], seed: int) -> Vectors:
     return vectors[np.sort(chosen)].astype(np.float32)
 
 
-def _empty_graph(job: BuildJob, quantiser: MaxAbsQuantiser | RotatedQuantiser) -> Any:
-    return Index(
+def _graph(job: BuildJob, quantiser: Quantiser, base: _Base | None) -> Any:
+    graph = Index(
         ndim=job.dim,
         dtype="i8",
         metric=quantiser.metric,
         connectivity=job.connectivity,
         expansion_add=job.expansion_add,
     )
+    if base:
+        graph.load(base.folder / GRAPH)
+    return graph
 
 
 def _add(
     graph: Any,
-    quantiser: MaxAbsQuantiser | RotatedQuantiser,
+    quantiser: Quantiser,
     vectors: NDArray[np.float16],
     start: int,
     stop: int,
@@ -203,7 +201,7 @@ def _add(
 
 
 def _codes(
-    quantiser: MaxAbsQuantiser | RotatedQuantiser,
+    quantiser: Quantiser,
     vectors: NDArray[np.float16],
     start: int,
     stop: int,
@@ -215,7 +213,7 @@ def _codes(
 
 def _tune(
     graph: Any,
-    quantiser: MaxAbsQuantiser | RotatedQuantiser,
+    quantiser: Quantiser,
     vectors: NDArray[np.float16],
     known: int,
     job: BuildJob,
@@ -229,22 +227,29 @@ def _tune(
     recall = 0.0
     for expansion in EXPANSIONS:
         graph.expansion_search = expansion
-        found = [
-            _reranked(query, graph.search(code, _CANDIDATES, threads=1).keys, vectors)
-            for query, code in zip(queries, codes, strict=True)
-        ]
-        recalls = np.array(
-            [
-                len(np.intersect1d(some, true)) / len(true)
-                for some, true in zip(found, truth, strict=True)
-            ]
-        )
+        recalls = _recalls(graph, queries, codes, truth, vectors)
         recall = float(recalls.mean())
         if recall - _DEVIATIONS * recalls.std() / len(recalls) ** 0.5 >= job.target_recall:
             return expansion, recall
     if recall < job.least_recall:
         raise StorageError(f"the graph reaches a recall of {recall:.3f} only")
     return EXPANSIONS[-1], recall
+
+
+def _recalls(
+    graph: Any,
+    queries: Vectors,
+    codes: Codes,
+    truth: Sequence[Rows],
+    vectors: NDArray[np.float16],
+) -> NDArray[np.float64]:
+    """Tell which part of the true neighbours each query finds, float64 [Q]."""
+    recalls = []
+    for query, code, true in zip(queries, codes, truth, strict=True):
+        rows = graph.search(code, _CANDIDATES, threads=1).keys.astype(np.int64)
+        nearest = rank(query, rows, vectors[rows], _NEIGHBOURS).seqs
+        recalls.append(len(np.intersect1d(nearest, true)) / len(true))
+    return np.array(recalls)
 
 
 def _exact(queries: Vectors, vectors: NDArray[np.float16]) -> list[Rows]:
@@ -264,19 +269,9 @@ def _exact(queries: Vectors, vectors: NDArray[np.float16]) -> list[Rows]:
     return list(rows)
 
 
-def _reranked(
-    query: NDArray[np.float32], keys: NDArray[np.uint64], vectors: NDArray[np.float16]
-) -> Rows:
-    rows = keys.astype(np.int64)
-    candidates = vectors[rows].astype(np.float32)
-    norms = np.sqrt(np.maximum(np.einsum("nd,nd->n", candidates, candidates), 1e-30))
-    nearest: Rows = rows[np.argsort(-(candidates @ query) / norms)[:_NEIGHBOURS]]
-    return nearest
-
-
 def _strays(
     graph: Any,
-    quantiser: MaxAbsQuantiser | RotatedQuantiser,
+    quantiser: Quantiser,
     vectors: NDArray[np.float16],
     expansion: int,
 ) -> Rows:
@@ -296,7 +291,7 @@ def _strays(
 def _save(
     graph: Any,
     path: Path,
-    quantiser: MaxAbsQuantiser | RotatedQuantiser,
+    quantiser: Quantiser,
     vectors: NDArray[np.float16],
 ) -> None:
     """Write the graph and look whether the file holds what it must."""

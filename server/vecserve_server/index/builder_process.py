@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -51,8 +52,7 @@ class BuilderProcess:
 
         A StorageError holds the builder's last words.
         """
-        with self._turn:
-            self._refuse_if(given_up)
+        with self._own_turn(given_up):
             log = folder / _LOG
             with log.open("wb") as output:
                 child = self._start(folder, output.fileno())
@@ -70,6 +70,16 @@ class BuilderProcess:
     def stop(self) -> None:
         """Kill what runs and refuse further builds."""
         self._stopped.set()
+
+    @contextmanager
+    def _own_turn(self, given_up: Callable[[], bool]) -> Iterator[None]:
+        self._refuse_if(given_up)
+        while not self._turn.acquire(timeout=_POLL_S):
+            self._refuse_if(given_up)
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _start(self, folder: Path, output: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603  our own interpreter and module

@@ -68,8 +68,7 @@ class Chunk:
 class OpenChunk:
     """Room for the newest rows. Only the writer thread uses it; readers get `freeze`'s chunks."""
 
-    def __init__(self, *, capacity_rows: int, dim: int, quantiser: MaxAbsQuantiser) -> None:
-        self._quantiser = quantiser
+    def __init__(self, *, capacity_rows: int, dim: int) -> None:
         self._seqs = np.empty(capacity_rows, np.int64)
         self._originals = np.empty((capacity_rows, dim), np.float16)
         self._codes = np.empty((capacity_rows, dim), np.int8)
@@ -90,7 +89,7 @@ class OpenChunk:
     def append(self, seqs: NDArray[np.int64], originals: NDArray[np.float16]) -> None:
         """Add rows: int64 [N], float16 [N, D], N at most `room_rows`."""
         added = slice(self._rows, self._rows + len(seqs))
-        codes = self._quantiser.encode(originals.astype(np.float32))
+        codes = MaxAbsQuantiser().encode(originals.astype(np.float32))
         self._seqs[added], self._originals[added], self._codes[added] = seqs, originals, codes
         self._inverse_norms[added] = _inverse_norms(codes)
         self._rows = added.stop
@@ -110,14 +109,10 @@ class OpenChunk:
         )
 
 
-def merge(first: Chunk, second: Chunk, quantiser: MaxAbsQuantiser) -> Chunk:
+def merge(first: Chunk, second: Chunk) -> Chunk:
     """Return the live rows of two neighbours as one chunk."""
     alive = [np.delete(np.arange(chunk.rows), chunk.dead) for chunk in (first, second)]
-    merged = OpenChunk(
-        capacity_rows=first.live + second.live,
-        dim=first.originals.shape[1],
-        quantiser=quantiser,
-    )
+    merged = OpenChunk(capacity_rows=first.live + second.live, dim=first.originals.shape[1])
     for chunk, rows in zip((first, second), alive, strict=True):
         merged.append(chunk.seqs[rows], chunk.originals[rows])
     return merged.freeze()

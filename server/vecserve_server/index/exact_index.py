@@ -16,7 +16,7 @@ from vecserve_server.errors import InvalidArgument
 from vecserve_server.index.chunk import NO_POSITIONS, Chunk, OpenChunk, merge
 from vecserve_server.index.quantiser import MaxAbsQuantiser
 from vecserve_server.index.ranking import Candidates, are_among, best_positions, rank
-from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, Verified
+from vecserve_server.index.vector_index import Neighbours
 
 _CHUNK_ROWS = 2048
 _LEAST_CANDIDATES = 20
@@ -24,7 +24,7 @@ _SCORES_BYTES = 32 << 20
 
 
 class ExactIndex:
-    """A `VectorIndex` that looks at every vector; readers take no lock.
+    """Vectors by seq, all of which every search looks at; readers take no lock.
 
     Any two neighbouring sealed chunks hold more than `chunk_rows` live rows together, so at most
     twice the live rows and two chunks are kept, whatever is written and removed.
@@ -34,12 +34,10 @@ class ExactIndex:
         self,
         *,
         dim: int,
-        quantiser: MaxAbsQuantiser | None = None,
         chunk_rows: int = _CHUNK_ROWS,
         last_seq: int = -1,
     ) -> None:
         self._dim = dim
-        self._quantiser = quantiser or MaxAbsQuantiser()
         self._chunk_rows = chunk_rows
         self._last_seq = last_seq
         self._open = self._new_chunk()
@@ -67,7 +65,6 @@ class ExactIndex:
         k: int,
         *,
         allowed: NDArray[np.int64] | None = None,
-        exact: bool = False,  # noqa: ARG002  it always is
     ) -> list[Neighbours]:
         """Find the `k` nearest vectors of each query; see `VectorIndex.search`."""
         check_search(queries, k, self._dim)
@@ -76,41 +73,10 @@ class ExactIndex:
             rank(query, *candidates, k) for query, candidates in zip(queries, found, strict=True)
         ]
 
-    def plan(
-        self,
-        k: int,  # noqa: ARG002
-        *,
-        allowed_rows: int | None = None,
-        exact: bool = False,  # noqa: ARG002
-    ) -> SearchPlan:
-        """Say how a search would be done now; see `VectorIndex.plan`."""
-        return SearchPlan(
-            method="scan",
-            expansion=0,
-            sealed_rows=0,
-            delta_rows=len(self),
-            allowed_rows=allowed_rows,
-        )
-
     @property
     def snapshot(self) -> ExactSnapshot:
         """The rows as they are now; later transactions do not change it."""
         return self._snapshot
-
-    def verify(self) -> Verified:
-        """Every row is looked at by every search: there is nothing to check."""
-        return Verified(rows=len(self), missing_seqs=(), damaged_files=())
-
-    def compact(self) -> None:
-        """Nothing of removed rows is on disk."""
-
-    def close(self) -> None:
-        """Nothing runs in the background."""
-
-    @property
-    def stats(self) -> IndexStats:
-        """Tell the state, for gauges."""
-        return IndexStats(delta_rows=len(self))
 
     def __len__(self) -> int:
         return self._snapshot.live
@@ -156,7 +122,7 @@ class ExactIndex:
             if not chunk.live:
                 continue
             if kept and kept[-1].live + chunk.live <= self._chunk_rows:
-                kept[-1] = merge(kept[-1], chunk, self._quantiser)
+                kept[-1] = merge(kept[-1], chunk)
             else:
                 kept.append(chunk)
         return tuple(kept)
@@ -164,7 +130,6 @@ class ExactIndex:
     def _snapshot_of(self, sealed: tuple[Chunk, ...], newest: Chunk | None) -> ExactSnapshot:
         chunks = (*sealed, newest) if newest else sealed
         return ExactSnapshot(
-            quantiser=self._quantiser,
             chunks=chunks,
             newest=newest,
             starts=np.cumsum([0, *(chunk.rows for chunk in chunks)]),
@@ -173,14 +138,13 @@ class ExactIndex:
         )
 
     def _new_chunk(self) -> OpenChunk:
-        return OpenChunk(capacity_rows=self._chunk_rows, dim=self._dim, quantiser=self._quantiser)
+        return OpenChunk(capacity_rows=self._chunk_rows, dim=self._dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactSnapshot:
     """The rows of an exact index at one moment."""
 
-    quantiser: MaxAbsQuantiser
     chunks: tuple[Chunk, ...]
     """Ascending by seq, none empty."""
     newest: Chunk | None
@@ -206,7 +170,7 @@ class ExactSnapshot:
                 return [self._rows_at(np.flatnonzero(mask))] * len(queries)
         found = []
         for some in _blocks(queries, self.rows):
-            scores = self._score(self.quantiser.encode(some))
+            scores = self._score(MaxAbsQuantiser().encode(some))
             if mask is not None:
                 np.copyto(scores, -np.inf, where=~mask)
             found += [self._rows_at(best_positions(of_query, count)) for of_query in scores]

@@ -26,17 +26,26 @@ from vecserve_server.index.ranking import Candidates, rank
 from vecserve_server.index.segment import Segment
 from vecserve_server.index.segment_files import QUANTISER
 from vecserve_server.index.segment_search import SegmentView
-from vecserve_server.index.vector_index import Method, Neighbours, SearchPlan
+from vecserve_server.index.vector_index import (
+    KEPT_REMOVALS,
+    Method,
+    Neighbours,
+    Removal,
+    SearchPlan,
+    State,
+)
 
 NO_SEQS = np.empty(0, np.int64)
 _EXACT_FACTOR = 4
+_SMALL_DELTA_ROWS = 2048
+_MOST_REMOVED_PIECES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything that a search looks at, at one moment."""
 
-    version: int
+    state: State
     views: tuple[SegmentView, ...]
     """In the order of their making."""
     deltas: tuple[ExactSnapshot, ...]
@@ -75,12 +84,21 @@ class LiveRows:
         self._removed: list[NDArray[np.int64]] = []
         self._removed_rows = 0
         # Replaced as a whole and never changed: one read of the attribute is a consistent view.
-        self._snapshot = Snapshot(version=0, views=(), deltas=(self._deltas[0].snapshot,))
+        self._snapshot = Snapshot(
+            state=State(version=0, last_seq=sealed_seq, removals=()),
+            views=(),
+            deltas=(self._deltas[0].snapshot,),
+        )
 
     @property
     def snapshot(self) -> Snapshot:
         """What a search that began now would see."""
         return self._snapshot
+
+    @property
+    def state(self) -> State:
+        """Tell how far the rows have come; see `VectorIndex.state`."""
+        return self._snapshot.state
 
     @property
     def removed_rows(self) -> int:
@@ -99,7 +117,7 @@ class LiveRows:
             if len(added_seqs) and added_seqs[0] <= self._last_seq:
                 raise InvalidArgument("added_seqs", f"do not ascend from above {self._last_seq}")
             before = self._snapshot
-            version = before.version + 1
+            version = before.state.version + 1
             *older, newest = self._deltas
             newest.apply(
                 added_seqs=added_seqs, added_vectors=added_vectors, removed_seqs=removed_seqs
@@ -112,12 +130,12 @@ class LiveRows:
                 )
             views = self._without(before.views, removed_seqs, version)
             self._remember_removed(removed_seqs)
-            self._show(version, views)
+            self._show(version, views, removed_seqs)
 
     def add_segments(self, segments: Sequence[Segment], removed_seqs: NDArray[np.int64]) -> None:
         """Begin with segments of which some rows are dead already."""
         with self._changing:
-            version = self._snapshot.version + 1
+            version = self._snapshot.state.version + 1
             views = tuple(
                 SegmentView(segment=segment, version=version, dead=0) for segment in segments
             )
@@ -127,10 +145,18 @@ class LiveRows:
     def freeze(self) -> Frozen:
         """Begin a new delta, so that the rows so far can be sealed."""
         with self._changing:
+            *older, newest = self._deltas
+            # Builds that fail again and again must not leave ever more deltas behind.
+            if older and newest.snapshot.rows <= _SMALL_DELTA_ROWS:
+                for some in newest.snapshot.living():
+                    older[-1].apply(
+                        added_seqs=some.seqs, added_vectors=some.vectors, removed_seqs=NO_SEQS
+                    )
+                self._deltas = older
             if self._deltas[-1].snapshot.rows:
                 self._deltas.append(ExactIndex(dim=self.dim, last_seq=self._last_seq))
-            self._show(self._snapshot.version, self._snapshot.views)
-            return Frozen(snapshot=self._snapshot, sealed_seq=max(self._last_seq, self._sealed_seq))
+            self._show(self._snapshot.state.version, self._snapshot.views)
+            return Frozen(snapshot=self._snapshot, sealed_seq=self.state.last_seq)
 
     def replace(self, rewritten: Sequence[SegmentView], new: Segment | None) -> None:
         """Put a new segment in the place of the frozen deltas and of some segments.
@@ -138,7 +164,7 @@ class LiveRows:
         Nothing changes for searches but the way in which they find the same rows.
         """
         with self._changing:
-            version = self._snapshot.version + 1
+            version = self._snapshot.state.version + 1
             gone = {id(view.segment) for view in rewritten}
             views = [view for view in self._snapshot.views if id(view.segment) not in gone]
             if new is not None:
@@ -148,7 +174,6 @@ class LiveRows:
             # The frozen deltas come first; the newest was begun after them.
             self._deltas = self._deltas[-1:]
             self._show(version, tuple(views))
-            self._removed_rows = sum(map(len, self._removed))
 
     def take_removed(self) -> NDArray[np.int64]:
         """Return the removed seqs that no segment holds any more, once.
@@ -156,7 +181,7 @@ class LiveRows:
         Only between a freeze's replacement and the next freeze.
         """
         with self._changing:
-            removed = np.unique(np.concatenate([NO_SEQS, *self._removed]))
+            removed = np.unique(self._dead_seqs())
             held = np.zeros(len(removed), np.bool_)
             for view in self._snapshot.views:
                 held |= np.isin(removed, view.segment.seqs[view.segment.find(removed)])
@@ -259,11 +284,23 @@ class LiveRows:
     def _remember_removed(self, seqs: NDArray[np.int64]) -> None:
         if len(seqs):
             self._removed.append(seqs)
+            # A long build may see a million of transactions.
+            if len(self._removed) > _MOST_REMOVED_PIECES:
+                self._removed = [self._dead_seqs()]
             self._removed_rows += len(seqs)
 
-    def _show(self, version: int, views: tuple[SegmentView, ...]) -> None:
+    def _show(
+        self,
+        version: int,
+        views: tuple[SegmentView, ...],
+        removed_seqs: NDArray[np.int64] = NO_SEQS,
+    ) -> None:
+        removals = self._snapshot.state.removals
+        if len(removed_seqs):
+            removals = (*removals, Removal(version, removed_seqs))[-KEPT_REMOVALS:]
+        last_seq = max(self._last_seq, self._sealed_seq)
         self._snapshot = Snapshot(
-            version=version,
+            state=State(version=version, last_seq=last_seq, removals=removals),
             views=views,
             deltas=tuple(delta.snapshot for delta in self._deltas),
         )

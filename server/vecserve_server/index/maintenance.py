@@ -15,12 +15,15 @@ from vecserve_server.index.builder_process import Builder, BuilderProcess
 from vecserve_server.index.measuring import MeasuredCosts
 from vecserve_server.observability.logging import get_logger, log_event
 
+# How long the thread is idle before it comes back to what failed.
+_RETRY_S = 10.0
+
 
 class Maintained(Protocol):
     """Something that has work to do now and then."""
 
-    def maintain(self) -> None:
-        """Do what is due. Raises VecserveError."""
+    def maintain(self) -> bool:
+        """Do what is due; False asks to be called again, later. Raises VecserveError."""
         ...
 
 
@@ -37,6 +40,8 @@ class IndexMaintenance:
         self._due: queue.SimpleQueue[Maintained | None] = queue.SimpleQueue()
         self._waiting: set[int] = set()
         self._changing = threading.Lock()
+        # Only the thread uses it.
+        self._failed: set[Maintained] = set()
         self._thread = threading.Thread(target=self._run, name="index-maintenance", daemon=True)
 
     def start(self) -> None:
@@ -60,15 +65,36 @@ class IndexMaintenance:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (index := self._due.get()) is not None:
-            with self._changing:
-                self._waiting.discard(id(index))
-            try:
-                index.maintain()
-            except Draining as error:
-                log_event(self._log, logging.INFO, "index_build_given_up", reason=error)
-            except VecserveError as error:
-                log_event(self._log, logging.ERROR, "index_build_failed", error=error)
-            except Exception:  # noqa: BLE001  whatever it was, the other indexes need the thread
-                # The rows are served from the delta all the same.
-                self._log.exception("index_maintenance_failed")
+        # A call for each, so that no variable keeps an index in memory that was dropped.
+        while self._serve_next():
+            pass
+
+    def _serve_next(self) -> bool:
+        try:
+            index = self._due.get(timeout=_RETRY_S)
+        except queue.Empty:
+            for failed in self._failed:
+                self.wake(failed)
+            return True
+        if index is None:
+            return False
+        with self._changing:
+            self._waiting.discard(id(index))
+        if self._is_settled(index):
+            self._failed.discard(index)
+        else:
+            self._failed.add(index)
+        return True
+
+    def _is_settled(self, index: Maintained) -> bool:
+        try:
+            return index.maintain()
+        except Draining as error:
+            log_event(self._log, logging.INFO, "index_build_given_up", reason=error)
+            return True
+        except VecserveError as error:
+            log_event(self._log, logging.ERROR, "index_build_failed", error=error)
+        except Exception:  # noqa: BLE001  whatever it was, the other indexes need the thread
+            # The rows are served from the delta all the same.
+            self._log.exception("index_maintenance_failed")
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +22,6 @@ _LARGEST_CODE = np.float32(127)
 # Keeps the scale finite; a vector below it is zero for all purposes.
 _SMALLEST_PEAK = np.float32(1e-30)
 _QUANTILE = 0.9999
-
-
-class Quantiser(Protocol):
-    """Codes whose order by `metric` is about the order of the vectors by cosine."""
-
-    @property
-    def name(self) -> str:
-        """Which definition, with its version."""
-        ...
-
-    @property
-    def metric(self) -> Metric:
-        """How codes compare."""
-        ...
-
-    def encode(self, vectors: Vectors) -> Codes:
-        """Encode finite float32 [N, D] as int8 [N, D] in [-127, 127]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +87,11 @@ class RotatedQuantiser:
         return np.multiply(scaled, self.scale, out=scaled)
 
 
-def save_quantiser(path: Path, quantiser: MaxAbsQuantiser | RotatedQuantiser) -> None:
+Quantiser: TypeAlias = MaxAbsQuantiser | RotatedQuantiser
+"""Codes whose order by `metric` is about the order of the vectors by cosine."""
+
+
+def save_quantiser(path: Path, quantiser: Quantiser) -> None:
     """Write the file; not durable yet."""
     arrays: dict[str, NDArray[np.generic]] = {"name": np.array(quantiser.name)}
     if isinstance(quantiser, RotatedQuantiser):
@@ -118,7 +104,7 @@ def save_quantiser(path: Path, quantiser: MaxAbsQuantiser | RotatedQuantiser) ->
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load_quantiser(path: Path) -> MaxAbsQuantiser | RotatedQuantiser:
+def load_quantiser(path: Path) -> Quantiser:
     """Read what `save_quantiser` wrote. Raises CorruptData if it is of an unknown kind."""
     with np.load(path, allow_pickle=False) as arrays:
         name = str(arrays["name"])

@@ -6,6 +6,7 @@ two of them leaves either the old segments in force or the new one. Must not kno
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from vecserve_server.index.segment import Segment
 from vecserve_server.index.segment_files import SEQS, VECTORS
 from vecserve_server.index.segment_folder import SegmentEntry, SegmentFolder, SegmentsManifest
 from vecserve_server.index.segment_search import SegmentView
+from vecserve_server.observability.logging import get_logger, log_event
 
 Step = Callable[[str], None]
 
@@ -92,7 +94,11 @@ class Sealing:
         self.step("published")
         self.live.replace(rewritten, new)
         self.step("swapped")
-        self.folder.sweep(manifest)
+        try:
+            self.folder.sweep(manifest)
+        except StorageError as error:
+            # The new segment is in force; the next sweep takes what this one left.
+            log_event(get_logger("index"), logging.ERROR, "segments_not_swept", error=error)
         self.step("swept")
         return new
 
@@ -139,7 +145,8 @@ class Sealing:
 
     def _segment_source(self, unfinished: Path, number: int, view: SegmentView) -> Source:
         left_out = unfinished / f"left-out-{number}.i64"
-        np.flatnonzero(~view.segment.living(view.version)).astype("<i8").tofile(left_out)
+        dead = np.flatnonzero(~view.segment.living(view.version))
+        left_out.write_bytes(dead.astype("<i8").tobytes())
         folder = view.segment.folder
         return Source(
             seqs=str(folder / SEQS), vectors=str(folder / VECTORS), left_out=str(left_out)
@@ -161,5 +168,5 @@ def _write_deltas(unfinished: Path, frozen: Frozen) -> None:
     ):
         for delta in frozen.snapshot.deltas:
             for some in delta.living():
-                some.seqs.astype("<i8").tofile(seqs)
-                some.vectors.astype("<f2").tofile(vectors)
+                seqs.write(some.seqs.astype("<i8").tobytes())
+                vectors.write(some.vectors.astype("<f2").tobytes())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -126,10 +127,11 @@ class Segment:
             found = handle.search(codes, count, threads=1)
         finally:
             self._handles.put(handle)
-        keys = np.atleast_2d(found.keys).astype(np.int64)
-        # Beyond its count, a batch's row of keys is whatever was in memory.
-        counts = getattr(found, "counts", [keys.shape[1]])
-        return [row[:held] for row, held in zip(keys, counts, strict=True)]
+        keys = np.atleast_2d(found.keys)
+        return [
+            row[:held].astype(np.int64)
+            for row, held in zip(keys, _counts(found, keys), strict=True)
+        ]
 
     def nearest_of(self, rows: Rows, code: Codes, count: int) -> Rows:
         """Return the `count` of `rows` whose codes are nearest to one code, int8 [D]."""
@@ -192,9 +194,16 @@ def find_themselves(graph: Index, rows: Rows, codes: Codes, count: int = 10) -> 
     """
     found = graph.search(codes, count, threads=1)
     keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
-    itself = (keys == rows[:, np.newaxis].astype(keys.dtype)).any(axis=1)
-    crowded = (distances[:, -1] <= 1e-6) & (keys.shape[1] == count)
+    counts = _counts(found, keys)[:, np.newaxis]
+    held = np.arange(keys.shape[1]) < counts
+    itself = (held & (keys == rows[:, np.newaxis].astype(keys.dtype))).any(axis=1)
+    crowded = (counts[:, 0] == count) & (distances[:, -1] <= 1e-6)
     return cast("NDArray[np.bool_]", itself | crowded)
+
+
+def _counts(found: Any, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Tell how many keys of each row are answers; in a batch, the others are any memory."""
+    return np.asarray(getattr(found, "counts", [keys.shape[1]]), np.int64)
 
 
 class _Nearest:
@@ -218,7 +227,9 @@ def _read_graph(folder: Path, record: SegmentRecord) -> mmap.mmap:
     # happens to the file, and large pages make the search's random reads cheaper.
     wanted = record.files[GRAPH]
     memory = mmap.mmap(-1, max(wanted.size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    # Not every kernel has them.
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
     with memoryview(memory) as view:
         read_verified(folder / GRAPH, wanted, view[: wanted.size_bytes])
     return memory

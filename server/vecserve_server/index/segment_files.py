@@ -158,7 +158,7 @@ def verify_sha256(path: Path, wanted: FileRecord) -> bool:
         with _opened(path, wanted) as descriptor:
             for piece in _pieces(descriptor, 0, wanted.size_bytes):
                 sha256.update(piece)
-    except (CorruptData, OSError):
+    except (StorageError, OSError):
         return False
     return sha256.hexdigest() == wanted.sha256
 

@@ -52,28 +52,21 @@ class SegmentView:
 
         Unless there are no more: living ones, and among `allowed` where that is given.
         """
-        return [self._read(rows) for rows in self._rows(codes, count, k, method, allowed)]
-
-    def _rows(
-        self,
-        codes: Codes,
-        count: int,
-        k: int,
-        method: Method,
-        allowed: NDArray[np.int64] | None,
-    ) -> list[Rows]:
+        segment = self.segment
         if method == "scan_allowed" and allowed is not None:
-            rows = self._allowed_rows(allowed)
-            return [self.segment.nearest_of(rows, code, count) for code in codes]
-        if method == "scan":
-            return self.segment.scan(codes, count, self._mask(allowed))
-        return self._from_graph(codes, count, k, allowed)
+            matching = self._allowed_rows(allowed)
+            found = [segment.nearest_of(matching, code, count) for code in codes]
+        elif method == "scan":
+            found = segment.scan(codes, count, self._mask(allowed))
+        else:
+            found = self._from_graph(codes, count, k, allowed)
+        return [Candidates(segment.seqs[rows], segment.vectors(rows)) for rows in found]
 
     def _from_graph(
         self, codes: Codes, count: int, k: int, allowed: NDArray[np.int64] | None
     ) -> list[Rows]:
         segment = self.segment
-        matching = self.live if allowed is None else min(self.live, self._in_range(allowed))
+        matching = self.live if allowed is None else min(self.live, len(self._in_range(allowed)))
         if not matching:
             return [NO_ROWS] * len(codes)
         enough = min(max(k, (k + count) // 2), matching)
@@ -98,7 +91,7 @@ class SegmentView:
         return [answers[place] for place in range(len(codes))]
 
     def _exactly(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
-        if allowed is not None and self._in_range(allowed) * _PICKING_COST < self.segment.rows:
+        if allowed is not None and len(self._in_range(allowed)) * _PICKING_COST < self.segment.rows:
             return self.segment.nearest_of(self._allowed_rows(allowed), code, count)
         return self.segment.scan(code[np.newaxis], count, self._mask(allowed))[0]
 
@@ -116,19 +109,14 @@ class SegmentView:
         places = np.minimum(np.searchsorted(allowed, seqs), len(allowed) - 1)
         return cast("Rows", living[allowed[places] == seqs])
 
-    def _in_range(self, allowed: NDArray[np.int64]) -> int:
+    def _in_range(self, allowed: NDArray[np.int64]) -> NDArray[np.int64]:
         record = self.segment.record
         first, last = np.searchsorted(allowed, (record.first_seq, record.last_seq + 1))
-        return int(last - first)
+        return allowed[first:last]
 
     def _allowed_rows(self, allowed: NDArray[np.int64]) -> Rows:
-        record = self.segment.record
-        first, last = np.searchsorted(allowed, (record.first_seq, record.last_seq + 1))
-        return self.segment.alive(self.segment.find(allowed[first:last]), self.version)
+        return self.segment.alive(self.segment.find(self._in_range(allowed)), self.version)
 
     def _mask(self, allowed: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         living = self.segment.living(self.version)
         return living if allowed is None else living & self.segment.among(allowed)
-
-    def _read(self, rows: Rows) -> Candidates:
-        return Candidates(self.segment.seqs[rows], self.segment.vectors(rows))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.domain import Vectors
+from vecserve_server.errors import Draining
 from vecserve_server.index.build_job import BuildJob
 from vecserve_server.index.live_rows import LiveRows
 from vecserve_server.index.maintenance import IndexMaintenance
@@ -31,7 +32,7 @@ from vecserve_server.index.sealing import Sealing, Step
 from vecserve_server.index.segment_files import FILES, verify_sha256
 from vecserve_server.index.segment_folder import SegmentFolder
 from vecserve_server.index.segment_search import SegmentView
-from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, Verified
+from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, State, Verified
 from vecserve_server.observability.logging import get_logger, log_event
 
 _MOST_REMOVED_ROWS = 20_000
@@ -129,30 +130,30 @@ class SegmentedIndex:
         """Say how a search would be done now; see `VectorIndex.plan`."""
         return self._live.plan(k, allowed_rows=allowed_rows, exact=exact)
 
-    def maintain(self) -> None:
+    def maintain(self) -> bool:
         """Build what is due, and forget removals that no segment needs.
 
-        On the maintenance thread. Raises VecserveError.
+        On the maintenance thread. Returns False while a build that failed waits to be tried again.
+        Raises VecserveError.
         """
+        if self._closed:
+            return True
+        # Before anybody who closes the index has to wait for it.
+        self._measure()
         with self._building:
-            if self._closed:
-                return
-            self._measure()
             while (plan := self._next_build()) and not self._closed:
                 self._build(plan)
-            if self._live.removed_rows > _MOST_REMOVED_ROWS:
+            if self._live.removed_rows > _MOST_REMOVED_ROWS and not self._closed:
                 self._forget()
+            return not self._failures_in_a_row or self._closed
 
     def compact(self) -> None:
-        """Rewrite all segments without their dead rows; see `VectorIndex.compact`."""
+        """Rewrite the segments that have dead rows; see `VectorIndex.compact`."""
         with self._building:
-            views = self._live.snapshot.views
-            if views:
-                self._build(
-                    BuildPlan(
-                        segments=tuple(range(len(views))), extends=None, reason="asked to compact"
-                    )
-                )
+            self._refuse_if_closed()
+            views = enumerate(self._live.snapshot.views)
+            if holders := tuple(number for number, view in views if view.dead):
+                self._build(BuildPlan(segments=holders, extends=None, reason="asked to compact"))
             self._folder.sweep(self._folder.read(), damaged=True)
             self._forget()
 
@@ -163,10 +164,12 @@ class SegmentedIndex:
             missing: list[int] = []
             damaged: list[str] = []
             for view in snapshot.views:
-                missing += _missing(view)
+                for some in _missing(view):
+                    self._refuse_if_closed()
+                    missing += some
                 record, folder = view.segment.record, view.segment.folder
                 damaged += [
-                    str(folder / name)
+                    f"{folder.name}/{name}"
                     for name in FILES
                     if not verify_sha256(folder / name, record.files[name])
                 ]
@@ -177,10 +180,15 @@ class SegmentedIndex:
             )
 
     def close(self) -> None:
-        """Give up a build in progress and begin no other; see `VectorIndex.close`."""
+        """Give up what is in progress and begin nothing else; see `VectorIndex.close`."""
         self._closed = True
         with self._building:
             pass
+
+    @property
+    def state(self) -> State:
+        """Tell how far the index has come; see `VectorIndex.state`."""
+        return self._live.state
 
     @property
     def stats(self) -> IndexStats:
@@ -209,6 +217,10 @@ class SegmentedIndex:
     def memory_bytes(self) -> int:
         """Memory held, in bytes."""
         return self._live.memory_bytes
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise Draining("the index is being closed")
 
     def _measure(self) -> None:
         self._live.costs = self._maintenance.costs.measure(self._live.dim)
@@ -288,10 +300,9 @@ def _sealing(
     )
 
 
-def _missing(view: SegmentView) -> list[int]:
+def _missing(view: SegmentView) -> Iterator[list[int]]:
+    """Yield the seqs that a search for themselves does not lead to, some rows at a time."""
     segment = view.segment
     living = np.flatnonzero(segment.living(view.version))
-    missing: list[int] = []
     for rows, found in segment.self_finders(living, segment.record.expansion):
-        missing += segment.seqs[rows[~found]].tolist()
-    return missing
+        yield segment.seqs[rows[~found]].tolist()

@@ -73,10 +73,10 @@ class SourceRows:
             if base:
                 shutil.copyfile(base / name, folder / name)
         with (folder / SEQS).open("ab") as file:
-            self.seqs.astype("<i8").tofile(file)
+            file.write(self.seqs.astype("<i8").tobytes())
         with (folder / VECTORS).open("ab") as file:
             for start in range(0, len(self.seqs), _BLOCK_ROWS):
-                self._gather(slice(start, start + _BLOCK_ROWS)).tofile(file)
+                file.write(self._gather(slice(start, start + _BLOCK_ROWS)).tobytes())
 
     def _gather(self, rows: slice) -> NDArray[np.float16]:
         owners, places = self.owners[rows], self.places[rows]

@@ -18,6 +18,10 @@ Method = Literal["scan", "scan_allowed", "graph", "graph_allowed"]
 their graphs, deeper, keeping what is allowed. Rows that are not sealed yet are always scanned."""
 
 
+KEPT_REMOVALS = 64
+"""Transactions that an index remembers the removals of."""
+
+
 class Neighbours(NamedTuple):
     """The answer to one query, best first; equal scores are in the order of their seqs."""
 
@@ -40,6 +44,32 @@ class SearchPlan:
     """Live rows that are scanned beside them."""
     allowed_rows: int | None
     """Rows that the filter lets through, None without a filter."""
+
+
+class Removal(NamedTuple):
+    """What one version of the index has no more."""
+
+    version: int
+    seqs: NDArray[np.int64]
+    """int64 [N]"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How far an index has come."""
+
+    version: int
+    last_seq: int
+    """The highest seq that was applied."""
+    removals: tuple[Removal, ...]
+    """The latest ones, ascending by version, at most `KEPT_REMOVALS`."""
+
+    def removed_since(self, version: int) -> NDArray[np.int64] | None:
+        """Return the seqs removed after that version, int64 [N]; None if that is too long ago."""
+        if len(self.removals) == KEPT_REMOVALS and self.removals[0].version > version + 1:
+            return None
+        late = [removal.seqs for removal in self.removals if removal.version > version]
+        return np.concatenate(late) if late else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +98,7 @@ class Verified:
     missing_seqs: tuple[int, ...]
     """Rows that do not find themselves."""
     damaged_files: tuple[str, ...]
-    """Files whose content is not what was written."""
+    """Files whose content is not what was written, by folder and name."""
 
 
 class VectorIndex(Protocol):
@@ -110,18 +140,26 @@ class VectorIndex(Protocol):
         ...
 
     def verify(self) -> Verified:
-        """Check every file and search for every row; takes its time."""
+        """Check every file and search for every row; takes its time.
+
+        Raises StorageError, Draining once the index is closed.
+        """
         ...
 
     def compact(self) -> None:
         """Rewrite what is kept of removed rows, so that nothing of them is left; takes its time.
 
-        Raises StorageError.
+        Raises StorageError, Draining once the index is closed.
         """
         ...
 
     def close(self) -> None:
         """Stop background work, now and for good. Searches under way go on; none may follow."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Tell how far the index has come: a search that begins now sees at least this."""
         ...
 
     @property

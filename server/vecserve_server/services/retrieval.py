@@ -137,6 +137,9 @@ class _Search:
         self._wanted, self._is_late = wanted, is_late
         self._spent_us: dict[str, int] = {}
         self._allowed: NDArray[np.int64] | None = None
+        # Before the filter is asked: what the index loses from now on it may have let through.
+        self._version = index.state.version
+        self._is_ahead = False
 
     def run(self, asked: Sequence[Asked]) -> list[_Found]:
         """Search deeper for the queries that lack groups, until none does or it is deep enough."""
@@ -155,11 +158,20 @@ class _Search:
 
     def lacks(self, found: _Found) -> bool:
         """Tell whether rows are missing that a write took away while they were looked for."""
-        if found.picked.vanished:
-            return True
-        if self._allowed is None or self._wanted.mode is not Mode.DENSE:
+        return found.picked.vanished or self._is_outdated()
+
+    def _is_outdated(self) -> bool:
+        """Tell whether the filter and the index may have seen different versions of a row."""
+        if self._allowed is None:
             return False
-        return found.is_exhausted and len(found.candidates) < min(found.depth, len(self._allowed))
+        state = self._index.state
+        removed = state.removed_since(self._version)
+        if removed is None:
+            return True
+        if self._is_ahead:
+            return len(removed) > 0 or state.last_seq < self._allowed[-1]
+        first = np.searchsorted(self._allowed, removed)
+        return bool((first < np.searchsorted(self._allowed, removed, side="right")).any())
 
     def explain(self, found: _Found) -> dict[str, Json]:
         """Say how an answer came about."""
@@ -243,9 +255,12 @@ class _Search:
         condition = self._wanted.condition
         if condition is None or self._wanted.mode is Mode.LEXICAL:
             return None
-        return self._timed(
+        allowed = self._timed(
             "filter", lambda: self._log.queries.seqs(condition, is_late=self._is_late)
         )
+        # Rows are committed before the index has them.
+        self._is_ahead = len(allowed) > 0 and bool(allowed[-1] > self._index.state.last_seq)
+        return allowed
 
     def _dense(self, asked: Sequence[Asked], depth: int) -> Sequence[Ranked | None]:
         vectors = [one.vector for one in asked if one.vector is not None]

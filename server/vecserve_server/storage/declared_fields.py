@@ -103,7 +103,7 @@ def _column(number: int, field: FieldSpec) -> _Object:
     columns = {name: (_COLUMN_TYPES[field.type], _value_sql(field.type, path))}
     if field.type is FieldType.DATETIME:
         columns = {
-            spelt: ("TEXT", keyword_sql(path)),
+            spelt: ("TEXT", _if_json(keyword_sql(path))),
             name: ("INTEGER", instant_of_spelling_sql(spelt)),
         }
     create = tuple(
@@ -117,8 +117,13 @@ def _column(number: int, field: FieldSpec) -> _Object:
 
 def _value_sql(kind: FieldType, path: str) -> str:
     if kind is FieldType.KEYWORD:
-        return keyword_sql(path)
-    return boolean_sql(path) if kind is FieldType.BOOLEAN else number_sql(path)
+        return _if_json(keyword_sql(path))
+    return _if_json(boolean_sql(path) if kind is FieldType.BOOLEAN else number_sql(path))
+
+
+def _if_json(value: str) -> str:
+    # A damaged payload must not fail every statement that changes its row.
+    return f"CASE WHEN json_valid(payload) THEN {value} END"
 
 
 def _lexical(texts: Sequence[str], analysis: TextAnalysis) -> _Object:
@@ -148,7 +153,7 @@ def _indexed(fields: Sequence[FieldSpec]) -> Iterator[tuple[str, IndexedField]]:
 
 def _texts(fields: Sequence[FieldSpec]) -> tuple[str, ...]:
     return tuple(
-        text_sql(literal(payload_path(field.name)))
+        _if_json(text_sql(literal(payload_path(field.name))))
         for field in fields
         if field.type is FieldType.TEXT
     )

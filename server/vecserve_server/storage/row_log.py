@@ -31,6 +31,7 @@ from vecserve_server.storage.row_records import (
     vectors_to_store,
     write_record,
 )
+from vecserve_server.storage.row_removal import remove_rows
 from vecserve_server.storage.row_schema import MIGRATIONS
 from vecserve_server.storage.row_upkeep import MAX_PROBLEMS, copy_into, problems, rewrite
 from vecserve_server.storage.sources import insert_sources, read_sources
@@ -70,6 +71,7 @@ class RowLog:
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
         self._model_digest = model_digest
+        self._declared = declared
         self._words = WordIndex(declared) if declared.texts else None
         self.queries = RowQueries(readers=self._readers, declared=declared, words=self._words)
         if self._words is not None:
@@ -217,12 +219,6 @@ class RowLog:
         decoded = [[(part or b"").decode() for part in columns] for columns in found]
         return [ModelRef(digest=d, name=name, version=version) for d, name, version in decoded]
 
-    def erase_removed_words(self) -> None:
-        """Rewrite the word index without a trace of removed rows; any thread may call it."""
-        with self._transaction():
-            if self._words is not None:
-                self._words.erase_removed(self._writer)
-
     def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
         """Read rows with their vectors as `scan` does, and what they were made of, by seq.
 
@@ -275,7 +271,9 @@ class RowLog:
 
         Commits wait meanwhile. Raises StorageError.
         """
-        self.erase_removed_words()
+        if self._words is not None:
+            with self._transaction():
+                self._words.erase_removed(self._writer)
         with self._writing, translated_errors(self._path):
             rewrite(self._writer, self._path)
 
@@ -321,12 +319,10 @@ class RowLog:
 
     def _write(self, planned: Plan) -> NDArray[np.float16]:
         vectors = vectors_to_store(list(planned.added.values()), self._dim)
-        execute_many = self._writer.executemany
-        if self._words is not None:
-            self._words.remove(self._writer, planned.removed)
-        execute_many("DELETE FROM rows WHERE seq = ?", ((seq,) for seq in planned.removed))
-        execute_many("INSERT INTO removed (seq) VALUES (?)", ((seq,) for seq in planned.removed))
-        execute_many(
+        remove_rows(
+            self._writer, planned.removed, dim=self._dim, declared=self._declared, words=self._words
+        )
+        self._writer.executemany(
             f"INSERT INTO rows ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
             (
                 write_record(seq, row, vector.tobytes(), self._model_digest)

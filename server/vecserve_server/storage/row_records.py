@@ -82,7 +82,8 @@ def _readable(text: Any) -> str:
 
 
 def _checksum(seq: int, *parts: bytes) -> int:
-    value = zlib.crc32(seq.to_bytes(8, "little"))
+    # A damaged seq can be negative.
+    value = zlib.crc32(seq.to_bytes(8, "little", signed=True))
     for part in parts:
         value = zlib.crc32(part, zlib.crc32(len(part).to_bytes(8, "little"), value))
     return value

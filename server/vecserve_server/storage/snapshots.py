@@ -22,7 +22,6 @@ from vecserve_server.storage.manifest import Manifest, read_spec, write_manifest
 
 _FILE_NAME = "SNAPSHOT"
 _VERSION = 1
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,4 +81,4 @@ def _source(seq: int, content: Any, checksum: int) -> Source:
 
 
 def _checksum(seq: int, content: bytes) -> int:
-    return zlib.crc32(content, zlib.crc32(seq.to_bytes(8, "little")))
+    return zlib.crc32(content, zlib.crc32(seq.to_bytes(8, "little", signed=True)))

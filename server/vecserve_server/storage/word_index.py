@@ -75,6 +75,14 @@ class WordIndex:
             ((seq,) for seq in seqs),
         )
 
+    def rebuild(self, writer: sqlite3.Connection) -> None:
+        """Take in all rows anew. Takes a while."""
+        self._command(writer, "delete-all")
+        writer.execute(
+            f"INSERT INTO {LEXICAL_TABLE} (rowid, {self._columns}) "  # noqa: S608
+            f"SELECT seq, {self._texts} FROM rows"
+        )
+
     def erase_removed(self, writer: sqlite3.Connection) -> None:
         """Rewrite the index without a trace of the rows that were removed. Takes a while."""
         self._command(writer, "optimize")

@@ -151,6 +151,8 @@ class RowWriter:
         try:
             while group := self._next_group():
                 self._write(group)
+                # What is held here while no work comes keeps a dropped collection in memory.
+                group = []
         except BaseException as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
             self._die(error, group)
 
