@@ -315,8 +315,9 @@ class Collection:
             added_vectors=committed.added_vectors,
             removed_seqs=committed.removed_seqs,
         )
-        if self._removed is not None:
-            self._removed.append(committed.removed_seqs)
+        removed = self._removed  # read once: the loop may set it to None meanwhile
+        if removed is not None:
+            removed.append(committed.removed_seqs)
 
     def _until(self, deadline_ns: int | None) -> Callable[[], bool]:
         last_ns = self._clock_ns() + self._max_read_ns

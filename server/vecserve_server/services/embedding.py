@@ -23,10 +23,10 @@ from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
 
-# Long calls go in pieces, so that the encoder starts while the rest is being tokenised.
 TOKENISE_ON_LOOP_CHARACTERS = 256
 """So little takes less time than handing it to a thread."""
 PIECE_TEXTS = 64
+"""Long calls go in pieces, so that the encoder starts while the rest is being tokenised."""
 MAX_PROMPT_BYTES = 4096
 
 Truncate: TypeAlias = Literal["right", "left", "error"]
@@ -102,6 +102,11 @@ class EmbeddingService:
         self._clock_ns = clock_ns
         self._metrics = metrics
 
+    @property
+    def max_texts(self) -> int:
+        """Texts that one call may have."""
+        return self._limits.max_items_per_call
+
     async def embed(
         self,
         model: str,
@@ -137,7 +142,7 @@ class EmbeddingService:
 
         Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
-        check_count("inputs", len(texts), limit=self._limits.max_items_per_call)
+        check_count("inputs", len(texts), limit=self.max_texts)
         started_ns = self._clock_ns()
         call = _Call(
             served=served,
