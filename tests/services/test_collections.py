@@ -129,6 +129,39 @@ async def test_a_cancelled_drop_is_whole_or_nothing(
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 
+async def test_a_long_restore_holds_no_other_change_back_and_keeps_its_name(
+    collections: Collections, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+    create = folder.create_collection
+
+    def slow(of: CollectionSpec) -> Path:
+        if of.name == "slow":
+            entered.set()
+            assert released.wait(PATIENCE_S)
+        return create(of)
+
+    monkeypatch.setattr(folder, "create_collection", slow)
+    coming = asyncio.create_task(collections.create(spec("slow")))
+    assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await collections.create(spec("a"))
+        await collections.drop("a")
+        await collections.create(spec("a"))
+        await collections.create(spec("b"))
+        with pytest.raises(FailedPrecondition, match="max_collections = 3"):
+            await collections.create(spec("c"))
+        with pytest.raises(AlreadyExists, match="'slow' exists already"):
+            await collections.create(spec("slow"))
+        with pytest.raises(AlreadyExists, match="'slow' is the name of a collection"):
+            await collections.set_alias("slow", "a")
+        with pytest.raises(NotFound, match="'slow' does not exist"):
+            await collections.drop("slow")
+    released.set()
+    await coming
+    assert [c.spec.name for c in collections.all()] == ["a", "b", "slow"]
+
+
 async def test_a_failing_creation_leaves_no_folder(
     collections: Collections, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +172,15 @@ async def test_a_failing_creation_leaves_no_folder(
     with pytest.raises(StorageError, match="no space"):
         await collections.create(spec("a"))
     assert folder.collection_names() == []
+    monkeypatch.undo()
+    await collections.create(spec("a"))
+
+
+async def test_what_is_dropped_has_no_manifest(collections: Collections) -> None:
+    await collections.create(spec("a"))
+    await collections.drop("a")
+    with pytest.raises(NotFound, match="'a' does not exist"):
+        collections.manifest("a")
 
 
 async def test_a_drop_waits_for_the_write_under_way_and_refuses_later_ones(
