@@ -34,7 +34,7 @@ def counted(
         times = StageTimes(
             queue_ns=queue, compute_input_ns=first, compute_infer_ns=second, compute_output_ns=third
         )
-        reply = TensorReply(outputs={}, rows=1, times=times, cache_hit=hit)
+        reply = TensorReply(outputs={}, times=times, cache_hit=hit)
         (statistics.hit if hit else statistics.missed)(5)
         statistics.succeeded(reply, total)
     for reason, total in failures:
