@@ -398,15 +398,3 @@ async def test_the_end_of_the_server_closes_what_still_drains(tmp_path: Path) ->
             await unload
         with pytest.raises(Draining):
             await ask(model)
-
-
-async def test_releasing_versions_keeps_what_serves_while_its_successor_cannot(
-    tmp_path: Path,
-) -> None:
-    add_version(tmp_path, NAME, 1)
-    async with controlled(tmp_path, names=(NAME,)) as control:
-        (tmp_path / NAME / "2").mkdir()
-        with pytest.raises(ModelError):
-            await control.load(NAME)
-        control._lifecycle.release()
-        assert await answer(control) == 1.0
