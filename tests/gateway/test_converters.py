@@ -51,6 +51,7 @@ def test_binary_keeps_the_signs(vector: np.ndarray) -> None:
         (common_pb2.Vector(dim=3, data=b"1234"), "is 3, but 1 components came"),
         (common_pb2.Vector(encoding=BINARY, data=b"1"), "must be F32, F16 or INT8"),
         (common_pb2.Vector(data=b"1234" * 8193), "has 8193 components; the limit is 8192"),
+        (common_pb2.Vector(values=[0.0] * 8193), "has 8193 components; the limit is 8192"),
     ],
 )
 def test_bad_vectors_are_refused_by_name(message: common_pb2.Vector, problem: str) -> None:

@@ -10,12 +10,13 @@ import binascii
 
 from vecserve_server.errors import InvalidArgument
 
-MAX_SEQ = 2**63 - 1
+MAX_DIGITS = 18
+"""Of a seq; more could exceed the 64 bits of SQLite's integers."""
 
 
 def read_seq(position: str) -> int:
     """Read the position of a scan: the seq after which it goes on, 0 for an empty position."""
-    if position and not (position.isdecimal() and int(position) <= MAX_SEQ):
+    if position and not (position.isdecimal() and len(position) <= MAX_DIGITS):
         raise InvalidArgument("page_token", "is not one that this listing gave out")
     return int(position or 0)
 

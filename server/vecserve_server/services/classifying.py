@@ -19,11 +19,9 @@ from vecserve_server.services.searching import (
     SearchingService,
     SearchOptions,
 )
-from vecserve_server.services.validation import check_k
+from vecserve_server.services.validation import MAX_FIELD_BYTES, check_k
 from vecserve_server.services.voting import Ballot, LabelScore, vote
 from vecserve_server.settings import ClassifySettings
-
-MAX_FIELD_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

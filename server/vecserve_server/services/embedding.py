@@ -42,6 +42,8 @@ class EmbedOptions:
     normalise: bool | None = None
     """Whether vectors get length 1; as the model is configured when None."""
     truncate: Truncate = "right"
+    field: str = "options"
+    """The field that they stand in, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +251,7 @@ def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
     """Find the text to put before each input; the model's default where none is asked for."""
     if len(options.prompt_text.encode()) > MAX_PROMPT_BYTES:
         raise InvalidArgument(
-            "options.prompt_text",
+            f"{options.field}.prompt_text",
             f"has {len(options.prompt_text.encode())} bytes; the limit is {MAX_PROMPT_BYTES}",
         )
     if options.prompt_text:
@@ -257,7 +259,9 @@ def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
     name = options.prompt_name or config.default_prompt
     if name and name not in config.prompts:
         known = ", ".join(sorted(config.prompts)) or "none"
-        raise InvalidArgument("options.prompt_name", f"{name!r} is unknown; the model has {known}")
+        raise InvalidArgument(
+            f"{options.field}.prompt_name", f"{name!r} is unknown; the model has {known}"
+        )
     return config.prompts[name] if name else ""
 
 
@@ -265,7 +269,7 @@ def resolve_dimensions(options: EmbedOptions, model_dim: int) -> int:
     """Find how many components to keep; refuse what the graph cannot give."""
     if options.dimensions > model_dim:
         raise InvalidArgument(
-            "options.dimensions", f"is {options.dimensions}; the model has {model_dim}"
+            f"{options.field}.dimensions", f"is {options.dimensions}; the model has {model_dim}"
         )
     return options.dimensions or model_dim
 

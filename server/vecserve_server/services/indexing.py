@@ -314,6 +314,6 @@ def check_dimensions(options: EmbedOptions, spec: CollectionSpec) -> None:
     """Refuse another dim than the collection's, which is what its texts are embedded to."""
     if options.dimensions not in (0, spec.dim):
         raise InvalidArgument(
-            "options.dimensions",
+            f"{options.field}.dimensions",
             f"is {options.dimensions}; collection {spec.name!r} has {spec.dim}",
         )

@@ -69,15 +69,20 @@ def check_payload(field: str, payload_json: str, *, limit_bytes: int) -> str:
     size_bytes = len(payload_json.encode())
     if size_bytes > limit_bytes:
         raise InvalidArgument(field, f"has {size_bytes} bytes; the limit is {limit_bytes}")
-    try:
-        payload = json.loads(payload_json, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(field, f"is not valid JSON: {error}") from None
+    payload = parse_json(field, payload_json)
     if not isinstance(payload, dict):
         raise InvalidArgument(field, "must be a JSON object")
     if _depth(payload) > MAX_JSON_DEPTH:
         raise InvalidArgument(field, f"is nested deeper than {MAX_JSON_DEPTH} levels")
     return _compact(field, payload)
+
+
+def parse_json(field: str, text: str) -> Any:
+    """Parse JSON, without the NaN and Infinity that Python takes."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(field, f"is not valid JSON: {error}") from None
 
 
 def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
