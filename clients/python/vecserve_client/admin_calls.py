@@ -94,7 +94,43 @@ def create_snapshot(collection: str, name: str) -> Call[Snapshot]:
         "AdminService/CreateSnapshot",
         admin_pb2.CreateSnapshotRequest(collection=collection, name=name),
         admin_pb2.CreateSnapshotResponse,
-        lambda reply: Snapshot(size_bytes=reply.size_bytes, last_seq=reply.last_seq),
+        lambda reply: Snapshot(
+            name=name,
+            collection=reply.collection,
+            size_bytes=reply.size_bytes,
+            last_seq=reply.last_seq,
+        ),
+    )
+
+
+def list_snapshots_page(*, page_token: str) -> Call[tuple[list[Snapshot], str]]:
+    """List one page of snapshots, and the token of the next page ("" on the last)."""
+    return unary(
+        "AdminService/ListSnapshots",
+        admin_pb2.ListSnapshotsRequest(page_size=1000, page_token=page_token),
+        admin_pb2.ListSnapshotsResponse,
+        lambda reply: (
+            [
+                Snapshot(
+                    name=found.name,
+                    collection=found.collection,
+                    size_bytes=found.size_bytes,
+                    last_seq=found.last_seq,
+                )
+                for found in reply.snapshots
+            ],
+            reply.next_page_token,
+        ),
+    )
+
+
+def delete_snapshot(name: str) -> Call[None]:
+    """Delete a snapshot."""
+    return unary(
+        "AdminService/DeleteSnapshot",
+        admin_pb2.DeleteSnapshotRequest(name=name),
+        admin_pb2.DeleteSnapshotResponse,
+        lambda _: None,
     )
 
 

@@ -5,6 +5,8 @@ Owns these use cases. Must not know protocols, nor how files are written.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from vecserve_server.atomic_files import sweep_leftovers
@@ -16,7 +18,7 @@ from vecserve_server.services.rebuilding import drop_removed
 from vecserve_server.services.reindex_rules import is_running
 from vecserve_server.services.validation import check_name
 from vecserve_server.storage.manifest import Generation
-from vecserve_server.storage.snapshots import Snapshot
+from vecserve_server.storage.snapshots import Snapshot, delete_snapshot, find_snapshots
 
 
 class UpkeepService:
@@ -51,6 +53,15 @@ class UpkeepService:
         check_name("collection", name)
         collection = await self._collections.restore(name, folder)
         return collection.live_rows
+
+    async def snapshots(self) -> Mapping[str, Snapshot]:
+        """Read the snapshots, by name; damaged ones are left out."""
+        return await asyncio.to_thread(find_snapshots, self._snapshots)
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Delete a snapshot. Raises NotFound, InvalidArgument, StorageError."""
+        folder = self._snapshots / check_name("name", snapshot)
+        await asyncio.to_thread(delete_snapshot, folder)
 
     async def verify(self, name: str) -> Checked:
         """Check every record of a collection and that every row is findable."""
