@@ -20,8 +20,9 @@ from vecserve_server.index.segmented_index import IndexOptions
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
+from vecserve_server.services.retrieval import Asked, Wanted
 from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.operations import Upsert
+from vecserve_server.storage.operations import Delete, Upsert
 from vecserve_server.storage.writer import RowWriter
 
 DIM = 4
@@ -220,11 +221,10 @@ async def test_rows_come_back_after_a_restart(
 ) -> None:
     collection = await collections.create(spec("a"))
     await collection.write([upsert(number) for number in range(10)])
-    await collection.delete(["r3", "r4", "nobody"])
+    assert await collection.write([Delete("r3"), Delete("r4"), Delete("nobody")]) == (4, 5, None)
     assert await collections.close(PATIENCE_S)
     assert await collections.open_all() == 8
     reopened = collections.get("a")
-    found = await reopened.search(
-        np.eye(DIM, dtype=np.float32)[:1], 5, min_score=0.9, with_payload=True, leave_out=["r8"]
-    )
-    assert [hit.id for hit in found.hits[0]] == ["r0"]
+    asked = Asked(vector=np.eye(DIM, dtype=np.float32)[0], leave_out=frozenset({"r8"}))
+    found = await reopened.retrieve([asked], Wanted(k=5, min_score=0.9))
+    assert [hit.id for hit in found.answers[0].hits] == ["r0"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain import Hit, Vectors
 from vecserve_server.services.collection import Collection
+from vecserve_server.services.retrieval import Asked, Wanted
 
 SAMPLE_ROWS = 200
 NEAREST = 10
@@ -65,13 +66,7 @@ async def _vectors(collection: Collection, seqs: Sequence[int]) -> dict[int, Vec
 async def _search(collection: Collection, vectors: Sequence[Vectors]) -> list[Sequence[Hit]]:
     hits: list[Sequence[Hit]] = []
     for start in range(0, len(vectors), TOGETHER):  # other searches get their turn in between
-        some = vectors[start : start + TOGETHER]
-        found = await collection.search(
-            np.stack(some),
-            NEAREST,
-            min_score=None,
-            with_payload=False,
-            leave_out=[None] * len(some),
-        )
-        hits += found.hits
+        asked = [Asked(vector=vector) for vector in vectors[start : start + TOGETHER]]
+        found = await collection.retrieve(asked, Wanted(k=NEAREST, with_payload=False))
+        hits += [answer.hits for answer in found.answers]
     return hits
