@@ -98,7 +98,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
             condition = _read_condition(request)
-            size = check_page_size("page_size", request.page_size)
+            size = check_page_size(request.page_size)
             listing = _listing(collection.spec.name, request)
             after = read_page_token(listing, request.page_token)
             rows = await collection.scan(

@@ -20,7 +20,7 @@ def cut_page(
     listing: str, names: Iterable[str], *, page_size: int, page_token: str
 ) -> tuple[list[str], str]:
     """Cut the page that a request asks for out of all names; return it and the next token."""
-    size = check_page_size("page_size", page_size)
+    size = check_page_size(page_size)
     after = read_page_token(listing, page_token)
     rest = sorted(name for name in names if name > after)
     last = rest[size - 1] if len(rest) > size else ""

@@ -115,7 +115,6 @@ class EmbeddingService:
         texts: Sequence[str | RequestError],
         options: EmbedOptions,
         *,
-        names: Sequence[str] | None = None,
         deadline_ns: int | None = None,
     ) -> Embedded:
         """Embed a batch with the latest version of a model, as `embed_with` does.
@@ -123,7 +122,7 @@ class EmbeddingService:
         Raises NotFound for the model.
         """
         return await self.embed_with(
-            self._catalog.get(model), texts, options, names=names, deadline_ns=deadline_ns
+            self._catalog.get(model), texts, options, deadline_ns=deadline_ns
         )
 
     async def embed_with(
