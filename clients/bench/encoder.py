@@ -168,9 +168,7 @@ def candidate_of(open_engine: Callable[[int], Engine]) -> Candidate:
     planner = RunPlanner(
         shapes=shapes, cost=planning_cost(cost, specialised), row_tokens=ROW_TOKENS
     )
-    encoder = PackedEncoder(
-        engine=engine, planner=planner, max_tokens=MAX_TOKENS, on_run=lambda *_: None
-    )
+    encoder = PackedEncoder(engine=engine, planner=planner, on_run=lambda *_: None)
     return Candidate(engine=engine, cost=cost, planner=planner, encoder=encoder)
 
 

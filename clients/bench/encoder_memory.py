@@ -37,9 +37,7 @@ def main() -> None:
     engine = _open(version, name)
     engine.warm_up([sample_batch(engine, shape, MAX_TOKENS) for shape in shapes])
     planner = RunPlanner(shapes=shapes, cost=UNMEASURED.predict, row_tokens=ROW_TOKENS)
-    encoder = PackedEncoder(
-        engine=engine, planner=planner, max_tokens=MAX_TOKENS, on_run=lambda *_: None
-    )
+    encoder = PackedEncoder(engine=engine, planner=planner, on_run=lambda *_: None)
     share = np.random.default_rng(0)
     if isinstance(engine, OpenVinoEngine):
         shapes = fixed_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)[:FIXED_SHAPES]

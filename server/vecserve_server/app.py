@@ -192,7 +192,7 @@ class _Application:
             embedding=embedding,
             catalog=catalog,
             settings=settings.reindex,
-            release_model=models.release,
+            release_models=models.release,
             wall_clock_ms=_wall_clock_ms,
         )
         stack.push_async_callback(reindexing.close)

@@ -58,8 +58,8 @@ class ModelParts:
     catalog: Catalog
     embedding: EmbeddingService
     control: ModelControl
-    release: Callable[[str], None]
-    """Retire what serves only because it was in use."""
+    release: Callable[[], None]
+    """Retire the versions that serve only because they were in use."""
 
 
 def build_indexes(settings: Settings, maintenance: IndexMaintenance) -> Indexes:

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of collections, aliases and models; fit for a folder."""
 
+MODEL_CONFIG_FILE = "config.pbtxt"
+"""What a model's folder calls its configuration: Triton's ModelConfig as text."""
+
 Vectors: TypeAlias = NDArray[np.float32]
 """Row vectors, float32 [N, D]."""
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 
 class VecserveError(Exception):
-    """Any failure whose message is fit for the caller to read."""
+    """Any failure; `is_for_caller` tells whether the caller may read its message."""
 
 
 class RequestError(VecserveError):
@@ -114,3 +114,9 @@ class StorageError(VecserveError):
 
 class CorruptData(StorageError):
     """Stored bytes do not match their checksum or their schema."""
+
+
+def is_for_caller(error: Exception) -> bool:
+    """Tell whether a message may go to the caller, since it names no file and quotes no engine."""
+    kept = (ConfigError, StorageError, EngineError)
+    return isinstance(error, VecserveError) and not isinstance(error, kept)

@@ -202,3 +202,12 @@ def test_upsert_requests_carry_the_position_of_their_first_row(
     )
     for request in requests:
         assert request.rows[0].id == request.request_id
+
+
+def test_a_seq_is_expected_only_of_an_id_that_is_deleted() -> None:
+    (call,) = calls.delete("docs", ids=["a", "b"], expected_seqs={"b": 7})
+    assert call.request == index_pb2.DeleteRequest(
+        collection="docs", ids=["a", "b"], expected_seqs=[index_pb2.ExpectedSeq(id="b", seq=7)]
+    )
+    with pytest.raises(InvalidArgument, match="'c' is not among ids"):
+        calls.delete("docs", ids=["a"], expected_seqs={"c": 7})

@@ -89,7 +89,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
             search_request(query={"text": "x"}, embed_options={"dimensions": 64})
         ),
         Code.INVALID_ARGUMENT,
-        "options.dimensions: is 64; collection 'docs' has 384",
+        "embed_options.dimensions: is 64; collection 'docs' has 384",
     ),
     "a name too long to quote": (
         lambda s: s.search.Search(search_request(collection="x" * 50_000, query={"text": "x"})),
@@ -115,7 +115,7 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
     "forged position in a page token": (
         lambda s: s.index.Scan(
             index_pb2.ScanRequest(
-                collection="docs", page_token=write_page_token("scan:docs", "9" * 30)
+                collection="docs", page_token=write_page_token("scan:docs", "9" * 5000)
             )
         ),
         Code.INVALID_ARGUMENT,
@@ -242,6 +242,13 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
         lambda s: s.embedding.Embed(embed_request(inputs=texts("x"), options={"dimensions": 999})),
         Code.INVALID_ARGUMENT,
         "options.dimensions: is 999; the model has 384",
+    ),
+    "unknown prompt of a query": (
+        lambda s: s.search.Search(
+            search_request(query={"text": "x"}, embed_options={"prompt_name": "poem"})
+        ),
+        Code.INVALID_ARGUMENT,
+        "embed_options.prompt_name: 'poem' is unknown",
     ),
     "unknown encoding": (
         lambda s: s.embedding.Embed(embed_request(inputs=texts("x"), options={"encoding": 77})),

@@ -28,7 +28,8 @@ OFFERED = {
     "Embed EmbedStream CreateCollection GetCollection ListCollections DropCollection Upsert "
     "UpsertStream Delete Get Scan Count Search SearchBatch ListModels GetStats "
     "SetAlias ListAliases DeleteAlias Classify StartReindex "
-    "GetReindex CancelReindex CreateSnapshot RestoreSnapshot CompactCollection VerifyCollection"
+    "GetReindex CancelReindex CreateSnapshot RestoreSnapshot CompactCollection VerifyCollection "
+    "ListSnapshots DeleteSnapshot"
 }
 OFFERED_NAMES = set(" ".join(OFFERED).split())
 

@@ -109,6 +109,11 @@ def test_a_damaged_snapshot_is_refused(tmp_path: Path, launch: Launch) -> None:
             client.admin.restore_snapshot("s", "copy")
         assert "snapshot 's': the checksum of its rows is wrong" in server.log
         assert [c.name for c in client.list_collections()] == ["docs"]
+        assert [found.name for found in client.admin.list_snapshots()] == ["s"]
+        (path.parent / "SNAPSHOT").write_bytes(b"damaged")
+        assert client.admin.list_snapshots() == []
+        client.admin.delete_snapshot("s")
+        assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_verify_names_what_is_damaged(tmp_path: Path, launch: Launch) -> None:
@@ -207,18 +212,33 @@ def test_the_command_line_and_the_asynchronous_client(
     for args, expected in (
         (["snapshot", "create", "docs", "s"], {"name": "s", "last_seq": ROWS}),
         (["snapshot", "restore", "s", "copy"], {"row_count": ROWS}),
+        (["snapshot", "delete", "s"], {"name": "s"}),
+        (["snapshot", "list"], {"snapshots": []}),
         (["verify", "copy"], {"row_count": ROWS, "problems": []}),
         (["compact", "copy"], {"name": "copy"}),
     ):
         assert run([*args, "--server", server.target, "--json"]) == 0
         assert expected.items() <= json.loads(capsys.readouterr().out).items()
+    assert run(["snapshot", "create", "docs", "u", "--server", server.target]) == 0
+    assert run(["snapshot", "list", "--server", server.target]) == 0
+    assert "docs" in capsys.readouterr().out
+    assert run(["snapshot", "delete", "u", "--server", server.target]) == 0
+    assert capsys.readouterr().out == "deleted u\n"
     assert run(["verify", "copy", "--server", server.target]) == 0
     assert capsys.readouterr().out == f"copy: {ROWS} rows, 0 problems\n"
 
     async def use() -> int:
         async with AsyncClient(target=server.target) as client:
-            await client.admin.create_snapshot("copy", "t")
+            await client.admin.set_alias("alias", "copy")
+            made = await client.admin.create_snapshot("alias", "t")
+            assert (made.name, made.collection, made.last_seq) == ("t", "copy", ROWS)
+            assert await client.admin.list_snapshots() == [made]
             await client.admin.restore_snapshot("t", "third")
+            await client.admin.delete_snapshot("t")
+            with pytest.raises(NotFound, match="no snapshot 't'"):
+                await client.admin.delete_snapshot("t")
+            with pytest.raises(InvalidArgument, match="name"):
+                await client.admin.delete_snapshot("../data")
             await client.admin.compact_collection("third")
             return (await client.admin.verify_collection("third")).row_count
 

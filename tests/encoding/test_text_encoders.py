@@ -81,7 +81,7 @@ def test_norms_are_what_normalising_took_away(case: Case, reference: Reference) 
     vectors, norms = encoder.run(sequences)
     alone = np.concatenate([encoder.run([sequence]).norms for sequence in sequences])
 
-    assert (vectors.shape, norms.shape) == ((64, encoder.dim), (64,))
+    assert (vectors.shape, norms.shape) == ((64, case.model.config.dim), (64,))
     assert vectors.dtype == norms.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(norms, alone, rtol=0.02)

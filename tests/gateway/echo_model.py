@@ -79,7 +79,7 @@ class EchoModel:
         outputs = {f"OUT_{name}": tensor for name, tensor in request.inputs.items()}
         for name in set(request.outputs).difference(outputs):
             raise InvalidArgument(f"input {name.removeprefix('OUT_')!r}", "is missing")
-        return TensorReply(outputs=outputs, rows=1, times=StageTimes())
+        return TensorReply(outputs=outputs, times=StageTimes())
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +59,19 @@ def test_binary_keeps_the_signs(vector: np.ndarray) -> None:
 )
 def test_bad_vectors_are_refused_by_name(message: common_pb2.Vector, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
+        read_vector("v", message)
+
+
+def test_a_list_of_floats_is_counted_before_it_is_read() -> None:
+    class Unread:
+        def __len__(self) -> int:
+            return 10**9
+
+        def __iter__(self) -> Iterator[float]:
+            raise AssertionError("a client's list of any length is read")
+
+    message: Any = SimpleNamespace(values=Unread())
+    with pytest.raises(InvalidArgument, match="has 1000000000 components; the limit is 8192"):
         read_vector("v", message)
 
 

@@ -24,6 +24,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.gateway.inference import infer
 from vecserve_server.gateway.tensors import write_raw
+from vecserve_server.services.tensor_model import StageTimes, TensorReply, TensorRequest
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
@@ -378,3 +379,16 @@ async def test_a_call_that_is_cancelled_stops_its_work(echo: EchoServer, stub: A
         await echo.model.arrived.get()
         call.cancel()
         await echo.model.left.get()
+
+
+async def test_an_output_that_the_model_lacks_is_told_by_an_id_alone(
+    echo: EchoServer, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(request: TensorRequest) -> TensorReply:
+        assert request.outputs
+        return TensorReply(outputs={}, times=StageTimes())
+
+    monkeypatch.setattr(echo.model, "infer", nothing)
+    code, words = await refusal(stub, bad(outputs=[{"name": "OUT_INT8"}]))
+    assert code == Code.INTERNAL
+    assert words.startswith("internal error ")

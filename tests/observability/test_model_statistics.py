@@ -34,7 +34,7 @@ def counted(
         times = StageTimes(
             queue_ns=queue, compute_input_ns=first, compute_infer_ns=second, compute_output_ns=third
         )
-        reply = TensorReply(outputs={}, rows=1, times=times, cache_hit=hit)
+        reply = TensorReply(outputs={}, times=times, cache_hit=hit)
         (statistics.hit if hit else statistics.missed)(5)
         statistics.succeeded(reply, total)
     for reason, total in failures:
@@ -105,7 +105,6 @@ def test_prometheus_reads_the_same_numbers_under_triton_s_names(
         "nv_cache_miss_duration_per_model": stats.cache_miss.ns // 1000,
         "nv_inference_pending_request_count": 4,
         "nv_model_load_duration_secs": 0,
-        "vecserve_queued_entries": 4,
     }
     text = generate_openmetrics(registry)  # type: ignore[no-untyped-call]
     assert b"nv_inference_count" in text

@@ -19,7 +19,7 @@ from tests.scheduling.steered_encoder import (
 )
 from vecserve_server.domain import Encodings
 from vecserve_server.errors import (
-    VecserveError,
+    EngineError,
 )
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
@@ -97,6 +97,6 @@ async def test_an_encoder_that_loses_rows_fails_its_callers() -> None:
         metrics=make_metrics(),
         statistics=ModelStatistics(wall_clock_ms=int),
     )
-    with pytest.raises(VecserveError, match="0 vectors for 1"):
+    with pytest.raises(EngineError, match="0 vectors for 1"):
         await lossy.submit(ids(1))
     assert await lossy.close(PATIENCE_S)

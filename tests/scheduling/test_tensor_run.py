@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.errors import VecserveError
+from vecserve_server.errors import EngineError
 from vecserve_server.scheduling.tensor_run import Arrays, Part, run_together
 
 
@@ -58,7 +58,7 @@ def test_only_what_someone_wants_is_computed_and_nothing_is_copied_for_one() -> 
 
 def test_an_output_without_the_batchs_rows_is_an_error() -> None:
     parts = [a_part(2, 0, ("y",)), a_part(1, 0, ("y",))]
-    with pytest.raises(VecserveError, match=r"output 'y' has the shape \[2, 2\] for a batch of 3"):
+    with pytest.raises(EngineError, match=r"output 'y' has the shape \[2, 2\] for a batch of 3"):
         run_together(parts, lambda inputs, _: [inputs["x"][:2]], lambda: 0)
 
 

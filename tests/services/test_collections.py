@@ -20,8 +20,9 @@ from vecserve_server.index.segmented_index import IndexOptions
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
+from vecserve_server.services.retrieval import Asked, Wanted
 from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.operations import Upsert
+from vecserve_server.storage.operations import Delete, Upsert
 from vecserve_server.storage.writer import RowWriter
 
 DIM = 4
@@ -129,6 +130,39 @@ async def test_a_cancelled_drop_is_whole_or_nothing(
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 
+async def test_a_long_restore_holds_no_other_change_back_and_keeps_its_name(
+    collections: Collections, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+    create = folder.create_collection
+
+    def slow(of: CollectionSpec) -> Path:
+        if of.name == "slow":
+            entered.set()
+            assert released.wait(PATIENCE_S)
+        return create(of)
+
+    monkeypatch.setattr(folder, "create_collection", slow)
+    coming = asyncio.create_task(collections.create(spec("slow")))
+    assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await collections.create(spec("a"))
+        await collections.drop("a")
+        await collections.create(spec("a"))
+        await collections.create(spec("b"))
+        with pytest.raises(FailedPrecondition, match="max_collections = 3"):
+            await collections.create(spec("c"))
+        with pytest.raises(AlreadyExists, match="'slow' exists already"):
+            await collections.create(spec("slow"))
+        with pytest.raises(AlreadyExists, match="'slow' is the name of a collection"):
+            await collections.set_alias("slow", "a")
+        with pytest.raises(NotFound, match="'slow' does not exist"):
+            await collections.drop("slow")
+    released.set()
+    await coming
+    assert [c.spec.name for c in collections.all()] == ["a", "b", "slow"]
+
+
 async def test_a_failing_creation_leaves_no_folder(
     collections: Collections, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +173,15 @@ async def test_a_failing_creation_leaves_no_folder(
     with pytest.raises(StorageError, match="no space"):
         await collections.create(spec("a"))
     assert folder.collection_names() == []
+    monkeypatch.undo()
+    await collections.create(spec("a"))
+
+
+async def test_what_is_dropped_has_no_manifest(collections: Collections) -> None:
+    await collections.create(spec("a"))
+    await collections.drop("a")
+    with pytest.raises(NotFound, match="'a' does not exist"):
+        collections.manifest("a")
 
 
 async def test_a_drop_waits_for_the_write_under_way_and_refuses_later_ones(
@@ -178,11 +221,10 @@ async def test_rows_come_back_after_a_restart(
 ) -> None:
     collection = await collections.create(spec("a"))
     await collection.write([upsert(number) for number in range(10)])
-    await collection.delete(["r3", "r4", "nobody"])
+    assert await collection.write([Delete("r3"), Delete("r4"), Delete("nobody")]) == (4, 5, None)
     assert await collections.close(PATIENCE_S)
     assert await collections.open_all() == 8
     reopened = collections.get("a")
-    found = await reopened.search(
-        np.eye(DIM, dtype=np.float32)[:1], 5, min_score=0.9, with_payload=True, leave_out=["r8"]
-    )
-    assert [hit.id for hit in found.hits[0]] == ["r0"]
+    asked = Asked(vector=np.eye(DIM, dtype=np.float32)[0], leave_out=frozenset({"r8"}))
+    found = await reopened.retrieve([asked], Wanted(k=5, min_score=0.9))
+    assert [hit.id for hit in found.answers[0].hits] == ["r0"]

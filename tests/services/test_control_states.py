@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +24,18 @@ from .tiny_onnx import add_version
 
 VERSIONS = st.integers(1, 4)
 """Versions of the folder."""
+
+
+async def test_what_serves_is_not_released_while_its_successor_cannot_serve(
+    tmp_path: Path,
+) -> None:
+    add_version(tmp_path, NAME, 1)
+    async with controlled(tmp_path, names=(NAME,)) as control:
+        (tmp_path / NAME / "2").mkdir()
+        with pytest.raises(ModelError):
+            await control.load(NAME)
+        control._lifecycle.release()
+        assert await answer(control) == 1.0
 
 
 class ModelStates(RuleBasedStateMachine):
@@ -68,6 +81,11 @@ class ModelStates(RuleBasedStateMachine):
     @rule()
     def reload(self) -> None:
         self.loop.run_until_complete(self.load())
+
+    @rule()
+    def release(self) -> None:
+        """Let go of what nobody needs, as when a re-index has ended: nothing of what is served."""
+        self.control._lifecycle.release()
 
     @rule()
     def unload(self) -> None:

@@ -39,7 +39,7 @@ from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.storage.conditions import OneOf
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.manifest import Generation, Manifest, Retired
-from vecserve_server.storage.operations import Upsert
+from vecserve_server.storage.operations import Delete, Upsert
 from vecserve_server.storage.writer import RowWriter
 
 DIM, ROWS = 16, 200
@@ -162,7 +162,7 @@ async def test_a_new_generation_has_the_fields_the_words_and_segments_of_its_own
     collections: Collections, tmp_path: Path
 ) -> None:
     live = await filled(collections)
-    await live.delete(["r3"])
+    await live.write([Delete("r3")])
     target = await flipped(collections, live)
     await eventually_sealed(target)
     assert collections.get("docs") is target
@@ -172,7 +172,7 @@ async def test_a_new_generation_has_the_fields_the_words_and_segments_of_its_own
     assert await target.count(red) == ROWS // 2
     assert "r7" not in await found(target, condition=red)
     assert (tmp_path / "data/collections/docs/2/segments/MANIFEST").exists()
-    await target.delete(["r7"])
+    await target.write([Delete("r7")])
     assert await found(target, mode=Mode.LEXICAL) == []
     checked = await target.verify()
     assert (checked.row_count, checked.problems) == (ROWS - 2, [])
@@ -188,7 +188,7 @@ async def test_compaction_erases_rows_from_segments_words_and_the_generation_bef
     await eventually_sealed(target)
     traces = [word_of(7)[4:].encode(), b"text-of-7.", vector_of(7).astype("<f2").tobytes()]
     assert all(files_with(tmp_path, trace) for trace in traces)
-    await target.delete(["r7"])
+    await target.write([Delete("r7")])
     service = UpkeepService(collections=collections, snapshots=tmp_path / "snapshots")
     assert await service.compact("docs") >= 0
     assert [files_with(tmp_path, trace) for trace in traces] == [[], [], []]
@@ -200,7 +200,7 @@ async def test_a_snapshot_brings_back_fields_words_and_texts(
     collections: Collections, tmp_path: Path
 ) -> None:
     live = await filled(collections)
-    await live.delete(["r3"])
+    await live.write([Delete("r3")])
     service = UpkeepService(collections=collections, snapshots=tmp_path / "snapshots")
     await service.snapshot("docs", "monday")
     assert await service.restore("monday", "copy") == ROWS - 1
@@ -220,7 +220,8 @@ async def test_a_discarded_generation_is_closed_before_its_folder_goes(
     target = await flipped(collections, live)
     await collections.record(target, lambda now: replace(now, previous=None))
     await collections.discard(target)
-    assert live.is_closed
+    with pytest.raises(Superseded):
+        await live.seqs()
     folder = tmp_path / "data/collections/docs"
     assert sorted(path.name for path in folder.iterdir()) == ["2", "MANIFEST"]
     assert (await found(target))[0] == "r7"
@@ -233,8 +234,9 @@ async def test_a_drop_closes_every_generation(collections: Collections, tmp_path
         live, Generation(number=number, model=SPEC.model, dim=DIM)
     )
     assert await collections.drop("docs") == ROWS
-    assert live.is_closed
-    assert other.is_closed
+    for dropped in (live, other):
+        with pytest.raises(NotFound):
+            await dropped.seqs()
     assert list((tmp_path / "data/collections").iterdir()) == []
     with pytest.raises(NotFound):
         await other.replicate({}, [], last_seq=1)

@@ -123,7 +123,6 @@ async def test_every_type_goes_through(load: Load, datatype: Datatype, batched: 
     x = np.array(flat, datatype.numpy).reshape(3, 2)
     reply = await model.infer(TensorRequest(inputs={"x": x}))
     np.testing.assert_array_equal(reply.outputs["y"], x, strict=True)
-    assert reply.rows == (3 if batched else 1)
 
 
 async def test_requests_that_wait_together_run_together(load: Load, runs: Runs) -> None:

@@ -50,7 +50,7 @@ class Doubling:
             raise self.error
         # A part of something larger, as batched outputs are.
         outputs = {name: np.concatenate([x, x])[: len(x)] * 2 for name, x in request.inputs.items()}
-        return TensorReply(outputs=outputs, rows=1, times=StageTimes(compute_infer_ns=7))
+        return TensorReply(outputs=outputs, times=StageTimes(compute_infer_ns=7))
 
     async def _wait(self, deadline_ns: int | None) -> None:
         left_s = None if deadline_ns is None else (deadline_ns - time.perf_counter_ns()) / 1e9
@@ -101,7 +101,7 @@ async def asking(cached: CachedModel, *requests: TensorRequest) -> list[asyncio.
 
 
 def reply(value: int) -> TensorReply:
-    return TensorReply(outputs={"y": np.array([value])}, rows=1, times=StageTimes())
+    return TensorReply(outputs={"y": np.array([value])}, times=StageTimes())
 
 
 @given(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tests.storage.payloads import CONDITIONS, MISSING, PAYLOADS, canonical, matches, value_of
 from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis
+from vecserve_server.errors import DeadlineExceeded
 from vecserve_server.index.live_rows import LiveRows
 from vecserve_server.index.vector_index import Neighbours
 from vecserve_server.services import retrieval
@@ -153,6 +154,29 @@ def test_grouping_gives_up_at_its_bound(store: Store, monkeypatch: pytest.Monkey
     store.write(*(row(f"a{n}", axis(0), {"doc": "a"}) for n in range(100)))
     store.write(row("b", axis(1), {"doc": "b"}))
     assert len(store.search([Asked(vector=axis(0))], Wanted(k=2, group_by="doc"))[0]) == 1
+
+
+def test_queries_that_need_many_rows_take_turns(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.fill([{"doc": n % 3} for n in range(300)])
+    asked = [Asked(vector=axis(number % DIM)) for number in range(20)]
+    wanted = Wanted(k=5, group_by="doc", explain=True)
+    expected = store.search(asked, wanted)
+    read: list[int] = []
+    by_seq = store.log.by_seq
+
+    def counted(seqs: Sequence[int], **more: Any) -> Any:
+        read.append(len(seqs))
+        return by_seq(seqs, **more)
+
+    monkeypatch.setattr(store.log, "by_seq", counted)
+    monkeypatch.setattr(retrieval, "MAX_CANDIDATES", 350)
+    monkeypatch.setattr(retrieval, "MAX_DEPTH", 300)
+    assert store.search(asked, wanted) == expected
+    assert max(read) <= 350
+    with pytest.raises(DeadlineExceeded, match="not all queries"):
+        store.retrieval().answer(asked, wanted, is_late=lambda: len(read) > 30)
 
 
 def test_lexical_search_takes_a_filter_a_threshold_and_what_to_leave_out(store: Store) -> None:

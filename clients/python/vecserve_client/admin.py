@@ -70,6 +70,19 @@ class Admin:
         """Write a consistent copy of a collection into the server's snapshot folder."""
         return self._invoke(admin_calls.create_snapshot(collection, name), timeout_s)
 
+    def list_snapshots(self, *, timeout_s: float | None = None) -> list[Snapshot]:
+        """List all snapshots by name."""
+        found, token = self._invoke(admin_calls.list_snapshots_page(page_token=""), timeout_s)
+        while token:
+            following = admin_calls.list_snapshots_page(page_token=token)
+            page, token = self._invoke(following, timeout_s)
+            found += page
+        return found
+
+    def delete_snapshot(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Delete a snapshot; collections that were made from it stay."""
+        self._invoke(admin_calls.delete_snapshot(name), timeout_s)
+
     def restore_snapshot(
         self, name: str, collection: str, *, timeout_s: float | None = None
     ) -> int:

@@ -6,19 +6,13 @@ channels, time or retries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
-
-from google.protobuf.message import Message
+from typing import Final
 
 from vecserve.v1 import admin_pb2, collection_pb2
 from vecserve_client import wire
-from vecserve_client.calls import Call
+from vecserve_client.calls import Call, unary
 from vecserve_client.errors import ServerError
-from vecserve_client.retry import IDEMPOTENT
 from vecserve_client.types import Alias, Reindex, ReindexState, Snapshot, Verification
-
-T = TypeVar("T")
 
 _REINDEX_STATES: Final[dict[int, ReindexState]] = {
     admin_pb2.REINDEX_STATE_RUNNING: "running",
@@ -31,7 +25,7 @@ _REINDEX_STATES: Final[dict[int, ReindexState]] = {
 
 def set_alias(name: str, collection: str) -> Call[str | None]:
     """Make or move an alias; the collection that it pointed at before."""
-    return _call(
+    return unary(
         "CollectionService/SetAlias",
         collection_pb2.SetAliasRequest(
             alias=collection_pb2.Alias(name=name, collection=collection)
@@ -43,7 +37,7 @@ def set_alias(name: str, collection: str) -> Call[str | None]:
 
 def list_aliases_page(*, page_token: str) -> Call[tuple[list[Alias], str]]:
     """List one page of aliases, and the token of the next page ("" on the last)."""
-    return _call(
+    return unary(
         "CollectionService/ListAliases",
         collection_pb2.ListAliasesRequest(page_size=1000, page_token=page_token),
         collection_pb2.ListAliasesResponse,
@@ -56,7 +50,7 @@ def list_aliases_page(*, page_token: str) -> Call[tuple[list[Alias], str]]:
 
 def delete_alias(name: str) -> Call[None]:
     """Remove an alias."""
-    return _call(
+    return unary(
         "CollectionService/DeleteAlias",
         collection_pb2.DeleteAliasRequest(name=name),
         collection_pb2.DeleteAliasResponse,
@@ -66,7 +60,7 @@ def delete_alias(name: str) -> Call[None]:
 
 def start_reindex(collection: str, *, model: str) -> Call[str]:
     """Begin to embed a collection anew; the id of the re-index."""
-    return _call(
+    return unary(
         "AdminService/StartReindex",
         admin_pb2.StartReindexRequest(collection=collection, model=model),
         admin_pb2.StartReindexResponse,
@@ -76,7 +70,7 @@ def start_reindex(collection: str, *, model: str) -> Call[str]:
 
 def get_reindex(reindex_id: str) -> Call[Reindex]:
     """Ask how far a re-index is."""
-    return _call(
+    return unary(
         "AdminService/GetReindex",
         admin_pb2.GetReindexRequest(reindex_id=reindex_id),
         admin_pb2.GetReindexResponse,
@@ -86,7 +80,7 @@ def get_reindex(reindex_id: str) -> Call[Reindex]:
 
 def cancel_reindex(reindex_id: str) -> Call[None]:
     """Stop a re-index, or take it back."""
-    return _call(
+    return unary(
         "AdminService/CancelReindex",
         admin_pb2.CancelReindexRequest(reindex_id=reindex_id),
         admin_pb2.CancelReindexResponse,
@@ -96,17 +90,53 @@ def cancel_reindex(reindex_id: str) -> Call[None]:
 
 def create_snapshot(collection: str, name: str) -> Call[Snapshot]:
     """Write a consistent copy of a collection."""
-    return _call(
+    return unary(
         "AdminService/CreateSnapshot",
         admin_pb2.CreateSnapshotRequest(collection=collection, name=name),
         admin_pb2.CreateSnapshotResponse,
-        lambda reply: Snapshot(size_bytes=reply.size_bytes, last_seq=reply.last_seq),
+        lambda reply: Snapshot(
+            name=name,
+            collection=reply.collection,
+            size_bytes=reply.size_bytes,
+            last_seq=reply.last_seq,
+        ),
+    )
+
+
+def list_snapshots_page(*, page_token: str) -> Call[tuple[list[Snapshot], str]]:
+    """List one page of snapshots, and the token of the next page ("" on the last)."""
+    return unary(
+        "AdminService/ListSnapshots",
+        admin_pb2.ListSnapshotsRequest(page_size=1000, page_token=page_token),
+        admin_pb2.ListSnapshotsResponse,
+        lambda reply: (
+            [
+                Snapshot(
+                    name=found.name,
+                    collection=found.collection,
+                    size_bytes=found.size_bytes,
+                    last_seq=found.last_seq,
+                )
+                for found in reply.snapshots
+            ],
+            reply.next_page_token,
+        ),
+    )
+
+
+def delete_snapshot(name: str) -> Call[None]:
+    """Delete a snapshot."""
+    return unary(
+        "AdminService/DeleteSnapshot",
+        admin_pb2.DeleteSnapshotRequest(name=name),
+        admin_pb2.DeleteSnapshotResponse,
+        lambda _: None,
     )
 
 
 def restore_snapshot(name: str, collection: str) -> Call[int]:
     """Make a collection from a snapshot; its row count."""
-    return _call(
+    return unary(
         "AdminService/RestoreSnapshot",
         admin_pb2.RestoreSnapshotRequest(name=name, collection=collection),
         admin_pb2.RestoreSnapshotResponse,
@@ -116,7 +146,7 @@ def restore_snapshot(name: str, collection: str) -> Call[int]:
 
 def compact_collection(collection: str) -> Call[int]:
     """Rewrite a collection's files; the bytes given back."""
-    return _call(
+    return unary(
         "AdminService/CompactCollection",
         admin_pb2.CompactCollectionRequest(collection=collection),
         admin_pb2.CompactCollectionResponse,
@@ -126,7 +156,7 @@ def compact_collection(collection: str) -> Call[int]:
 
 def verify_collection(collection: str) -> Call[Verification]:
     """Check a whole collection."""
-    return _call(
+    return unary(
         "AdminService/VerifyCollection",
         admin_pb2.VerifyCollectionRequest(collection=collection),
         admin_pb2.VerifyCollectionResponse,
@@ -146,16 +176,4 @@ def _read_reindex(reply: admin_pb2.GetReindexResponse) -> Reindex:
         message=reply.message,
         self_hit_rate=reply.self_hit_rate,
         overlap_at_10=reply.overlap_at_10,
-    )
-
-
-def _call(
-    path: str, request: Message, reply_type: type[Message], read: Callable[[Any], T]
-) -> Call[T]:
-    return Call(
-        path=f"/vecserve.v1.{path}",
-        request=request,
-        reply_type=reply_type,
-        read=read,
-        idempotent=path.rpartition("/")[2] in IDEMPOTENT,
     )

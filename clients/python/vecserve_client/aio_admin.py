@@ -72,6 +72,20 @@ class AsyncAdmin:
         """Write a consistent copy of a collection into the server's snapshot folder."""
         return await self._invoke(admin_calls.create_snapshot(collection, name), timeout_s)
 
+    async def list_snapshots(self, *, timeout_s: float | None = None) -> list[Snapshot]:
+        """List all snapshots by name."""
+        first = admin_calls.list_snapshots_page(page_token="")
+        found, token = await self._invoke(first, timeout_s)
+        while token:
+            following = admin_calls.list_snapshots_page(page_token=token)
+            page, token = await self._invoke(following, timeout_s)
+            found += page
+        return found
+
+    async def delete_snapshot(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Delete a snapshot; collections that were made from it stay."""
+        await self._invoke(admin_calls.delete_snapshot(name), timeout_s)
+
     async def restore_snapshot(
         self, name: str, collection: str, *, timeout_s: float | None = None
     ) -> int:

@@ -139,7 +139,12 @@ def delete(
     where: Filter | None = None,
     expected_seqs: Mapping[str, int] = NO_SEQS,
 ) -> list[Call[int]]:
-    """Delete rows by id, in as many calls as the limits of one ask for, or all rows that match."""
+    """Delete rows by id, in as many calls as the limits of one ask for, or all rows that match.
+
+    Raises InvalidArgument for an id in `expected_seqs` that is not among `ids`.
+    """
+    if unknown := expected_seqs.keys() - set(ids):
+        raise InvalidArgument(f"expected_seqs: {min(unknown)!r} is not among ids")
     requests = [
         index_pb2.DeleteRequest(
             collection=collection,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vecserve.v1 import search_pb2
 from vecserve_client import batching, search_calls, wire
-from vecserve_client.calls import Call
+from vecserve_client.calls import Call, unary
 from vecserve_client.searches import AnyQuery
 from vecserve_client.types import Classification, EmbedOptions, LabelScore
 
@@ -24,9 +24,9 @@ def classify(
     """Label one query."""
     message = search_calls.query_to_proto(query)
     batching.check_size("query", message.ByteSize())
-    return Call(
-        path="/vecserve.v1.SearchService/Classify",
-        request=search_pb2.ClassifyRequest(
+    return unary(
+        "SearchService/Classify",
+        search_pb2.ClassifyRequest(
             collection=collection,
             query=message,
             label_field=label_field,
@@ -34,9 +34,8 @@ def classify(
             min_confidence=min_confidence,
             embed_options=wire.options_to_proto(embed_options),
         ),
-        reply_type=search_pb2.ClassifyResponse,
-        read=_read,
-        idempotent=True,
+        search_pb2.ClassifyResponse,
+        _read,
     )
 
 

@@ -256,6 +256,8 @@ class Reindex:
 class Snapshot:
     """A consistent copy of a collection on the server's disk."""
 
+    name: str
+    collection: str
     size_bytes: int
     last_seq: int
     """Highest sequence number in it."""

@@ -65,6 +65,16 @@ class AdminServiceStub:
                 request_serializer=vecserve_dot_v1_dot_admin__pb2.RestoreSnapshotRequest.SerializeToString,
                 response_deserializer=vecserve_dot_v1_dot_admin__pb2.RestoreSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/vecserve.v1.AdminService/ListSnapshots',
+                request_serializer=vecserve_dot_v1_dot_admin__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=vecserve_dot_v1_dot_admin__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/vecserve.v1.AdminService/DeleteSnapshot',
+                request_serializer=vecserve_dot_v1_dot_admin__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=vecserve_dot_v1_dot_admin__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
         self.CompactCollection = channel.unary_unary(
                 '/vecserve.v1.AdminService/CompactCollection',
                 request_serializer=vecserve_dot_v1_dot_admin__pb2.CompactCollectionRequest.SerializeToString,
@@ -129,6 +139,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSnapshots(self, request, context):
+        """List the snapshots by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Delete a snapshot; collections that were made from it stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompactCollection(self, request, context):
         """Rewrite a collection's files without its deleted rows.
         """
@@ -182,6 +206,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RestoreSnapshot,
                     request_deserializer=vecserve_dot_v1_dot_admin__pb2.RestoreSnapshotRequest.FromString,
                     response_serializer=vecserve_dot_v1_dot_admin__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=vecserve_dot_v1_dot_admin__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=vecserve_dot_v1_dot_admin__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=vecserve_dot_v1_dot_admin__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=vecserve_dot_v1_dot_admin__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
             'CompactCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.CompactCollection,
@@ -362,6 +396,60 @@ class AdminService:
             '/vecserve.v1.AdminService/RestoreSnapshot',
             vecserve_dot_v1_dot_admin__pb2.RestoreSnapshotRequest.SerializeToString,
             vecserve_dot_v1_dot_admin__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecserve.v1.AdminService/ListSnapshots',
+            vecserve_dot_v1_dot_admin__pb2.ListSnapshotsRequest.SerializeToString,
+            vecserve_dot_v1_dot_admin__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vecserve.v1.AdminService/DeleteSnapshot',
+            vecserve_dot_v1_dot_admin__pb2.DeleteSnapshotRequest.SerializeToString,
+            vecserve_dot_v1_dot_admin__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class AdminServiceStub:
     """Write a consistent copy of a collection while it serves."""
     RestoreSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RestoreSnapshotRequest, _admin_pb2.RestoreSnapshotResponse]
     """Make a collection from a snapshot."""
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSnapshotsRequest, _admin_pb2.ListSnapshotsResponse]
+    """List the snapshots by name."""
+    DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteSnapshotRequest, _admin_pb2.DeleteSnapshotResponse]
+    """Delete a snapshot; collections that were made from it stay."""
     CompactCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CompactCollectionRequest, _admin_pb2.CompactCollectionResponse]
     """Rewrite a collection's files without its deleted rows."""
     VerifyCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]
@@ -73,6 +77,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Write a consistent copy of a collection while it serves."""
     RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.RestoreSnapshotRequest, _admin_pb2.RestoreSnapshotResponse]  # type: ignore[assignment]
     """Make a collection from a snapshot."""
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSnapshotsRequest, _admin_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    """List the snapshots by name."""
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteSnapshotRequest, _admin_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    """Delete a snapshot; collections that were made from it stay."""
     CompactCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.CompactCollectionRequest, _admin_pb2.CompactCollectionResponse]  # type: ignore[assignment]
     """Rewrite a collection's files without its deleted rows."""
     VerifyCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]  # type: ignore[assignment]
@@ -126,6 +134,20 @@ class AdminServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RestoreSnapshotResponse, _abc.Awaitable[_admin_pb2.RestoreSnapshotResponse]]:
         """Make a collection from a snapshot."""
+
+    def ListSnapshots(
+        self,
+        request: _admin_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListSnapshotsResponse, _abc.Awaitable[_admin_pb2.ListSnapshotsResponse]]:
+        """List the snapshots by name."""
+
+    def DeleteSnapshot(
+        self,
+        request: _admin_pb2.DeleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteSnapshotResponse, _abc.Awaitable[_admin_pb2.DeleteSnapshotResponse]]:
+        """Delete a snapshot; collections that were made from it stay."""
 
     def CompactCollection(
         self,

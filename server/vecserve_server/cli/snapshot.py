@@ -1,4 +1,4 @@
-"""`vecserve snapshot`: create and restore.
+"""`vecserve snapshot`: create, list, restore and delete.
 
 Owns how snapshots look on the terminal. Must not know how they are written.
 """
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
-from vecserve_server.cli.output import print_json, size_text
+from vecserve_server.cli.output import print_json, print_table, size_text
 from vecserve_server.cli.progress import waiting
 from vecserve_server.cli.upkeep import PATIENCE_S
 
@@ -29,9 +29,34 @@ def create(
     with connect(server, deadline_s=PATIENCE_S) as client, waiting("copying", silent=json):
         made = client.admin.create_snapshot(collection, name)
     if json:
-        print_json({"name": name, **dataclasses.asdict(made)})
+        print_json(dataclasses.asdict(made))
     else:
         print(f"wrote {name}: {size_text(made.size_bytes)}, up to seq {made.last_seq}")
+
+
+@app.command("list")
+def list_all(server: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """List all snapshots."""
+    with connect(server) as client:
+        found = client.admin.list_snapshots()
+    if json:
+        print_json({"snapshots": [dataclasses.asdict(snapshot) for snapshot in found]})
+    else:
+        print_table(
+            ("snapshot", "collection", "size", "last seq"),
+            [(one.name, one.collection, size_text(one.size_bytes), one.last_seq) for one in found],
+        )
+
+
+@app.command("delete")
+def delete(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """Delete a snapshot; collections that were made from it stay."""
+    with connect(server, deadline_s=PATIENCE_S) as client:
+        client.admin.delete_snapshot(name)
+    if json:
+        print_json({"name": name})
+    else:
+        print(f"deleted {name}")
 
 
 @app.command("restore")

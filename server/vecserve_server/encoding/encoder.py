@@ -18,29 +18,16 @@ included; called from the thread of the run."""
 class Encoder(Protocol):
     """Turn token sequences into vectors. Synchronous; safe to call from several threads."""
 
-    @property
-    def dim(self) -> int:
-        """Components of one vector."""
-        ...
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest sequence that `run` accepts, special tokens included."""
-        ...
-
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """Encode the sequences, row i for sequence i.
 
-        The caller keeps the total within the model's run budget; every sequence holds 1 to
-        `max_tokens` ids.
+        The caller keeps the total within the model's run budget; every sequence holds 1 to as
+        many ids as the model takes.
         """
         ...
 
     def together(self, lengths: Sequence[int]) -> Sequence[int]:
-        """Return with which of the others sequence 0 fills a run best; sequence 0 is among them.
-
-        `lengths` are 1 to `max_tokens`.
-        """
+        """Return with which of the others sequence 0 fills a run best; sequence 0 is among them."""
         ...
 
     def await_specialised(self, timeout_s: float) -> bool:

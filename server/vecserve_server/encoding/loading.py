@@ -231,11 +231,10 @@ class _Load:
         return shape.tokens <= 2 * self.config.run_tokens
 
     def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
-        row_tokens, longest = self.config.row_tokens, self.config.max_tokens
         planned = planning_cost(cost, self._fixed_shapes(engine.name))
-        planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=row_tokens)
+        planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=self.config.row_tokens)
         kind = PackedEncoder if self.config.layout == PACKED else PaddedEncoder
-        return kind(engine=engine, planner=planner, max_tokens=longest, on_run=self.on_run)
+        return kind(engine=engine, planner=planner, on_run=self.on_run)
 
 
 def planning_cost(cost: CostModel, specialised: Iterable[Shape]) -> Cost:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError
 
 BACKEND = "vecserve"
@@ -266,4 +267,4 @@ def _default_prompt(
 
 
 def _refused(proto: model_config_pb2.ModelConfig, field: str, problem: str) -> ModelError:
-    return ModelError(f"{proto.name or '(unnamed)'}/config.pbtxt: {field} {problem}")
+    return ModelError(f"{proto.name or '(unnamed)'}/{MODEL_CONFIG_FILE}: {field} {problem}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain import NAME_PATTERN, ModelRef
+from vecserve_server.domain import MODEL_CONFIG_FILE, NAME_PATTERN, ModelRef
 from vecserve_server.encoding.cost_model import CostModel
 from vecserve_server.encoding.encoder import Encoder, OnRun
 from vecserve_server.encoding.loading import EncoderLoader, ModelFile, ignored
@@ -31,7 +31,6 @@ from vecserve_server.encoding.tokenizer import TextTokenizer
 from vecserve_server.errors import InvalidArgument, ModelError
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_CONFIG = "config.pbtxt"
 _CARD = "card.json"
 _TOKENIZER = "tokenizer.json"
 CACHE_FOLDER = ".cache"
@@ -72,7 +71,7 @@ class ModelRepository:
         return sorted(
             folder.name
             for folder in self._root.iterdir()
-            if NAME_PATTERN.fullmatch(folder.name) and (folder / _CONFIG).is_file()
+            if NAME_PATTERN.fullmatch(folder.name) and (folder / MODEL_CONFIG_FILE).is_file()
         )
 
     def versions(self, name: str) -> list[str]:
@@ -105,10 +104,12 @@ class ModelRepository:
         """
         folder = self._folder(name)
         if proto is None:
-            proto = read_model_config(folder / _CONFIG)
+            proto = read_model_config(folder / MODEL_CONFIG_FILE)
         config = encoder_config(proto)
         if config.name != name:
-            raise ModelError(f'{name}/{_CONFIG}: name is "{config.name}", the folder is "{name}"')
+            raise ModelError(
+                f'{name}/{MODEL_CONFIG_FILE}: name is "{config.name}", the folder is "{name}"'
+            )
         if precision is not None:
             config = replace(config, precision=precision)
         if engine is not None:
@@ -227,12 +228,12 @@ def _check_fit(files: _VersionFolder, config: EncoderConfig) -> None:
     """Refuse a configuration that does not fit the model."""
     if config.max_tokens > files.max_tokens:
         raise ModelError(
-            f'{config.name}/{_CONFIG}: parameter "max_tokens" is {config.max_tokens}, '
+            f'{config.name}/{MODEL_CONFIG_FILE}: parameter "max_tokens" is {config.max_tokens}, '
             f"the model takes {files.max_tokens}"
         )
     if config.dim != files.dim:
         raise ModelError(
-            f'{config.name}/{_CONFIG}: output "embedding" has dim {config.dim}, '
+            f'{config.name}/{MODEL_CONFIG_FILE}: output "embedding" has dim {config.dim}, '
             f"the model has {files.dim}"
         )
 

@@ -19,27 +19,14 @@ from vecserve_server.encoding.planning import Run, RunPlanner
 class PackedEncoder:
     """Implement `Encoder` over a packed-rows graph."""
 
-    def __init__(
-        self, *, engine: Engine, planner: RunPlanner, max_tokens: int, on_run: OnRun
-    ) -> None:
+    def __init__(self, *, engine: Engine, planner: RunPlanner, on_run: OnRun) -> None:
         self._engine = engine
         self._planner = planner
-        self._max_tokens = max_tokens
         self._on_run = on_run
-
-    @property
-    def dim(self) -> int:
-        """See `Encoder`."""
-        return self._engine.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """See `Encoder`."""
-        return self._max_tokens
 
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`; more than the run budget is computed in several runs."""
-        result = _empty(len(sequences), self.dim)
+        result = _empty(len(sequences), self._engine.dim)
         lengths = [len(ids) for ids in sequences]
         for run in self._planner.packed(lengths):
             _fill(result, run, self._engine.run(pack(sequences, run.rows, run.shape)))
@@ -62,28 +49,15 @@ class PackedEncoder:
 class PaddedEncoder:
     """Implement `Encoder` over a graph of one sequence per row with an attention mask."""
 
-    def __init__(
-        self, *, engine: Engine, planner: RunPlanner, max_tokens: int, on_run: OnRun
-    ) -> None:
+    def __init__(self, *, engine: Engine, planner: RunPlanner, on_run: OnRun) -> None:
         self._engine = engine
         self._planner = planner
-        self._max_tokens = max_tokens
         self._on_run = on_run
         self._with_types = TYPE_IDS in engine.inputs
 
-    @property
-    def dim(self) -> int:
-        """See `Encoder`."""
-        return self._engine.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """See `Encoder`."""
-        return self._max_tokens
-
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`; sequences of similar length run together."""
-        result = _empty(len(sequences), self.dim)
+        result = _empty(len(sequences), self._engine.dim)
         lengths = [len(ids) for ids in sequences]
         for run in self._planner.padded(lengths):
             feeds = pad(sequences, [index for [index] in run.rows], run.shape)

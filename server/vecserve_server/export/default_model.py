@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.export.calibration import SHIPPED_TEXTS, shipped_calibration
@@ -71,7 +72,7 @@ def install_default_model(
 def _present_card(repository: Path) -> ModelCard | None:
     """Return the card of an entry made by this exporter from these weights, with every file."""
     folder = repository / MODEL_NAME / VERSION
-    if not (folder.parent / "config.pbtxt").is_file():
+    if not (folder.parent / MODEL_CONFIG_FILE).is_file():
         return None
     try:
         card = read_card(folder)

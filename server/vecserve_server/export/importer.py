@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
 from vecserve_server.export import openvino_build
@@ -32,7 +33,6 @@ Progress: TypeAlias = Callable[[str, float], None]
 
 VERSION = "1"
 
-_CONFIG_FILE = "config.pbtxt"
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 
@@ -240,7 +240,7 @@ def _build(
     )
     write_card(card, version)
     config = _config(card, checkpoint, precision=precisions[-1])
-    (folder / _CONFIG_FILE).write_text(config, encoding="utf-8")
+    (folder / MODEL_CONFIG_FILE).write_text(config, encoding="utf-8")
     return card
 
 
@@ -263,5 +263,5 @@ def _put_in_place(staged: Path, target: Path) -> None:
         publish(staged, target)
         return
     publish(staged / VERSION, target / VERSION)
-    if not (target / _CONFIG_FILE).exists():
-        publish(staged / _CONFIG_FILE, target / _CONFIG_FILE)
+    if not (target / MODEL_CONFIG_FILE).exists():
+        publish(staged / MODEL_CONFIG_FILE, target / MODEL_CONFIG_FILE)

@@ -10,6 +10,7 @@ from grpc import aio
 from vecserve.v1 import admin_pb2, admin_pb2_grpc
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import write_model_info
+from vecserve_server.gateway.page_tokens import cut_page
 from vecserve_server.observability.process import resident_bytes
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
@@ -106,7 +107,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         with self._scope.admit(request):
             made = await self._upkeep.snapshot(request.collection, request.name)
             return admin_pb2.CreateSnapshotResponse(
-                size_bytes=made.size_bytes, last_seq=made.last_seq
+                size_bytes=made.size_bytes, last_seq=made.last_seq, collection=made.spec.name
             )
 
     async def RestoreSnapshot(
@@ -116,6 +117,36 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         with self._scope.admit(request):
             rows = await self._upkeep.restore(request.name, request.collection)
             return admin_pb2.RestoreSnapshotResponse(row_count=rows)
+
+    async def ListSnapshots(
+        self, request: admin_pb2.ListSnapshotsRequest, context: Context
+    ) -> admin_pb2.ListSnapshotsResponse:
+        """List snapshots, a page at a time."""
+        with self._scope.admit(request):
+            found = await self._upkeep.snapshots()
+            page, token = cut_page(
+                "snapshots", found, page_size=request.page_size, page_token=request.page_token
+            )
+            return admin_pb2.ListSnapshotsResponse(
+                snapshots=[
+                    admin_pb2.Snapshot(
+                        name=name,
+                        collection=found[name].spec.name,
+                        size_bytes=found[name].size_bytes,
+                        last_seq=found[name].last_seq,
+                    )
+                    for name in page
+                ],
+                next_page_token=token,
+            )
+
+    async def DeleteSnapshot(
+        self, request: admin_pb2.DeleteSnapshotRequest, context: Context
+    ) -> admin_pb2.DeleteSnapshotResponse:
+        """Delete a snapshot."""
+        with self._scope.admit(request):
+            await self._upkeep.delete_snapshot(request.name)
+            return admin_pb2.DeleteSnapshotResponse()
 
     async def CompactCollection(
         self, request: admin_pb2.CompactCollectionRequest, context: Context

@@ -6,7 +6,7 @@ Owns the start and the end of a call. Must not know any single method.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -18,6 +18,7 @@ from vecserve.v1 import common_pb2, embedding_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.status_table import Dialect, code_number
+from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.validation import check_count, check_request_id
@@ -35,6 +36,7 @@ class TimedReply(Protocol):
 
 
 Reply = TypeVar("Reply", bound=TimedReply)
+StreamReply = TypeVar("StreamReply", bound=Message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +84,34 @@ class CallScope:
         reply.timings.CopyFrom(common_pb2.Timings(**stages_us, total_us=total_us))
         return reply
 
-    def stream_error(
-        self, method: str, request_id: str, error: Exception
-    ) -> embedding_pb2.StreamError:
-        """Write why one message of a stream failed."""
-        status = self.failures.wire_status(method, error, Dialect.VECSERVE)
-        return embedding_pb2.StreamError(
-            request_id=request_id, code=code_number(status.code), message=status.message
-        )
+    def answer_each(
+        self,
+        method: str,
+        messages: AsyncIterator[Any],
+        answer: Callable[[Any], Awaitable[Message]],
+        reply_type: Callable[..., StreamReply],
+    ) -> AsyncIterator[StreamReply]:
+        """Answer the request in each message of a stream; where one fails, the stream goes on."""
+
+        async def reply(message: Any) -> StreamReply:
+            request = message.request
+            try:
+                _require_request_id(request.request_id)
+                return reply_type(response=await answer(request))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others do not fail
+                status = self.failures.wire_status(method, error, Dialect.VECSERVE)
+                return reply_type(
+                    error=embedding_pb2.StreamError(
+                        request_id=request.request_id,
+                        code=code_number(status.code),
+                        message=status.message,
+                    )
+                )
+
+        return answer_stream(messages, reply, window=self.stream_window, closing=self.closing)
 
 
-def require_request_id(request_id: str) -> None:
+def _require_request_id(request_id: str) -> None:
     """Refuse a message of a stream that cannot be told from the others."""
     if not request_id:
         raise InvalidArgument("request.request_id", "is empty; a stream needs one for each message")

@@ -18,7 +18,7 @@ async def classify(
     return await service.classify(
         request.collection,
         read_query("query", request.query),
-        read_embed_options(request.embed_options),
+        read_embed_options(request.embed_options, field="embed_options"),
         label_field=request.label_field,
         k=request.k,
         min_confidence=request.min_confidence if given else None,

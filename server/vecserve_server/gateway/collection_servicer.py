@@ -18,11 +18,11 @@ from vecserve_server.gateway.declarations import (
     read_text_analysis,
     write_declaration,
 )
-from vecserve_server.gateway.page_tokens import read_page_token, write_page_token
+from vecserve_server.gateway.page_tokens import cut_page
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
-from vecserve_server.services.validation import check_name, check_page_size
+from vecserve_server.services.validation import check_name
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -71,14 +71,14 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> collection_pb2.ListCollectionsResponse:
         """List collections, a page at a time."""
         with self._scope.admit(request) as arrived_ns:
-            size = check_page_size("page_size", request.page_size)
-            after = read_page_token("collections", request.page_token)
-            rest = [c for c in self._collections.all() if c.spec.name > after]
-            page = rest[:size]
-            last = page[-1].spec.name if len(rest) > size else ""
+            page, token = cut_page(
+                "collections",
+                (collection.spec.name for collection in self._collections.all()),
+                page_size=request.page_size,
+                page_token=request.page_token,
+            )
             reply = collection_pb2.ListCollectionsResponse(
-                collections=await self._describe_all(page),
-                next_page_token=write_page_token("collections", last),
+                collections=await self._describe_all(page), next_page_token=token
             )
             return self._scope.complete(reply, request, arrived_ns)
 
@@ -105,13 +105,15 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> collection_pb2.ListAliasesResponse:
         """List aliases, a page at a time."""
         with self._scope.admit(request):
-            size = check_page_size("page_size", request.page_size)
-            after = read_page_token("aliases", request.page_token)
-            rest = [entry for entry in self._collections.aliases() if entry[0] > after]
-            last = rest[size - 1][0] if len(rest) > size else ""
+            targets = dict(self._collections.aliases())
+            page, token = cut_page(
+                "aliases", targets, page_size=request.page_size, page_token=request.page_token
+            )
             return collection_pb2.ListAliasesResponse(
-                aliases=[collection_pb2.Alias(name=a, collection=c) for a, c in rest[:size]],
-                next_page_token=write_page_token("aliases", last),
+                aliases=[
+                    collection_pb2.Alias(name=name, collection=targets[name]) for name in page
+                ],
+                next_page_token=token,
             )
 
     async def DeleteAlias(
@@ -137,13 +139,11 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             keep_text=not request.discard_text,
         )
 
-    async def _describe_all(self, page: Sequence[Collection]) -> list[collection_pb2.Collection]:
+    async def _describe_all(self, names: Sequence[str]) -> list[collection_pb2.Collection]:
         described = []
-        for collection in page:
-            # While another was described it may have been dropped, or re-indexed.
-            with suppress(NotFound):
-                current = self._collections.get(collection.spec.name)
-                described.append(await self._describe(current))
+        for name in names:
+            with suppress(NotFound):  # dropped while another was described
+                described.append(await self._describe(self._collections.get(name)))
         return described
 
     async def _describe(self, collection: Collection) -> collection_pb2.Collection:

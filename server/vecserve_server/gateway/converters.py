@@ -69,6 +69,8 @@ def _write_int8(vector: Vectors) -> common_pb2.Vector:
 
 def read_vector(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
     """Read a vector [D] of a request; its values are not checked here."""
+    # Each takes a Python object, so they are counted before they are read.
+    _check_dim(field, len(message.values))
     if message.values:
         vector: NDArray[np.generic] = np.array(message.values, np.float32)
     else:
@@ -77,9 +79,13 @@ def read_vector(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
         raise InvalidArgument(
             f"{field}.dim", f"is {message.dim}, but {vector.size} components came"
         )
-    if vector.size > MAX_DIM:
-        raise InvalidArgument(field, f"has {vector.size} components; the limit is {MAX_DIM}")
+    _check_dim(field, vector.size)
     return vector
+
+
+def _check_dim(field: str, dim: int) -> None:
+    if dim > MAX_DIM:
+        raise InvalidArgument(field, f"has {dim} components; the limit is {MAX_DIM}")
 
 
 def _read_data(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
@@ -95,11 +101,14 @@ def _read_data(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
     return np.frombuffer(message.data, layout)
 
 
-def read_embed_options(message: embedding_pb2.EmbedOptions) -> EmbedOptions:
-    """Read how to embed."""
+def read_embed_options(
+    message: embedding_pb2.EmbedOptions, *, field: str = "options"
+) -> EmbedOptions:
+    """Read how to embed; `field` is where the request says so."""
     if message.truncation not in TRUNCATE:
-        raise InvalidArgument("options.truncation", f"{message.truncation} is not a Truncation")
+        raise InvalidArgument(f"{field}.truncation", f"{message.truncation} is not a Truncation")
     return EmbedOptions(
+        field=field,
         prompt_name=message.prompt_name,
         prompt_text=message.prompt_text,
         dimensions=message.dimensions,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from grpc import aio
 
 from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
 from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
-from vecserve_server.gateway.call import CallScope, require_request_id
+from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import (
     WriteVector,
     read_embed_options,
@@ -17,7 +18,6 @@ from vecserve_server.gateway.converters import (
     write_item_error,
     write_model_info,
 )
-from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.services.embedding import Embedded, EmbeddingService
 
 Context = aio.ServicerContext[Any, Any]
@@ -40,24 +40,10 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request_iterator: AsyncIterator[embedding_pb2.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[embedding_pb2.EmbedStreamResponse]:
         """Embed batches as they come."""
-        deadline_ns = self._scope.deadline_ns(context)
-
-        async def answer(
-            message: embedding_pb2.EmbedStreamRequest,
-        ) -> embedding_pb2.EmbedStreamResponse:
-            request = message.request
-            try:
-                require_request_id(request.request_id)
-                return embedding_pb2.EmbedStreamResponse(
-                    response=await self._embed(request, deadline_ns)
-                )
-            except Exception as error:  # noqa: BLE001 - one message fails, the stream goes on
-                return embedding_pb2.EmbedStreamResponse(
-                    error=self._scope.stream_error("EmbedStream", request.request_id, error)
-                )
-
-        window, closing = self._scope.stream_window, self._scope.closing
-        async for reply in answer_stream(request_iterator, answer, window=window, closing=closing):
+        answer = partial(self._embed, deadline_ns=self._scope.deadline_ns(context))
+        async for reply in self._scope.answer_each(
+            "EmbedStream", request_iterator, answer, embedding_pb2.EmbedStreamResponse
+        ):
             yield reply
 
     async def _embed(

@@ -11,11 +11,8 @@ import secrets
 
 import grpc
 
-from vecserve_server.errors import ConfigError, EngineError, StorageError, VecserveError
+from vecserve_server.errors import StorageError, VecserveError, is_for_caller
 from vecserve_server.gateway.status_table import Dialect, WireStatus, code_of, wire_status
-
-# Their messages name files of the server, or lines of an engine's source.
-HIDDEN = (ConfigError, StorageError, EngineError)
 
 
 class Failures:
@@ -26,7 +23,7 @@ class Failures:
 
     def wire_status(self, method: str, error: Exception, dialect: Dialect) -> WireStatus:
         """Turn any exception into a status without a stack trace or a path."""
-        if isinstance(error, VecserveError) and not isinstance(error, HIDDEN):
+        if isinstance(error, VecserveError) and is_for_caller(error):
             return wire_status(error, dialect)
         error_id = secrets.token_hex(6)
         fields = {"method": method, "error_id": error_id}

@@ -6,14 +6,13 @@ not know how filters are evaluated.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vecserve.v1 import search_pb2
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.services.validation import check_field_name
+from vecserve_server.services.validation import check_field_name, parse_json
 from vecserve_server.storage.conditions import (
     MAX_CONDITIONS,
     MAX_DEPTH,
@@ -35,7 +34,7 @@ from vecserve_server.storage.conditions import (
 )
 from vecserve_server.storage.instants import parse_instant
 
-MAX_SCALAR_BYTES = 64 * 1024
+MAX_SCALAR_CHARACTERS = 64 * 1024
 MAX_NUMBER_CHARACTERS = 400
 BOUND_NAMES = ("gt", "gte", "lt", "lte")
 T = TypeVar("T")
@@ -109,11 +108,11 @@ class _Reader:
         self._scalars += 1
         if self._scalars > MAX_SCALARS:
             raise InvalidArgument(field, f"is one scalar too many; {MAX_SCALARS} are allowed")
-        if len(text) > MAX_SCALAR_BYTES:
+        if len(text) > MAX_SCALAR_CHARACTERS:
             raise InvalidArgument(
-                field, f"has {len(text)} characters; the limit is {MAX_SCALAR_BYTES}"
+                field, f"has {len(text)} characters; the limit is {MAX_SCALAR_CHARACTERS}"
             )
-        value: Scalar = _json(field, text)
+        value: Scalar = parse_json(field, text)
         if isinstance(value, dict | list):
             raise InvalidArgument(field, "is no JSON scalar but an object or a list")
         if isinstance(value, str):
@@ -141,7 +140,7 @@ def _all_of(found: dict[str, T | None]) -> dict[str, T]:
 
 def _number(field: str, text: str) -> float:
     try:
-        value = _json(field, text) if len(text) <= MAX_NUMBER_CHARACTERS else None
+        value = parse_json(field, text) if len(text) <= MAX_NUMBER_CHARACTERS else None
     except InvalidArgument:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -149,13 +148,6 @@ def _number(field: str, text: str) -> float:
             field, f"{text[:40]!r} is neither a JSON number nor an RFC 3339 date or date-time"
         )
     return _finite(field, value)
-
-
-def _json(field: str, text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(field, f"is not valid JSON: {error}") from None
 
 
 def _finite(field: str, value: T) -> T:
@@ -186,7 +178,3 @@ def _check_unicode(field: str, text: str) -> None:
 def _check_length(field: str, items: Sequence[object], limit: int) -> None:
     if not 1 <= len(items) <= limit:
         raise InvalidArgument(field, f"has {len(items)}; 1 to {limit} are allowed")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

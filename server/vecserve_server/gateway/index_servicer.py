@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from grpc import aio
 
 from vecserve.v1 import index_pb2, index_pb2_grpc
 from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
-from vecserve_server.gateway.call import CallScope, require_request_id
+from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import (
     read_embed_options,
     read_vector,
@@ -19,7 +20,6 @@ from vecserve_server.gateway.converters import (
 )
 from vecserve_server.gateway.filters import read_filter
 from vecserve_server.gateway.page_tokens import read_page_token, read_seq, write_page_token
-from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
 from vecserve_server.services.validation import check_page_size
@@ -52,22 +52,10 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         self, request_iterator: AsyncIterator[index_pb2.UpsertStreamRequest], context: Context
     ) -> AsyncIterator[index_pb2.UpsertStreamResponse]:
         """Write batches as they come."""
-        deadline_ns = self._scope.deadline_ns(context)
-
-        async def answer(message: index_pb2.UpsertStreamRequest) -> index_pb2.UpsertStreamResponse:
-            request = message.request
-            try:
-                require_request_id(request.request_id)
-                return index_pb2.UpsertStreamResponse(
-                    response=await self._upsert(request, deadline_ns)
-                )
-            except Exception as error:  # noqa: BLE001 - one message fails, the stream goes on
-                return index_pb2.UpsertStreamResponse(
-                    error=self._scope.stream_error("UpsertStream", request.request_id, error)
-                )
-
-        window, closing = self._scope.stream_window, self._scope.closing
-        async for reply in answer_stream(request_iterator, answer, window=window, closing=closing):
+        answer = partial(self._upsert, deadline_ns=self._scope.deadline_ns(context))
+        async for reply in self._scope.answer_each(
+            "UpsertStream", request_iterator, answer, index_pb2.UpsertStreamResponse
+        ):
             yield reply
 
     async def Delete(
@@ -110,7 +98,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
             condition = _read_condition(request)
-            size = check_page_size("page_size", request.page_size)
+            size = check_page_size(request.page_size)
             listing = _listing(collection.spec.name, request)
             after = read_page_token(listing, request.page_token)
             rows = await collection.scan(

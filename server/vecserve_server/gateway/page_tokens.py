@@ -1,4 +1,4 @@
-"""Opaque page tokens: where the next page begins.
+"""Pages of listings, and opaque tokens that say where the next one begins.
 
 Owns their form. A token of another listing, or one that was tampered with, is refused.
 """
@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 
 from vecserve_server.errors import InvalidArgument
+from vecserve_server.services.validation import check_page_size
 
-MAX_SEQ = 2**63 - 1
+MAX_DIGITS = 18
+"""Of a seq; more could exceed the 64 bits of SQLite's integers."""
+
+
+def cut_page(
+    listing: str, names: Iterable[str], *, page_size: int, page_token: str
+) -> tuple[list[str], str]:
+    """Cut the page that a request asks for out of all names; return it and the next token."""
+    size = check_page_size(page_size)
+    after = read_page_token(listing, page_token)
+    rest = sorted(name for name in names if name > after)
+    last = rest[size - 1] if len(rest) > size else ""
+    return rest[:size], write_page_token(listing, last)
 
 
 def read_seq(position: str) -> int:
     """Read the position of a scan: the seq after which it goes on, 0 for an empty position."""
-    if position and not (position.isdecimal() and int(position) <= MAX_SEQ):
+    if position and not (position.isdecimal() and len(position) <= MAX_DIGITS):
         raise InvalidArgument("page_token", "is not one that this listing gave out")
     return int(position or 0)
 

@@ -11,8 +11,7 @@ from vecserve.v1 import search_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.filters import read_filter
 from vecserve_server.services.fusion import Fusion, ReciprocalRank, WeightedSum
-from vecserve_server.services.retrieval import Mode
-from vecserve_server.services.searching import SearchOptions
+from vecserve_server.services.retrieval import Mode, Wanted
 
 MODES: Mapping[int, Mode] = {
     search_pb2.SEARCH_MODE_UNSPECIFIED: Mode.DENSE,
@@ -25,7 +24,7 @@ MAX_RANK_CONSTANT = 1000
 MAX_WEIGHT = 1000
 
 
-def read_search_options(message: search_pb2.SearchOptions) -> SearchOptions:
+def read_search_options(message: search_pb2.SearchOptions) -> Wanted:
     """Read the options; raise InvalidArgument that names the field and the limit."""
     if message.mode not in MODES:
         raise InvalidArgument("options.mode", f"{message.mode} is not a SearchMode")
@@ -35,7 +34,7 @@ def read_search_options(message: search_pb2.SearchOptions) -> SearchOptions:
     condition = None
     if message.HasField("filter"):
         condition = read_filter("options.filter", message.filter)
-    return SearchOptions(
+    return Wanted(
         k=message.k,
         min_score=message.min_score if message.HasField("min_score") else None,
         with_payload=not message.exclude_payload,

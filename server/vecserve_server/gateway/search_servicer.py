@@ -82,7 +82,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             request.collection,
             queries,
             read_search_options(request.options),
-            read_embed_options(request.embed_options),
+            read_embed_options(request.embed_options, field="embed_options"),
             deadline_ns=self._scope.deadline_ns(context),
         )
 

@@ -34,18 +34,16 @@ from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 
-SERVICES: tuple[str, ...] = (
-    *(
-        module.DESCRIPTOR.services_by_name[name].full_name
-        for module, name in (
-            (embedding_pb2, "EmbeddingService"),
-            (collection_pb2, "CollectionService"),
-            (index_pb2, "IndexService"),
-            (search_pb2, "SearchService"),
-            (admin_pb2, "AdminService"),
-            (service_pb2, "GRPCInferenceService"),
-        )
-    ),
+SERVICES: tuple[str, ...] = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (embedding_pb2, "EmbeddingService"),
+        (collection_pb2, "CollectionService"),
+        (index_pb2, "IndexService"),
+        (search_pb2, "SearchService"),
+        (admin_pb2, "AdminService"),
+        (service_pb2, "GRPCInferenceService"),
+    )
 )
 
 

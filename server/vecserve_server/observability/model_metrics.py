@@ -55,7 +55,6 @@ _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
 )
 _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     ("nv_inference_pending_request_count", "What waits for a run", lambda s: s.queued()),
-    ("vecserve_queued_entries", "What waits for a model instance", lambda s: s.queued()),
     ("nv_model_load_duration_secs", "Time of the last load", lambda s: s.load_seconds),
 )
 

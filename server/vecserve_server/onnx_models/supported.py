@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError
-
-CONFIG_FILE = "config.pbtxt"
 
 _FIELDS = frozenset(
     {
@@ -74,7 +73,7 @@ def check_fields(config: model_config_pb2.ModelConfig) -> None:
 
 def refused(config: model_config_pb2.ModelConfig, field: str, problem: str) -> ModelError:
     """Return the error that names the model, the field and the problem."""
-    return ModelError(f"{config.name or '(unnamed)'}/{CONFIG_FILE}: {field} {problem}")
+    return ModelError(f"{config.name or '(unnamed)'}/{MODEL_CONFIG_FILE}: {field} {problem}")
 
 
 def _unsupported(message: Message, *, path: str, shown: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.errors import InvalidArgument, ModelError, VecserveError
+from vecserve_server.errors import EngineError, InvalidArgument, ModelError
 from vecserve_server.onnx_models.datatypes import Datatype, decoded, from_proto, name_of
 from vecserve_server.onnx_models.graph import Shape
 
@@ -83,12 +83,12 @@ class TensorSpec:
         return array.reshape(_reshaped(array.shape, self.shape, self.graph_shape))
 
     def from_graph(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return a tensor of the graph as callers see it; raises `VecserveError` for a misfit."""
+        """Return a tensor of the graph as callers see it; raises `EngineError` for a misfit."""
         if self.graph_dims == self.dims:
             return array
         if not fits(array.shape, self.graph_shape):
             found, wanted = list(array.shape), list(self.graph_shape)
-            raise VecserveError(f"output {self.name!r} came out as {found}, {wanted} was expected")
+            raise EngineError(f"output {self.name!r} came out as {found}, {wanted} was expected")
         return array.reshape(_reshaped(array.shape, self.graph_shape, self.shape))
 
 

@@ -18,9 +18,9 @@ from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.errors import (
     DeadlineExceeded,
     Draining,
+    EngineError,
     Overloaded,
     QueueTimeout,
-    VecserveError,
 )
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
@@ -250,7 +250,7 @@ def _run(run_encoder: RunEncoder, computations: Sequence[Computation]) -> Encodi
     encodings = run_encoder([each.sequence for each in computations])
     if len(encodings.vectors) != len(computations):
         got, expected = len(encodings.vectors), len(computations)
-        raise VecserveError(f"the encoder gave {got} vectors for {expected} sequences")
+        raise EngineError(f"the encoder gave {got} vectors for {expected} sequences")
     return encodings
 
 

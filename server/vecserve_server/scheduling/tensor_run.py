@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.errors import VecserveError
+from vecserve_server.errors import EngineError
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 RunTensors: TypeAlias = Callable[[Arrays, Sequence[str]], Sequence[NDArray[Any]]]
@@ -53,7 +53,7 @@ def run_together(parts: Sequence[Part], run: RunTensors, clock_ns: Callable[[], 
     """Run the parts as one batch; parts without a batch dimension must come alone.
 
     All parts have the same inputs, and their shapes differ in the first dimension only. Raises
-    what `run` raises, and `VecserveError` where an output lacks the batch dimension.
+    what `run` raises, and `EngineError` where an output lacks the batch dimension.
     """
     started_ns = clock_ns()
     names = list(dict.fromkeys(name for part in parts for name in part.outputs))
@@ -84,7 +84,7 @@ def _taken_apart(parts: Sequence[Part], results: Arrays) -> list[Arrays]:
     for name, array in results.items():
         if rows and array.shape[:1] != (rows,):
             problem = f"has the shape {list(array.shape)} for a batch of {rows}"
-            raise VecserveError(f"output {name!r} {problem}")
+            raise EngineError(f"output {name!r} {problem}")
     if len(parts) == 1:
         return [results]
     taken: list[Arrays] = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError
 
 
@@ -149,4 +150,4 @@ def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> QueuePolicySetti
 
 
 def _refused(config: model_config_pb2.ModelConfig, name: str, problem: str) -> ModelError:
-    return ModelError(f"{config.name or '(unnamed)'}/config.pbtxt: {name} {problem}")
+    return ModelError(f"{config.name or '(unnamed)'}/{MODEL_CONFIG_FILE}: {name} {problem}")

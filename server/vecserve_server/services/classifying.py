@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from vecserve_server.domain import Hit, Json
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.services.embedding import EmbedOptions
+from vecserve_server.services.retrieval import Wanted
 from vecserve_server.services.searching import (
     QueryInput,
     Searched,
     SearchingService,
-    SearchOptions,
 )
-from vecserve_server.services.validation import check_k
+from vecserve_server.services.validation import MAX_FIELD_BYTES, check_k
 from vecserve_server.services.voting import Ballot, LabelScore, vote
 from vecserve_server.settings import ClassifySettings
-
-MAX_FIELD_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +70,9 @@ class ClassifyingService:
         """
         threshold = self._min_confidence if min_confidence is None else min_confidence
         _check(label_field, threshold)
-        options = SearchOptions(
-            k=check_k("k", k, limit=self._max_k), min_score=None, with_payload=True
-        )
+        wanted = Wanted(k=check_k("k", k, limit=self._max_k))
         searched = await self._searching.search(
-            collection, [query], options, embed_options, deadline_ns=deadline_ns
+            collection, [query], wanted, embed_options, deadline_ns=deadline_ns
         )
         if searched.errors:
             raise searched.errors[0]

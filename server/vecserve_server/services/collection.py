@@ -19,14 +19,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, Hit, NewRow, Row, Source, Vectors
+from vecserve_server.domain import CollectionSpec, NewRow, Row, Source
 from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
 from vecserve_server.services.checking import Checked, check
 from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Wanted
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
-from vecserve_server.storage.operations import Committed, Conflict, Delete, Operation, Outcome
+from vecserve_server.storage.operations import Committed, Operation, Outcome
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.row_queries import RowKey
 from vecserve_server.storage.snapshots import Snapshot, write_snapshot
@@ -35,14 +35,6 @@ from vecserve_server.storage.writer import RowWriter
 MAX_READ_S = 10.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search over several queries found."""
-
-    hits: Sequence[Sequence[Hit]]
-    search_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,18 +81,13 @@ class Collection:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def write(self, operations: Sequence[Operation]) -> tuple[int | None, ...]:
+    async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
 
-        A delete of an id that does not exist has None, and so has what did not meet its expected
-        seq. Raises Overloaded, Draining, StorageError, and Superseded if another generation
+        A delete of an id that does not exist has None, and what did not meet its expected seq a
+        Conflict. Raises Overloaded, Draining, StorageError, and Superseded if another generation
         serves: then nothing was written.
         """
-        outcomes = await self.write_each(operations)
-        return tuple(None if isinstance(outcome, Conflict) else outcome for outcome in outcomes)
-
-    async def write_each(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
-        """Write rows as `write` does; what did not meet its expected seq has a Conflict."""
         await self.gate.passed()
         self._refuse_if_closed()
         if self._superseded:
@@ -108,32 +95,6 @@ class Collection:
         job = self._writer.submit(self._log, operations, self._publish)
         self.gate.track(job)
         return await self._finish(job)
-
-    async def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows; return how many of the ids existed."""
-        seqs = await self.write([Delete(id=row_id) for row_id in dict.fromkeys(ids)])
-        return sum(seq is not None for seq in seqs)
-
-    async def search(
-        self,
-        queries: Vectors,
-        k: int,
-        *,
-        min_score: float | None,
-        with_payload: bool,
-        leave_out: Sequence[str | None],
-    ) -> Found:
-        """Find the k nearest rows of each query, float32 [Q, D] of norm 1.
-
-        `leave_out` names, for each query, the row that must not be among its hits.
-        """
-        asked = [
-            Asked(vector=query, leave_out=frozenset() if row_id is None else frozenset({row_id}))
-            for query, row_id in zip(queries, leave_out, strict=True)
-        ]
-        wanted = Wanted(k=k, min_score=min_score, with_payload=with_payload)
-        found = await self.retrieve(asked, wanted)
-        return Found(hits=[answer.hits for answer in found.answers], search_us=found.search_us)
 
     async def retrieve(
         self, asked: Sequence[Asked], wanted: Wanted, *, deadline_ns: int | None = None
@@ -278,11 +239,6 @@ class Collection:
         """Add up the collection's files, those of other generations included."""
         return await self._read(lambda: _folder_bytes(self._folder.parent))
 
-    @property
-    def is_closed(self) -> bool:
-        """True once the collection is being dropped or the server stops."""
-        return self._closed
-
     async def close(self, timeout_s: float) -> bool:
         """Refuse new calls and let the files go once the jobs in flight are done.
 
@@ -315,8 +271,9 @@ class Collection:
             added_vectors=committed.added_vectors,
             removed_seqs=committed.removed_seqs,
         )
-        if self._removed is not None:
-            self._removed.append(committed.removed_seqs)
+        removed = self._removed  # read once: the loop may set it to None meanwhile
+        if removed is not None:
+            removed.append(committed.removed_seqs)
 
     def _until(self, deadline_ns: int | None) -> Callable[[], bool]:
         last_ns = self._clock_ns() + self._max_read_ns

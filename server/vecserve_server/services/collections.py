@@ -26,9 +26,7 @@ from vecserve_server.services.aliases import Aliases
 from vecserve_server.services.collection import MAX_READ_S, Collection
 from vecserve_server.services.opening import Opening
 from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.generations import (
-    remove_generations,
-)
+from vecserve_server.storage.generations import remove_generations
 from vecserve_server.storage.manifest import Generation, Manifest, write_manifest
 from vecserve_server.storage.snapshots import restore_snapshot
 from vecserve_server.storage.writer import RowWriter
@@ -75,6 +73,8 @@ class Collections:
         self._aliases = Aliases(folder.aliases_file)
         self._open: dict[str, Collection] = {}
         self._manifests: dict[str, Manifest] = {}
+        # Collections that are being made.
+        self._arriving: set[str] = set()
         # Open generations that do not serve, by collection and number.
         self._beside: dict[str, dict[int, Collection]] = {}
         self._upkeep: dict[str, asyncio.Lock] = {}
@@ -140,7 +140,9 @@ class Collections:
         return await self._held(self._drop(name))
 
     def manifest(self, name: str) -> Manifest:
-        """Return what is known of an open collection beside its rows."""
+        """Return what is known of a collection beside its rows. Raises NotFound."""
+        if name not in self._manifests:
+            raise NotFound(f"collection: {name!r} does not exist")
         return self._manifests[name]
 
     def model_versions(self, model: str) -> set[str]:
@@ -191,7 +193,7 @@ class Collections:
 
     async def held(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work that must come to its end; a cancelled caller waits for that."""
-        task = asyncio.create_task(self._held(work))
+        task = self._begin(work)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -224,10 +226,13 @@ class Collections:
 
     async def _held(self, change: Coroutine[Any, Any, T]) -> T:
         # A caller that goes away must not leave a change half done.
+        return await asyncio.shield(self._begin(change))
+
+    def _begin(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(change, name="change-collections")
         self._changes.add(task)
         task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        return task
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._changes.discard(task)
@@ -236,18 +241,29 @@ class Collections:
 
     async def _add(self, name: str, make: Callable[[], object]) -> Collection:
         async with self._changing:
-            if name in self._open:
-                raise AlreadyExists(f"name: collection {name!r} exists already")
-            if (target := self._aliases.resolve(name)) != name:
-                raise AlreadyExists(f"name: {name!r} is an alias of {target!r}")
-            if len(self._open) >= self._max_collections:
-                raise FailedPrecondition(
-                    f"name: {len(self._open)} collections exist; "
-                    f"limits.max_collections = {self._max_collections}"
-                )
+            self._refuse_new(name)
+            self._arriving.add(name)
+        # Outside the lock: what a snapshot holds takes minutes to copy.
+        try:
             collection, manifest = await asyncio.to_thread(self._make_one, name, make)
             self._publish(collection, manifest)
             return collection
+        finally:
+            self._arriving.discard(name)
+
+    def _refuse_new(self, name: str) -> None:
+        if self._is_taken(name):
+            raise AlreadyExists(f"name: collection {name!r} exists already")
+        if (target := self._aliases.resolve(name)) != name:
+            raise AlreadyExists(f"name: {name!r} is an alias of {target!r}")
+        count = len(self._open) + len(self._arriving)
+        if count >= self._max_collections:
+            raise FailedPrecondition(
+                f"name: {count} collections exist; limits.max_collections = {self._max_collections}"
+            )
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._open or name in self._arriving
 
     async def _drop(self, name: str) -> int:
         async with self._changing:
@@ -274,7 +290,7 @@ class Collections:
 
     async def _set_alias(self, alias: str, name: str) -> str:
         async with self._changing:
-            if alias in self._open:
+            if self._is_taken(alias):
                 raise AlreadyExists(f"alias.name: {alias!r} is the name of a collection")
             if name not in self._open:
                 raise NotFound(f"alias.collection: {name!r} is not the name of a collection")
@@ -330,9 +346,7 @@ class Collections:
         beside = self._beside[name]
         del beside[manifest.generation]
         beside[number] = live
-        retirement = asyncio.create_task(self._closed(beside, number), name="retire-generation")
-        self._changes.add(retirement)
-        retirement.add_done_callback(self._forget)
+        self._begin(self._closed(beside, number))
         return manifest
 
     async def _discard(self, collection: Collection) -> None:

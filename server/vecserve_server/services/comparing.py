@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vecserve_server.domain import Hit, Vectors
 from vecserve_server.services.collection import Collection
+from vecserve_server.services.retrieval import Asked, Wanted
 
 SAMPLE_ROWS = 200
 NEAREST = 10
@@ -32,7 +34,7 @@ class Comparison:
 
 async def compare(old: Collection, new: Collection) -> Comparison:
     """Search both generations with the vectors that sampled rows have in each."""
-    sample = _spread(np.intersect1d(await old.seqs(), await new.seqs()).tolist())
+    sample = _spread(await old.seqs())
     before, after = await _vectors(old, sample), await _vectors(new, sample)
     common = [seq for seq in sample if seq in before and seq in after]
     if not common:
@@ -48,9 +50,10 @@ async def compare(old: Collection, new: Collection) -> Comparison:
     return Comparison(self_hit_rate=float(np.mean(hits)), overlap=float(np.mean(shares)))
 
 
-def _spread(seqs: Sequence[int]) -> list[int]:
+def _spread(seqs: NDArray[np.int64]) -> list[int]:
     step = max(1, len(seqs) // SAMPLE_ROWS)
-    return list(seqs[::step][:SAMPLE_ROWS])
+    sample: list[int] = seqs[::step][:SAMPLE_ROWS].tolist()
+    return sample
 
 
 async def _vectors(collection: Collection, seqs: Sequence[int]) -> dict[int, Vectors]:
@@ -63,13 +66,7 @@ async def _vectors(collection: Collection, seqs: Sequence[int]) -> dict[int, Vec
 async def _search(collection: Collection, vectors: Sequence[Vectors]) -> list[Sequence[Hit]]:
     hits: list[Sequence[Hit]] = []
     for start in range(0, len(vectors), TOGETHER):  # other searches get their turn in between
-        some = vectors[start : start + TOGETHER]
-        found = await collection.search(
-            np.stack(some),
-            NEAREST,
-            min_score=None,
-            with_payload=False,
-            leave_out=[None] * len(some),
-        )
-        hits += found.hits
+        asked = [Asked(vector=vector) for vector in vectors[start : start + TOGETHER]]
+        found = await collection.retrieve(asked, Wanted(k=NEAREST, with_payload=False))
+        hits += [answer.hits for answer in found.answers]
     return hits

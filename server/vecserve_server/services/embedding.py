@@ -23,10 +23,10 @@ from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
 
-# Long calls go in pieces, so that the encoder starts while the rest is being tokenised.
 TOKENISE_ON_LOOP_CHARACTERS = 256
 """So little takes less time than handing it to a thread."""
 PIECE_TEXTS = 64
+"""Long calls go in pieces, so that the encoder starts while the rest is being tokenised."""
 MAX_PROMPT_BYTES = 4096
 
 Truncate: TypeAlias = Literal["right", "left", "error"]
@@ -42,6 +42,8 @@ class EmbedOptions:
     normalise: bool | None = None
     """Whether vectors get length 1; as the model is configured when None."""
     truncate: Truncate = "right"
+    field: str = "options"
+    """The field that they stand in, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +104,17 @@ class EmbeddingService:
         self._clock_ns = clock_ns
         self._metrics = metrics
 
+    @property
+    def max_texts(self) -> int:
+        """Texts that one call may have."""
+        return self._limits.max_items_per_call
+
     async def embed(
         self,
         model: str,
         texts: Sequence[str | RequestError],
         options: EmbedOptions,
         *,
-        names: Sequence[str] | None = None,
         deadline_ns: int | None = None,
     ) -> Embedded:
         """Embed a batch with the latest version of a model, as `embed_with` does.
@@ -116,7 +122,7 @@ class EmbeddingService:
         Raises NotFound for the model.
         """
         return await self.embed_with(
-            self._catalog.get(model), texts, options, names=names, deadline_ns=deadline_ns
+            self._catalog.get(model), texts, options, deadline_ns=deadline_ns
         )
 
     async def embed_with(
@@ -137,7 +143,7 @@ class EmbeddingService:
 
         Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
-        check_count("inputs", len(texts), limit=self._limits.max_items_per_call)
+        check_count("inputs", len(texts), limit=self.max_texts)
         started_ns = self._clock_ns()
         call = _Call(
             served=served,
@@ -244,7 +250,7 @@ def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
     """Find the text to put before each input; the model's default where none is asked for."""
     if len(options.prompt_text.encode()) > MAX_PROMPT_BYTES:
         raise InvalidArgument(
-            "options.prompt_text",
+            f"{options.field}.prompt_text",
             f"has {len(options.prompt_text.encode())} bytes; the limit is {MAX_PROMPT_BYTES}",
         )
     if options.prompt_text:
@@ -252,7 +258,9 @@ def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
     name = options.prompt_name or config.default_prompt
     if name and name not in config.prompts:
         known = ", ".join(sorted(config.prompts)) or "none"
-        raise InvalidArgument("options.prompt_name", f"{name!r} is unknown; the model has {known}")
+        raise InvalidArgument(
+            f"{options.field}.prompt_name", f"{name!r} is unknown; the model has {known}"
+        )
     return config.prompts[name] if name else ""
 
 
@@ -260,7 +268,7 @@ def resolve_dimensions(options: EmbedOptions, model_dim: int) -> int:
     """Find how many components to keep; refuse what the graph cannot give."""
     if options.dimensions > model_dim:
         raise InvalidArgument(
-            "options.dimensions", f"is {options.dimensions}; the model has {model_dim}"
+            f"{options.field}.dimensions", f"is {options.dimensions}; the model has {model_dim}"
         )
     return options.dimensions or model_dim
 

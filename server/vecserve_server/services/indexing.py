@@ -124,7 +124,7 @@ class IndexingService:
             raise InvalidArgument("expected_seqs", f"{min(unknown)!r} is not among ids")
         deletes = [Delete(row_id, expected_seqs.get(row_id)) for row_id in dict.fromkeys(ids)]
         outcomes = await self._collections.using(
-            collection_name, lambda collection: collection.write_each(deletes)
+            collection_name, lambda collection: collection.write(deletes)
         )
         return Deleted(
             count=sum(isinstance(outcome, int) for outcome in outcomes),
@@ -156,12 +156,12 @@ class IndexingService:
                 keys = [key for key in keys if key.seq <= last_seq]
                 if not keys:
                     break
-                seqs = await collection.write([Delete(key.id, key.seq) for key in keys])
+                outcomes = await collection.write([Delete(key.id, key.seq) for key in keys])
             except Superseded:
                 # Rows have the same seqs in the generation that serves now.
                 collection = self._collections.get(collection.spec.name)
                 continue
-            count += sum(seq is not None for seq in seqs)
+            count += sum(isinstance(outcome, int) for outcome in outcomes)
             after_seq = keys[-1].seq
         return count
 
@@ -177,7 +177,7 @@ class IndexingService:
         order = sorted(prepared.rows)
         outcomes: Sequence[Outcome] = ()
         if order:
-            outcomes = await collection.write_each(
+            outcomes = await collection.write(
                 [Upsert(prepared.rows[index], rows[index].expected_seq) for index in order]
             )
         written = dict(zip(order, outcomes, strict=True))
@@ -314,6 +314,6 @@ def check_dimensions(options: EmbedOptions, spec: CollectionSpec) -> None:
     """Refuse another dim than the collection's, which is what its texts are embedded to."""
     if options.dimensions not in (0, spec.dim):
         raise InvalidArgument(
-            "options.dimensions",
+            f"{options.field}.dimensions",
             f"is {options.dimensions}; collection {spec.name!r} has {spec.dim}",
         )

@@ -20,10 +20,10 @@ from typing import TypeAlias
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.encoding.model_config import read_model_config
 from vecserve_server.errors import InvalidArgument, ModelError
 
-CONFIG_FILE = "config.pbtxt"
 MAX_FILES = 1024
 """In one load request."""
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
@@ -67,7 +67,7 @@ def read_config(model: FoundModel) -> model_config_pb2.ModelConfig:
 
     Raises ModelError for a file that is no configuration or names another model.
     """
-    path = model.folder / CONFIG_FILE
+    path = model.folder / MODEL_CONFIG_FILE
     proto = read_model_config(path) if path.is_file() else model_config_pb2.ModelConfig()
     return _named(proto, model.name)
 
@@ -129,7 +129,7 @@ def _look(root: Path, folder: Path) -> FoundModel | None:
         return None
     parts = list(folder.iterdir())
     versions = [path for path in parts if _VERSION.fullmatch(path.name) and path.is_dir()]
-    if not versions and not (folder / CONFIG_FILE).is_file():
+    if not versions and not (folder / MODEL_CONFIG_FILE).is_file():
         return None
     # The configuration, and what it may name beside it: labels, inputs for warming up.
     common = _signature(file for path in parts if path not in versions for file in _files(path))
@@ -175,7 +175,9 @@ def _safe_path(key: str) -> PurePosixPath:
 
 def _named(proto: model_config_pb2.ModelConfig, name: str) -> model_config_pb2.ModelConfig:
     if proto.name not in ("", name):
-        raise ModelError(f'{name}/{CONFIG_FILE}: name is "{proto.name}", the folder is "{name}"')
+        raise ModelError(
+            f'{name}/{MODEL_CONFIG_FILE}: name is "{proto.name}", the folder is "{name}"'
+        )
     proto.name = name
     return proto
 

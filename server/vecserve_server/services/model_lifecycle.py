@@ -166,22 +166,23 @@ class ModelLifecycle:
             for version in sorted(set(wanted.found.versions) & set(self._in_use(name))):
                 if version not in versions:  # not asked for: where it fails, it is noted only
                     await self._bring_up(record, wanted, proto, version, retry)
-            if all(record.version(version).loaded is not None for version in versions):
-                self._retire_unused(record)
+            self._retire_unused(record)
             self._forget_gone(record)
             if failures:
                 raise failures[0]
 
-    def release(self, name: str) -> None:
-        """Retire versions of a model that serve only because they were in use."""
-        record = self.models.get(name)
-        if record is not None and not record.lock.locked():  # whoever has the lock will do it
-            self._retire_unused(record)
+    def release(self) -> None:
+        """Retire versions that serve only because they were in use."""
+        for record in self.models.values():
+            if not record.lock.locked():  # whoever has the lock will do it
+                self._retire_unused(record)
 
     def _retire_unused(self, record: ModelRecord) -> None:
+        """Retire what is neither chosen nor in use, once all that is chosen serves."""
+        serving = record.serving()
         needed = record.chosen | set(self._in_use(record.name))
-        for version, loaded in record.serving().items():
-            if version not in needed:
+        for version, loaded in serving.items():
+            if version not in needed and record.chosen <= serving.keys():
                 self._retire(record, version, loaded)
 
     async def _bring_up(

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.observability.logging import get_logger
 from vecserve_server.observability.metrics import Metrics
@@ -63,7 +64,7 @@ class ModelLoading:
             if loader.accepts(proto):
                 return loader
         raise ModelError(
-            f'{proto.name}/config.pbtxt: backend "{proto.backend or proto.platform}" '
+            f'{proto.name}/{MODEL_CONFIG_FILE}: backend "{proto.backend or proto.platform}" '
             "is not supported"
         )
 

@@ -69,7 +69,6 @@ class OnnxModel:
         )
         return TensorReply(
             outputs={name: self._outputs[name].from_graph(answer.outputs[name]) for name in wanted},
-            rows=max(1, rows),
             times=StageTimes(
                 queue_ns=answer.queue_ns,
                 compute_input_ns=answer.times.input_ns,

@@ -6,6 +6,7 @@ what was removed meanwhile. A row keeps its seq. Must not know why a generation 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -42,10 +43,7 @@ class Rebuild:
     async def begin(self) -> None:
         """Begin to note removals, and drop from the target what was removed before."""
         self._source.watch_removals()
-        kept = await self._source.seqs()
-        present = await self._target.seqs()
-        gone = np.setdiff1d(present, kept, assume_unique=True)
-        await self._target.replicate({}, gone.tolist(), last_seq=0)
+        await drop_removed(source=self._source, target=self._target)
 
     async def follow(self) -> None:
         """Copy until little is missing; slow the writers down if they are faster than that."""
@@ -84,6 +82,13 @@ class Rebuild:
         """Leave the source as it was."""
         self._source.ignore_removals()
         self._source.gate.delay_s = 0.0
+
+
+async def drop_removed(*, source: Collection, target: Collection) -> None:
+    """Drop from a generation that does not serve the rows that another has no more."""
+    present, kept = await target.seqs(), await source.seqs()
+    gone = await asyncio.to_thread(np.setdiff1d, present, kept, assume_unique=True)
+    await target.replicate({}, gone.tolist(), last_seq=0)
 
 
 def copy_row(row: Row, source: Source | None) -> NewRow:

@@ -11,9 +11,10 @@ from vecserve_server.domain import ModelRef
 from vecserve_server.errors import FailedPrecondition
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.comparing import Comparison
-from vecserve_server.storage.manifest import Generation, Manifest, Reindex
+from vecserve_server.storage.manifest import Generation, Manifest, Reindex, Retired
 
 LEAST_SELF_HIT_RATE = 0.98
+DAY_MS = 86_400_000
 
 
 def check_comparison(comparison: Comparison, *, min_overlap: float) -> None:
@@ -45,6 +46,11 @@ def next_number(manifest: Manifest) -> int:
     if manifest.reindex is not None:
         made.append(manifest.reindex.generation.number)
     return max(made) + 1
+
+
+def is_over(previous: Retired | None, *, keep_days: float, now_ms: int) -> bool:
+    """Tell whether nobody may go back to a generation any more."""
+    return previous is not None and previous.retired_unix_ms + keep_days * DAY_MS <= now_ms
 
 
 def is_running(reindex: Reindex | None) -> bool:

@@ -11,11 +11,18 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vecserve_server.domain import ModelRef
-from vecserve_server.errors import FailedPrecondition, NotFound, StorageError, VecserveError
+from vecserve_server.errors import (
+    FailedPrecondition,
+    NotFound,
+    StorageError,
+    VecserveError,
+    is_for_caller,
+)
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collection import Collection
@@ -26,6 +33,7 @@ from vecserve_server.services.rebuilding import Rebuild
 from vecserve_server.services.reindex_rules import (
     check_comparison,
     check_sources,
+    is_over,
     is_running,
     next_number,
     serving,
@@ -37,7 +45,6 @@ from vecserve_server.storage.manifest import Generation, Manifest, Reindex, Reti
 
 SWITCH_TIMEOUT_S = 30.0
 UPKEEP_S = 3600.0
-DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,7 @@ class Progress:
 @dataclass(slots=True, kw_only=True)
 class _Run:
     task: asyncio.Task[None]
+    takes_back: bool
     target: Collection | None = None
 
 
@@ -66,15 +74,15 @@ class ReindexingService:
         embedding: EmbeddingService,
         catalog: Catalog,
         settings: ReindexSettings,
-        release_model: Callable[[str], None],
+        release_models: Callable[[], None],
         wall_clock_ms: Callable[[], int],
     ) -> None:
-        """Call `release_model` with a model's name when fewer of its versions may be needed."""
+        """Call `release_models` when fewer of their versions may be needed."""
         self._collections = collections
         self._embedding = embedding
         self._catalog = catalog
         self._settings = settings
-        self._release_model = release_model
+        self._release_models = release_models
         self._wall_clock_ms = wall_clock_ms
         self._log = get_logger("reindex")
         self._runs: dict[str, _Run] = {}
@@ -86,10 +94,9 @@ class ReindexingService:
             name = collection.spec.name
             reindex = self._collections.manifest(name).reindex
             if reindex is not None and is_running(reindex):
-                self._begin(name, self._build(name, reindex))
+                self._begin(name, self._build(collection, reindex))
+            self._follow_model(name)
         self._catalog.watch(self._model_came)
-        for served in self._catalog.all():
-            self._model_came(served)
         self._spawn(self._keep_house())
 
     async def close(self) -> None:
@@ -105,22 +112,17 @@ class ReindexingService:
         An empty `model` asks for the latest version of the collection's model. Raises NotFound,
         and FailedPrecondition if one is running or rows do not keep their texts.
         """
-        collection = self._collections.get(name)
-        served = self._catalog.get(model or collection.spec.model.name)
-        return await self._start(collection, served)
+        spec = self._collections.get(name).spec
+        return await self._start(spec.name, self._catalog.get(model or spec.model.name))
 
     def get(self, reindex_id: str) -> Progress:
         """Tell how far a re-index is; the last one of each collection is known."""
-        name, manifest = self._find(reindex_id)
-        assert manifest.reindex is not None
+        name, reindex = self._find(reindex_id)
         run = self._runs.get(name)
         total = self._collections.get(name).live_rows
         done = run.target.live_rows if run is not None and run.target is not None else 0
-        if manifest.reindex.state == "done":
-            done = total
-        return Progress(
-            collection=name, reindex=manifest.reindex, done_rows=min(done, total), total_rows=total
-        )
+        done = total if reindex.state == "done" else min(done, total)
+        return Progress(collection=name, reindex=reindex, done_rows=done, total_rows=total)
 
     async def cancel(self, reindex_id: str) -> None:
         """Stop a re-index, or take one back that is done; the generation before serves then.
@@ -129,41 +131,40 @@ class ReindexingService:
         """
         name, _ = self._find(reindex_id)
         run = self._runs.get(name)
-        if run is not None:
+        if run is not None and not run.takes_back:
             run.task.cancel()
             await asyncio.gather(run.task, return_exceptions=True)
-        name, manifest = self._find(reindex_id)
-        reindex = manifest.reindex
-        assert reindex is not None
+        name, reindex = self._find(reindex_id)
         if reindex.state == "done":
-            await asyncio.shield(self._begin(name, self._take_back(name)))
+            if name not in self._runs:  # nobody takes it back already
+                self._begin(name, self._take_back(name, reindex), takes_back=True)
+            await asyncio.shield(self._runs[name].task)
         elif is_running(reindex):
             await self._stopped(name, replace(reindex, state="cancelled"))
 
-    async def _start(self, collection: Collection, served: ServedModel) -> str:
-        name, ref = collection.spec.name, served.text.ref
-        manifest = self._collections.manifest(name)
-        if name in self._runs:
-            raise FailedPrecondition(f"collection: {name!r} is being re-indexed already")
-        if ref.digest != collection.spec.model.digest:
-            await check_sources(collection)
-        reindex = Reindex(
-            id=uuid.uuid4().hex,
-            generation=Generation(
-                number=next_number(manifest),
-                model=ref,
-                dim=self._dim(collection, served),
-            ),
-        )
-
-        def change(now: Manifest) -> Manifest:
-            if is_running(now.reindex):  # another call was faster
-                raise FailedPrecondition(f"collection: {name!r} is being re-indexed already")
-            return replace(now, reindex=reindex)
-
-        await self._collections.record(collection, change)
-        self._begin(name, self._build(name, reindex))
+    async def _start(self, name: str, served: ServedModel) -> str:
+        ref = served.text.ref
+        self._refuse_if_running(name)
+        async with self._collections.upkeep(name):
+            self._refuse_if_running(name)  # another call may have been faster
+            collection = self._collections.get(name)
+            if ref.digest != collection.spec.model.digest:
+                await check_sources(collection)
+            reindex = Reindex(
+                id=uuid.uuid4().hex,
+                generation=Generation(
+                    number=next_number(self._collections.manifest(name)),
+                    model=ref,
+                    dim=self._dim(collection, served),
+                ),
+            )
+            await self._collections.record(collection, lambda m: replace(m, reindex=reindex))
+            self._begin(name, self._build(collection, reindex))
         return reindex.id
+
+    def _refuse_if_running(self, name: str) -> None:
+        if name in self._runs or is_running(self._collections.manifest(name).reindex):
+            raise FailedPrecondition(f"collection: {name!r} is being re-indexed already")
 
     def _dim(self, collection: Collection, served: ServedModel) -> int:
         """Keep a dim that was chosen to be smaller than the model's."""
@@ -182,15 +183,21 @@ class ReindexingService:
             )
         return served
 
-    async def _build(self, name: str, reindex: Reindex) -> None:
+    async def _build(self, live: Collection, reindex: Reindex) -> None:
         """Build the new generation and let it serve, or note why that failed."""
+        name = live.spec.name
+        self._say("reindex_started", name, reindex)
         try:
-            live = self._collections.get(name)
-            self._say("reindex_started", name, reindex)
             await self._copy_and_flip(live, reindex)
-        except VecserveError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the collection serves on
             self._say("reindex_failed", name, reindex, reason=error)
-            await self._stopped(name, replace(reindex, state="failed", message=str(error)))
+            message = str(error)
+            if not is_for_caller(error):
+                self._log.error("reindex_failed", exc_info=error)
+                message = f"internal error; the server's log has the details of {reindex.id}"
+            await self._stopped(name, replace(reindex, state="failed", message=message))
+        else:
+            await self._clean_up(name)
 
     async def _copy_and_flip(self, live: Collection, reindex: Reindex) -> None:
         name, served = live.spec.name, self._served(reindex.generation.model)
@@ -218,16 +225,17 @@ class ReindexingService:
         self._say(
             "reindex_done", name, done, self_hit_rate=done.self_hit_rate, overlap=done.overlap
         )
-        await self._expire(name)
 
-    async def _take_back(self, name: str) -> None:
+    async def _take_back(self, name: str, reindex: Reindex) -> None:
         """Bring the generation before up to date and let it serve again."""
         async with self._collections.upkeep(name):
-            await self._return_to_previous(name, self._collections.manifest(name))
+            manifest = self._collections.manifest(name)
+            if manifest.reindex != reindex:
+                raise FailedPrecondition(f"collection: {name!r} is being re-indexed again")
+            await self._return_to(name, reindex, manifest.previous)
 
-    async def _return_to_previous(self, name: str, manifest: Manifest) -> None:
-        reindex, previous = manifest.reindex, manifest.previous
-        if previous is None or reindex is None:
+    async def _return_to(self, name: str, reindex: Reindex, previous: Retired | None) -> None:
+        if previous is None:
             raise FailedPrecondition(
                 f"collection: the generation before the last re-index of {name!r} is gone; "
                 f"reindex.keep_days = {self._settings.keep_days:g}"
@@ -249,7 +257,7 @@ class ReindexingService:
             rebuild.end()
             await self._collections.release(target)
         self._say("reindex_taken_back", name, taken_back)
-        await self._discard(name)
+        await self._discard(target)
 
     def _rebuild(self, live: Collection, target: Collection, served: ServedModel) -> Rebuild:
         same_vectors = live.spec.model.digest == target.spec.model.digest
@@ -285,87 +293,97 @@ class ReindexingService:
 
     async def _stopped(self, name: str, reindex: Reindex) -> None:
         """Note how a re-index ended and remove what it built."""
+
+        def change(now: Manifest) -> Manifest:
+            if now.reindex is None or now.reindex.id != reindex.id:
+                raise NotFound(f"collection: {name!r} is another one by now")
+            return replace(now, reindex=reindex)
+
         try:
             live = self._collections.get(name)
-            await self._collections.record(live, lambda m: replace(m, reindex=reindex))
-            await self._discard(name)
+            await self._collections.record(live, change)
+            await self._discard(live)
         except NotFound:
             return  # the collection was dropped, and all that there was with it
         except VecserveError as error:
             self._say("reindex_not_cleaned_up", name, reindex, reason=error)
 
-    async def _discard(self, name: str) -> None:
-        collection = self._collections.get(name)
+    async def _discard(self, collection: Collection) -> None:
         await self._collections.discard(collection)
-        self._release_model(collection.spec.model.name)
+        self._release_models()
 
     def _model_came(self, served: ServedModel) -> None:
-        """Re-index the collections of a model of which a newer version serves now."""
-        ref = served.text.ref
-        if self._settings.on_new_version == "ignore":
-            return
         for collection in self._collections.all():
-            reindex = self._collections.manifest(collection.spec.name).reindex
-            if not succeeds(ref, collection.spec.model) or collection.spec.name in self._runs:
-                continue
-            if reindex is not None and reindex.generation.model.digest == ref.digest:
-                continue  # it failed, or somebody did not want it
-            self._spawn(self._start_by_itself(collection, served))
+            if collection.spec.model.name == served.text.ref.name:
+                self._follow_model(collection.spec.name)
 
-    async def _start_by_itself(self, collection: Collection, served: ServedModel) -> None:
+    def _follow_model(self, name: str) -> None:
+        """Re-index a collection if a newer version of its model serves."""
+        if self._settings.on_new_version == "ignore" or name in self._runs:
+            return
+        with suppress(NotFound):
+            spec = self._collections.get(name).spec
+            served = self._catalog.get(spec.model.name)
+            reindex = self._collections.manifest(name).reindex
+            # One with the same weights failed, or somebody did not want it.
+            was_tried = reindex and reindex.generation.model.digest == served.text.ref.digest
+            if succeeds(served.text.ref, spec.model) and not was_tried:
+                self._spawn(self._start_by_itself(name, served))
+
+    async def _start_by_itself(self, name: str, served: ServedModel) -> None:
         try:
-            await self._start(collection, served)
+            await self._start(name, served)
         except VecserveError as error:
             log_event(
-                self._log,
-                logging.WARNING,
-                "reindex_not_started",
-                collection=collection.spec.name,
-                reason=error,
+                self._log, logging.WARNING, "reindex_not_started", collection=name, reason=error
             )
 
     async def _keep_house(self) -> None:
         while True:
             for collection in self._collections.all():
-                await self._expire(collection.spec.name)
+                await self._clean_up(collection.spec.name)
             await asyncio.sleep(UPKEEP_S)
 
-    async def _expire(self, name: str) -> None:
-        """Remove the generation before once nobody may go back to it any more."""
+    async def _clean_up(self, name: str) -> None:
+        """Remove the generations that nobody may go back to any more."""
         try:
-            previous = self._collections.manifest(name).previous
-            kept_ms = self._settings.keep_days * DAY_MS
-            if previous is None or previous.retired_unix_ms + kept_ms > self._wall_clock_ms():
-                return
             async with self._collections.upkeep(name):
-                live = self._collections.get(name)
-                await self._collections.record(live, lambda m: replace(m, previous=None))
-                await self._discard(name)
-        except (KeyError, VecserveError):
-            self._log.debug("expiry_failed", exc_info=True)
+                live, now_ms = self._collections.get(name), self._wall_clock_ms()
+                previous = self._collections.manifest(name).previous
+                if is_over(previous, keep_days=self._settings.keep_days, now_ms=now_ms):
+                    await self._collections.record(live, lambda m: replace(m, previous=None))
+                await self._discard(live)
+        except NotFound:
+            return  # it was dropped
+        except Exception:  # noqa: BLE001 - an hour later it is tried again
+            self._log.warning("clean_up_failed", exc_info=True)
 
-    def _find(self, reindex_id: str) -> tuple[str, Manifest]:
+    def _find(self, reindex_id: str) -> tuple[str, Reindex]:
         for collection in self._collections.all():
-            manifest = self._collections.manifest(collection.spec.name)
-            if manifest.reindex is not None and manifest.reindex.id == reindex_id:
-                return collection.spec.name, manifest
+            reindex = self._collections.manifest(collection.spec.name).reindex
+            if reindex is not None and reindex.id == reindex_id:
+                return collection.spec.name, reindex
         raise NotFound(f"reindex_id: {reindex_id!r} is not the last re-index of a collection")
 
-    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _begin(
+        self, name: str, work: Coroutine[Any, Any, None], *, takes_back: bool = False
+    ) -> None:
         task = asyncio.create_task(work, name=f"reindex-{name}")
-        self._runs[name] = _Run(task=task)
+        self._runs[name] = _Run(task=task, takes_back=takes_back)
         task.add_done_callback(lambda done: self._ended(name, done))
-        return task
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         if self._runs.get(name) is not None and self._runs[name].task is task:
             del self._runs[name]
-        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            return
+        error = task.exception()
         if error is not None and not isinstance(error, VecserveError):
             self._log.error("reindex_broke", exc_info=error)
+        self._follow_model(name)  # a still newer version may have come meanwhile
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name="reindex-upkeep")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

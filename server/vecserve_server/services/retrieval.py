@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.domain import Hit, Json, Row, Vectors
+from vecserve_server.errors import DeadlineExceeded
 from vecserve_server.index.vector_index import VectorIndex
 from vecserve_server.services.fusion import (
     Candidate,
@@ -33,6 +34,8 @@ from vecserve_server.storage.word_index import LexicalMatches
 
 MAX_DEPTH = 4096
 """Rows of one query that are looked at, where grouping needs more than k."""
+MAX_CANDIDATES = 1 << 16
+"""Rows that are looked at together; the queries of a call take turns where they need more."""
 LEAST_FUSED = 100
 """Candidates of each side that are fused, at least."""
 
@@ -115,7 +118,6 @@ class Retrieval:
 @dataclass(slots=True, kw_only=True)
 class _Found:
     picked: Picked
-    candidates: Sequence[Candidate]
     depth: int
     words: LexicalMatches | None
     is_exhausted: bool
@@ -145,13 +147,13 @@ class _Search:
         """Search deeper for the queries that lack groups, until none does or it is deep enough."""
         self._allowed = self._matching()
         depth = self._first_depth(asked)
-        found = self._run_once(asked, depth)
+        found = self._run_in_turns(asked, depth)
         while depth < MAX_DEPTH:
             depth = min(4 * depth, MAX_DEPTH)
             short = [place for place, one in enumerate(found) if self._may_find_more(one)]
             if not short:
                 break
-            deeper = self._run_once([asked[place] for place in short], depth)
+            deeper = self._run_in_turns([asked[place] for place in short], depth)
             for place, one in zip(short, deeper, strict=True):
                 found[place] = one
         return found
@@ -202,6 +204,15 @@ class _Search:
         ]
         return explanation
 
+    def _run_in_turns(self, asked: Sequence[Asked], depth: int) -> list[_Found]:
+        together = max(1, MAX_CANDIDATES // depth)
+        found: list[_Found] = []
+        for at in range(0, len(asked), together):
+            if at and self._is_late is not None and self._is_late():
+                raise DeadlineExceeded("not all queries could be answered in the time there was")
+            found += self._run_once(asked[at : at + together], depth)
+        return found
+
     def _run_once(self, asked: Sequence[Asked], depth: int) -> list[_Found]:
         dense = self._dense(asked, depth)
         words = self._lexical(asked, depth)
@@ -224,18 +235,12 @@ class _Search:
         return [
             _Found(
                 picked=pick(some, rows, selection),
-                candidates=found,
                 depth=depth,
                 words=matches,
                 is_exhausted=all(len(side.seqs) < depth for side in sides if side is not None),
             )
-            for some, found, selection, matches, sides in zip(
-                looked_at,
-                candidates,
-                selections,
-                words,
-                zip(dense, words, strict=True),
-                strict=True,
+            for some, selection, matches, sides in zip(
+                looked_at, selections, words, zip(dense, words, strict=True), strict=True
             )
         ]
 

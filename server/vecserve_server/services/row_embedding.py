@@ -31,10 +31,12 @@ def rows_with(embedding: EmbeddingService, served: ServedModel | None, *, dim: i
         for row in rows:
             by_options.setdefault(_options(row, sources), []).append(row)
         vectors: dict[int, Vectors] = {}
-        for options, some in by_options.items():
-            texts = [sources[row.seq].text for row in some]
-            found = await _patiently(embedding, served, texts, options, some)
-            vectors |= zip((row.seq for row in some), shorten(found, dim), strict=True)
+        for options, alike in by_options.items():
+            for at in range(0, len(alike), embedding.max_texts):
+                some = alike[at : at + embedding.max_texts]
+                texts = [sources[row.seq].text for row in some]
+                found = await _patiently(embedding, served, texts, options, some)
+                vectors |= zip((row.seq for row in some), shorten(found, dim), strict=True)
         return {
             row.seq: NewRow(
                 id=row.id,

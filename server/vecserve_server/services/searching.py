@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,10 @@ from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
-from vecserve_server.services.fusion import Fusion, ReciprocalRank
 from vecserve_server.services.indexing import check_dimensions, model_of
 from vecserve_server.services.retrieval import Answer, Asked, Mode, Wanted
 from vecserve_server.services.validation import check_count, check_field_name, check_k, check_vector
 from vecserve_server.settings import LimitSettings
-from vecserve_server.storage.conditions import Condition
 
 MAX_LEXICAL_TEXT_BYTES = 4096
 MAX_ROW_IDS = 100
@@ -47,21 +45,6 @@ class QueryInput:
     def words(self) -> str:
         """What the lexical side looks for. Empty: nothing."""
         return self.lexical_text or self.text or ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """Which hits to return: see SearchOptions of search.proto."""
-
-    k: int
-    min_score: float | None
-    with_payload: bool
-    mode: Mode = Mode.DENSE
-    condition: Condition | None = None
-    exact: bool = False
-    group_by: str = ""
-    fusion: Fusion = field(default_factory=ReciprocalRank)
-    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,19 +90,19 @@ class SearchingService:
         self,
         collection_name: str,
         queries: Sequence[QueryInput],
-        options: SearchOptions,
+        wanted: Wanted,
         embed_options: EmbedOptions,
         *,
         deadline_ns: int | None = None,
     ) -> Searched:
-        """Answer the queries; a bad one fails alone.
+        """Answer the queries; a bad one fails alone. A `k` of 0 asks for the default.
 
         Raises NotFound for the collection, InvalidArgument for the batch or an option,
         FailedPrecondition if texts would be embedded by another model than the rows were, or if
         the collection has no words to search.
         """
         found = self._collections.get(collection_name)
-        wanted = self._wanted(found.spec, len(queries), options)
+        wanted = self._checked(wanted, found.spec, len(queries))
         return await self._collections.using(
             collection_name,
             lambda collection: self._search(
@@ -159,34 +142,24 @@ class SearchingService:
             search_us=search_us,
         )
 
-    def _wanted(self, spec: CollectionSpec, query_count: int, options: SearchOptions) -> Wanted:
+    def _checked(self, wanted: Wanted, spec: CollectionSpec, query_count: int) -> Wanted:
         check_count("queries", query_count, limit=self._limits.max_items_per_call)
-        k = check_k("options.k", options.k, limit=self._limits.max_k)
+        k = check_k("options.k", wanted.k, limit=self._limits.max_k)
         if query_count * k > self._limits.max_hits_per_call:
             raise InvalidArgument(
                 "options.k",
                 f"times {query_count} queries is {query_count * k}; "
                 f"the limit is {self._limits.max_hits_per_call}",
             )
-        _check_min_score(options)
-        if options.group_by:
-            check_field_name("options.group_by", options.group_by)
-        if options.mode is not Mode.DENSE and not spec.has_text_fields:
+        _check_min_score(wanted)
+        if wanted.group_by:
+            check_field_name("options.group_by", wanted.group_by)
+        if wanted.mode is not Mode.DENSE and not spec.has_text_fields:
             raise FailedPrecondition(
                 f"options.mode: collection {spec.name!r} declares no field of type TEXT; "
                 "only DENSE can be searched"
             )
-        return Wanted(
-            k=k,
-            mode=options.mode,
-            min_score=options.min_score,
-            with_payload=options.with_payload,
-            condition=options.condition,
-            exact=options.exact,
-            group_by=options.group_by,
-            fusion=options.fusion,
-            explain=options.explain,
-        )
+        return replace(wanted, k=k)
 
     async def _resolve(
         self,
@@ -285,11 +258,11 @@ def _check_query(query: QueryInput, mode: Mode) -> None:
             )
 
 
-def _check_min_score(options: SearchOptions) -> None:
-    score = options.min_score
+def _check_min_score(wanted: Wanted) -> None:
+    score = wanted.min_score
     if score is None:
         return
-    if options.mode is Mode.DENSE and not -1 <= score <= 1:
+    if wanted.mode is Mode.DENSE and not -1 <= score <= 1:
         raise InvalidArgument("options.min_score", f"is {score}; -1 to 1 are allowed")
     if not math.isfinite(score):
         raise InvalidArgument("options.min_score", f"is {score}; it must be finite")

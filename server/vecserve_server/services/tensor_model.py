@@ -50,8 +50,6 @@ class TensorReply:
     """What a model answers."""
 
     outputs: Tensors
-    rows: int
-    """Batch size of the request, 1 for a model without batches."""
     times: StageTimes
     cache_hit: bool = False
 

@@ -95,7 +95,6 @@ class TextTensorModel:
             raise error
         return TensorReply(
             outputs={OUTPUT: embedded.vectors},
-            rows=len(texts),
             times=StageTimes(
                 queue_ns=embedded.queue_us * 1000,
                 compute_input_ns=embedded.tokenise_us * 1000,
@@ -115,7 +114,6 @@ class TextTensorModel:
         vectors = finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
         return TensorReply(
             outputs={OUTPUT: vectors},
-            rows=len(sequences),
             times=StageTimes(
                 queue_ns=encoded.queue_us * 1000, compute_infer_ns=encoded.encode_us * 1000
             ),

@@ -5,19 +5,20 @@ Owns these use cases. Must not know protocols, nor how files are written.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from vecserve_server.atomic_files import sweep_leftovers
 from vecserve_server.errors import AlreadyExists, FailedPrecondition
 from vecserve_server.services.checking import Checked
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
+from vecserve_server.services.rebuilding import drop_removed
 from vecserve_server.services.reindex_rules import is_running
 from vecserve_server.services.validation import check_name
 from vecserve_server.storage.manifest import Generation
-from vecserve_server.storage.snapshots import Snapshot
+from vecserve_server.storage.snapshots import Snapshot, delete_snapshot, find_snapshots
 
 
 class UpkeepService:
@@ -53,6 +54,15 @@ class UpkeepService:
         collection = await self._collections.restore(name, folder)
         return collection.live_rows
 
+    async def snapshots(self) -> Mapping[str, Snapshot]:
+        """Read the snapshots, by name; damaged ones are left out."""
+        return await asyncio.to_thread(find_snapshots, self._snapshots)
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """Delete a snapshot. Raises NotFound, InvalidArgument, StorageError."""
+        folder = self._snapshots / check_name("name", snapshot)
+        await asyncio.to_thread(delete_snapshot, folder)
+
     async def verify(self, name: str) -> Checked:
         """Check every record of a collection and that every row is findable."""
         return await self._collections.using(name, lambda found: found.verify())
@@ -65,20 +75,21 @@ class UpkeepService:
         FailedPrecondition while it is being re-indexed, StorageError.
         """
         collection = self._collections.get(name)
-        return await self._collections.held(self._compact(collection))
+        return await self._collections.held(self._compact(collection.spec.name))
 
-    async def _compact(self, collection: Collection) -> int:
-        name = collection.spec.name
+    async def _compact(self, name: str) -> int:
         async with self._collections.upkeep(name):
+            collection = self._collections.get(name)
             manifest = self._collections.manifest(name)
             if is_running(manifest.reindex):
                 raise FailedPrecondition(f"collection: {name!r} is being re-indexed; wait for it")
             before = await collection.disk_bytes()
+            await self._collections.discard(collection)
             if manifest.previous is not None:
                 await self._compact_previous(collection, manifest.previous.generation)
             await collection.compact_index()
-            await collection.gate.close()
             try:
+                await collection.gate.close()
                 await collection.compact_rows()
             finally:
                 collection.gate.open()
@@ -88,8 +99,7 @@ class UpkeepService:
         """Remove what is gone from the generation before, too; a way back copies what is new."""
         previous = await self._collections.open_generation(live, generation)
         try:
-            gone = np.setdiff1d(await previous.seqs(), await live.seqs(), assume_unique=True)
-            await previous.replicate({}, gone.tolist(), last_seq=0)
+            await drop_removed(source=live, target=previous)
             await previous.compact_index()
             await previous.compact_rows()
         finally:

@@ -18,6 +18,8 @@ from vecserve_server.domain import NAME_PATTERN, Vectors
 from vecserve_server.errors import InvalidArgument
 
 MAX_FIELD_BYTES = 128
+DEFAULT_K = 10
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 MAX_JSON_DEPTH = 32
 # Below it, scaling to length 1 would turn float32 rounding into direction.
@@ -69,15 +71,20 @@ def check_payload(field: str, payload_json: str, *, limit_bytes: int) -> str:
     size_bytes = len(payload_json.encode())
     if size_bytes > limit_bytes:
         raise InvalidArgument(field, f"has {size_bytes} bytes; the limit is {limit_bytes}")
-    try:
-        payload = json.loads(payload_json, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(field, f"is not valid JSON: {error}") from None
+    payload = parse_json(field, payload_json)
     if not isinstance(payload, dict):
         raise InvalidArgument(field, "must be a JSON object")
     if _depth(payload) > MAX_JSON_DEPTH:
         raise InvalidArgument(field, f"is nested deeper than {MAX_JSON_DEPTH} levels")
     return _compact(field, payload)
+
+
+def parse_json(field: str, text: str) -> Any:
+    """Parse JSON, without the NaN and Infinity that Python takes."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(field, f"is not valid JSON: {error}") from None
 
 
 def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
@@ -105,18 +112,18 @@ def check_field_name(field: str, name: str) -> str:
     return name
 
 
-def check_page_size(field: str, asked: int, *, default: int = 100, limit: int = 1000) -> int:
+def check_page_size(asked: int) -> int:
     """Resolve a page size; 0 asks for the default."""
-    if asked > limit:
-        raise InvalidArgument(field, f"is {asked}; the limit is {limit}")
-    return asked or default
+    if asked > MAX_PAGE_SIZE:
+        raise InvalidArgument("page_size", f"is {asked}; the limit is {MAX_PAGE_SIZE}")
+    return asked or DEFAULT_PAGE_SIZE
 
 
-def check_k(field: str, asked: int, *, limit: int, default: int = 10) -> int:
+def check_k(field: str, asked: int, *, limit: int) -> int:
     """Resolve how many hits to return; 0 asks for the default."""
     if asked > limit:
         raise InvalidArgument(field, f"is {asked}; the limit is {limit}")
-    return asked or min(default, limit)
+    return asked or min(DEFAULT_K, limit)
 
 
 def check_request_id(request_id: str) -> str:

@@ -10,12 +10,17 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecserve_server.atomic_files import fsync_folder, new_folder_atomically
+from vecserve_server.atomic_files import (
+    fsync_folder,
+    new_folder_atomically,
+    remove_folder_atomically,
+)
 from vecserve_server.checked_json import find_checked_json, write_checked_json
-from vecserve_server.domain import CollectionSpec
+from vecserve_server.domain import NAME_PATTERN, CollectionSpec
 from vecserve_server.errors import ConfigError, CorruptData, NotFound, StorageError
 from vecserve_server.storage.generations import ROWS_FILE, make_generation
 from vecserve_server.storage.manifest import Manifest, read_spec, write_manifest
@@ -77,13 +82,34 @@ def restore_snapshot(snapshot: Path, collection: Path) -> None:
         write_manifest(unfinished, manifest)
 
 
+def find_snapshots(folder: Path) -> dict[str, Snapshot]:
+    """Read the snapshots below a folder, by name; what cannot be read is left out."""
+    found: dict[str, Snapshot] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with suppress(NotFound, ConfigError, StorageError):
+            if NAME_PATTERN.fullmatch(path.name):
+                found[path.name] = _read(path)
+    return found
+
+
+def delete_snapshot(folder: Path) -> None:
+    """Remove a snapshot's folder in one step. Raises NotFound, StorageError."""
+    if not (folder / _FILE_NAME).is_file():
+        raise _missing(folder)
+    remove_folder_atomically(folder)
+
+
 def _read(folder: Path) -> Snapshot:
     content = find_checked_json(folder / _FILE_NAME)
     if content is None:
-        raise NotFound(f"name: there is no snapshot {folder.name!r}")
+        raise _missing(folder)
     if content.pop("version") != _VERSION:
         raise ConfigError(f"snapshot {folder.name!r}: was written by a newer vecserve")
     return Snapshot(spec=read_spec(content.pop("spec")), **content)
+
+
+def _missing(folder: Path) -> NotFound:
+    return NotFound(f"name: there is no snapshot {folder.name!r}")
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from vecserve_server.errors import InvalidArgument, VecserveError
+from vecserve_server.errors import EngineError, InvalidArgument
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.inference.classification import classify
 from vecserve_server.gateway.inference.contract import Contract, Contracts
@@ -165,7 +165,7 @@ class _Writer:
             if output.name not in self._reply.outputs:
                 if not request.outputs:
                     continue
-                raise VecserveError(f"output {output.name!r}: the model did not return it")
+                raise EngineError(f"output {output.name!r}: the model did not return it")
             self._write(response, output)
         return response
 
