@@ -1,0 +1,225 @@
+"""What a store does while faults come: prepare, act, check.
+
+Owns the scenarios and the journal that an acting process leaves for the one that checks. A journal
+is outside of the store's folder, so that no fault concerns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.crash.model import Possible, Transaction, transactions
+from tests.crash.store import NAME, SPEC, Store, check, check_after_all, opened, refusal
+from vecserve_server.errors import VecserveError
+
+MORE = transactions(4, seed=9)
+
+
+class Journal:
+    """A file of lines; each is written with one call, so a kill leaves whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, line: str) -> None:
+        """Add a line."""
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, line.encode() + b"\n")
+        os.close(descriptor)
+
+    def lines(self) -> list[str]:
+        """Read all lines."""
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def possible(self, writes: Sequence[Transaction]) -> Possible:
+        """Tell in which states the rows may be, if the lines are about these writes."""
+        possible = Possible()
+        begun: int | None = None
+        for line in self.lines():
+            word, _, number = line.partition(" ")
+            if word == "begin":
+                begun = int(number)
+            elif word == "ok" and begun is not None:
+                possible.acknowledged(writes[begun])
+                begun = None
+            elif word == "failed" and begun is not None:
+                possible.unknown(writes[begun])
+                begun = None
+        if begun is not None:
+            possible.unknown(writes[begun])
+        return possible
+
+    def was_reached(self) -> bool:
+        """Tell whether the fault came before the end of the scenario."""
+        return "reached" in self.lines()
+
+    def outcome(self) -> str:
+        """Sum up a run that was not killed."""
+        lines = self.lines()
+        if "refused" in lines:
+            return "refused to open"
+        failed = any(line.startswith("failed") for line in lines)
+        return "failed and went on" if failed else "went on"
+
+
+class Scenario(Protocol):
+    """Something that a store does."""
+
+    def prepare(self, root: Path, journal: Journal) -> None:
+        """Make the store as it is before."""
+        ...
+
+    def act(self, root: Path, journal: Journal, mend: Callable[[], None]) -> None:
+        """Do it while the fault comes; then `mend` the disk, and go on."""
+        ...
+
+    def check(self, root: Path, journal: Journal) -> None:
+        """Open what was left, and compare it with the journal."""
+        ...
+
+
+Action = Callable[["Acting"], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Acting:
+    """A store in a scenario, whose calls are noted."""
+
+    store: Store
+    journal: Journal
+    writes: Sequence[Transaction]
+
+    async def write(self, first: int, last: int) -> None:
+        """Write the transactions of these numbers, one after the other."""
+        for number in range(first, last):
+            self.journal.note(f"begin {number}")
+            try:
+                await self.store.write(self.writes[number])
+            except VecserveError as error:
+                self.refused(error)
+            else:
+                self.journal.note("ok")
+
+    async def seal(self) -> None:
+        """Do the index's maintenance; what fails is done another time."""
+        await self.attempt(asyncio.to_thread(self.store.index.maintain))
+
+    async def compact(self) -> None:
+        """Rewrite all segments."""
+        await self.attempt(asyncio.to_thread(self.store.index.compact))
+
+    async def attempt(self, work: Awaitable[object]) -> None:
+        """Await something that may fail on a bad disk, but only as it should."""
+        try:
+            await work
+        except VecserveError as error:
+            self.refused(error)
+
+    def refused(self, error: VecserveError) -> None:
+        """Note an error; it must say what it is about."""
+        self.journal.note("failed")
+        assert refusal(self.store.folder.path, error), error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreScenario:
+    """Open a prepared store, act on it, check it in place, close it."""
+
+    before: Action | None
+    """None: the store does not exist yet."""
+    action: Action
+    writes: Sequence[Transaction]
+
+    def prepare(self, root: Path, journal: Journal) -> None:
+        """See `Scenario.prepare`."""
+        journal.note("prepare")
+        if self.before is not None:
+            asyncio.run(self._run(root, journal, self.before, lambda: None, make=True))
+
+    def act(self, root: Path, journal: Journal, mend: Callable[[], None]) -> None:
+        """See `Scenario.act`."""
+        try:
+            asyncio.run(self._run(root, journal, self.action, mend, make=self.before is None))
+        except VecserveError as error:
+            mend()
+            journal.note("refused")
+            assert refusal(root, error), error
+
+    def check(self, root: Path, journal: Journal) -> None:
+        """See `Scenario.check`."""
+        asyncio.run(self._check(root, journal.possible(self.writes)))
+
+    async def _run(
+        self, root: Path, journal: Journal, action: Action, mend: Callable[[], None], *, make: bool
+    ) -> None:
+        async with opened(root) as store:
+            if make:
+                await store.collections.create(SPEC)
+            await action(Acting(store, journal, self.writes))
+            mend()
+            await check(store, journal.possible(self.writes))
+
+    async def _check(self, root: Path, possible: Possible) -> None:
+        async with opened(root) as store:
+            if NAME not in store.folder.collection_names():
+                assert possible.states == [{}]
+                await store.collections.create(SPEC)
+            await check_after_all(store, possible, MORE)
+        async with opened(root) as store:
+            await check(store, possible)
+
+
+WRITES = transactions(40, seed=1)
+
+
+async def _two_segments(acting: Acting) -> None:
+    """Two segments with dead rows, and a delta that is not yet due."""
+    await acting.write(0, 10)
+    await acting.seal()
+    await acting.write(10, 14)
+    await acting.seal()
+    await acting.write(14, 16)
+
+
+async def _delta(acting: Acting) -> None:
+    await acting.write(0, 8)
+
+
+async def _write(acting: Acting) -> None:
+    await acting.write(16, 22)
+
+
+async def _create(acting: Acting) -> None:
+    await acting.write(0, 3)
+    await acting.store.collections.create(_OTHER)
+    await acting.write(3, 4)
+    await acting.attempt(acting.store.collections.drop(_OTHER.name))
+
+
+async def _seal(acting: Acting) -> None:
+    await acting.write(8, 10)
+    await acting.seal()
+    await acting.write(10, 12)
+    await acting.seal()
+    await acting.write(12, 16)
+    await acting.seal()
+
+
+async def _compact(acting: Acting) -> None:
+    await acting.compact()
+    await acting.write(16, 17)
+
+
+_OTHER = type(SPEC)(name="other", model=SPEC.model, dim=3, created_unix_ms=8)
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "create": StoreScenario(before=None, action=_create, writes=WRITES),
+    "write": StoreScenario(before=_two_segments, action=_write, writes=WRITES),
+    "seal": StoreScenario(before=_delta, action=_seal, writes=WRITES),
+    "compact": StoreScenario(before=_two_segments, action=_compact, writes=WRITES),
+}

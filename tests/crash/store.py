@@ -1,0 +1,232 @@
+"""The real store without a server: a data folder, its collections, their indexes; builds inline.
+
+Owns how it is opened, and the comparison of everything that it answers with the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.testing as npt
+from numpy.typing import NDArray
+
+from tests.crash.model import (
+    DIM,
+    WORDS,
+    Possible,
+    State,
+    Transaction,
+    operations_of,
+    vector_of,
+)
+from tests.index.oracle import InlineBuilder
+from vecserve_server.domain import CollectionSpec, FieldSpec, FieldType, ModelRef, Vectors
+from vecserve_server.errors import StorageError, VecserveError
+from vecserve_server.index.build_job import BuildJob
+from vecserve_server.index.builder_process import Builder
+from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.measuring import MeasuredCosts
+from vecserve_server.index.opening import Indexes
+from vecserve_server.index.planning import Costs, Thresholds
+from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
+from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.services.collection import Collection
+from vecserve_server.services.collections import Collections
+from vecserve_server.services.retrieval import Asked, Mode, Wanted
+from vecserve_server.storage.conditions import Bounds, NumberIn
+from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.writer import RowWriter
+
+NAME = "docs"
+TIMEOUT_S = 60.0
+SPEC = CollectionSpec(
+    name=NAME,
+    model=ModelRef(name="m", version="1", digest="0f" * 32),
+    dim=DIM,
+    created_unix_ms=7,
+    fields=(
+        FieldSpec(name="n", type=FieldType.INTEGER),
+        FieldSpec(name="text", type=FieldType.TEXT),
+    ),
+)
+SMALL = Thresholds(first_rows=12, delta_rows=8, least_dead_rows=4)
+K = 10
+
+
+class FixedCosts(MeasuredCosts):
+    """No measuring in every fork."""
+
+    def measure(self, dim: int) -> Costs:
+        return Costs()
+
+
+class FailingBuilder(InlineBuilder):
+    """Whatever ends the build in this process would end the builder's process."""
+
+    def run(self, folder: Path, *, timeout_s: float, given_up: Callable[[], bool]) -> None:
+        try:
+            super().run(folder, timeout_s=timeout_s, given_up=given_up)
+        except VecserveError:
+            raise
+        except Exception as error:
+            raise StorageError(f"{folder}: the builder ended with 1: {error}") from error
+
+
+@dataclass(slots=True, kw_only=True)
+class Store:
+    """An open data folder. Loop only."""
+
+    folder: DataFolder
+    collections: Collections
+    deaths: list[BaseException]
+
+    @property
+    def collection(self) -> Collection:
+        """The collection of the tests."""
+        return self.collections.get(NAME)
+
+    @property
+    def index(self) -> SegmentedIndex:
+        """Its index."""
+        index = self.collection._index
+        assert isinstance(index, SegmentedIndex)
+        return index
+
+    async def write(self, transaction: Transaction) -> None:
+        """Write, and return when it is acknowledged."""
+        await self.collection.write(operations_of(transaction))
+
+
+@asynccontextmanager
+async def opened(root: Path, *, builder: Builder | None = None) -> AsyncIterator[Store]:
+    """Open the data folder `root` as a server does. Raises what opening raises."""
+    maintenance = IndexMaintenance(process=builder or FailingBuilder())
+    maintenance.costs = FixedCosts()
+    deaths: list[BaseException] = []
+    writer = RowWriter(queue_rows=1000, group_rows=100, on_death=deaths.append)
+    hours = itertools.count()
+    options = IndexOptions(
+        thresholds=lambda _: SMALL,
+        exact_rows=20,
+        job=BuildJob(dim=0, sources=(), rotated_rows=30, least_recall=0.0),
+        # Whatever failed may be tried again at the next look.
+        clock_s=lambda: 3600.0 * next(hours),
+    )
+    with DataFolder.open(root) as folder, ThreadPoolExecutor(2) as pool:
+        collections = Collections(
+            folder=folder,
+            writer=writer,
+            search_pool=pool,
+            search_threads=2,
+            indexes=Indexes(maintenance=maintenance, options=options),
+            max_collections=9,
+            clock_ns=time.perf_counter_ns,
+            metrics=make_metrics(),
+        )
+        try:
+            await collections.open_all()
+            writer.start()
+            yield Store(folder=folder, collections=collections, deaths=deaths)
+            assert not deaths, deaths
+        finally:
+            writer.drain(TIMEOUT_S)
+            await collections.close(TIMEOUT_S)
+
+
+async def read_state(collection: Collection) -> State:
+    """Read all rows, page by page; each must be what was written under its number."""
+    state: dict[str, int] = {}
+    after_seq = 0
+    while rows := await collection.scan(after_seq, 7, with_vectors=True):
+        for row in rows:
+            assert row.id not in state, f"{row.id} is there twice"
+            state[row.id] = int(json.loads(row.payload_json)["n"])
+            assert row.vector is not None
+            assert (row.vector == vector_of(state[row.id]).astype(np.float16)).all()
+        after_seq = rows[-1].seq
+    return state
+
+
+async def check(store: Store, possible: Possible) -> None:
+    """Compare all answers of the collection with the model."""
+    collection = store.collection
+    possible.is_now(await read_state(collection))
+    [state] = possible.states
+    assert collection.live_rows == len(state)
+    found = await collection.get(sorted(state), with_vectors=False)
+    assert {row_id: json.loads(row.payload_json)["n"] for row_id, row in found.items()} == state
+    await _check_nearest(collection, state)
+    await _check_conditions(collection, state)
+
+
+async def check_after_all(store: Store, possible: Possible, more: Sequence[Transaction]) -> None:
+    """Check; go on writing, building and compacting; check again: nothing is left behind."""
+    await check(store, possible)
+    for transaction in more:
+        await store.write(transaction)
+        possible.acknowledged(transaction)
+    await asyncio.to_thread(store.index.maintain)
+    await check(store, possible)
+    await asyncio.to_thread(store.index.compact)
+    await check(store, possible)
+    verified = await asyncio.to_thread(store.index.verify)
+    assert not verified.missing_seqs
+    assert not verified.damaged_files
+    left = [path for path in store.folder.path.rglob("*") if _is_leftover(path)]
+    assert not left, left
+
+
+async def _check_nearest(collection: Collection, state: State) -> None:
+    ids = sorted(state)
+    vectors = np.array([vector_of(state[row_id]) for row_id in ids], np.float32).reshape(-1, DIM)
+    asked = [Asked(vector=vector) for vector in [*vectors, *map(vector_of, range(5))]]
+    exactly = Wanted(k=K, min_score=None, with_payload=False, exact=True)
+    near = await collection.retrieve(asked, exactly)
+    stored = vectors.astype(np.float16).astype(np.float32)
+    for one, answer in zip(asked, near.answers, strict=True):
+        assert one.vector is not None
+        scores = dict(zip(ids, _cosines(stored, one.vector), strict=True))
+        best = sorted(scores.values(), reverse=True)[:K]
+        npt.assert_allclose([hit.score for hit in answer.hits], best, atol=1e-3)
+        npt.assert_allclose([scores[hit.id] for hit in answer.hits], best, atol=1e-3)
+    usual = await collection.retrieve(asked[: len(ids)], Wanted(k=K, min_score=None))
+    for row_id, answer in zip(ids, usual.answers, strict=True):
+        hits = [hit.id for hit in answer.hits]
+        assert row_id in hits, f"{row_id} does not find itself"
+        assert set(hits) <= set(ids)
+        assert len(hits) == len(set(hits))
+
+
+async def _check_conditions(collection: Collection, state: State) -> None:
+    numbers = sorted(state.values())
+    for bound in numbers[::7]:
+        above = NumberIn(field="n", bounds=Bounds(gte=float(bound)))
+        assert await collection.count(above) == sum(number >= bound for number in numbers)
+    for word in range(WORDS):
+        wanted = Wanted(k=100, min_score=None, mode=Mode.LEXICAL)
+        found = await collection.retrieve([Asked(text=f"word{word}")], wanted)
+        holders = {row_id for row_id, number in state.items() if number % WORDS == word}
+        assert {hit.id for hit in found.answers[0].hits} == holders
+
+
+def refusal(root: Path, error: VecserveError) -> bool:
+    """Tell whether an error names what is wrong: a file below `root`, or a row."""
+    return str(root) in str(error) or "row seq" in str(error)
+
+
+def _cosines(stored: Vectors, query: NDArray[np.float32]) -> list[float]:
+    scores: list[float] = (stored @ query / np.linalg.norm(stored, axis=1)).tolist()
+    return scores
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.endswith((".unfinished", ".removed", ".damaged", "-journal"))

@@ -1,0 +1,29 @@
+"""kill -9 before every step of write, seal, publish, compact and what else changes files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.conftest import Sweep
+from tests.crash.faults import Kind
+from tests.crash.scenarios import SCENARIOS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_kill_before_any_named_step_loses_nothing(scenario: str, sweep: Sweep) -> None:
+    """The steps that Python takes: opens for writing, fsyncs, renames, removals."""
+    outcomes = sweep(scenario, Kind.KILL, stride=1, library=None)
+    assert outcomes["killed"] >= 10
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_kill_before_any_call_of_any_library_loses_nothing(
+    scenario: str, sweep: Sweep, library: Path
+) -> None:
+    """SQLite's, NumPy's and USearch's own writes, too: a file may end anywhere."""
+    outcomes = sweep(scenario, Kind.KILL, stride=2, library=library)
+    assert outcomes["killed"] >= 30
