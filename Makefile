@@ -95,6 +95,10 @@ bench-search: $(MODEL) ## Measure dense, lexical and hybrid search of the Chorus
 	@test -n "$(CHORUS)" || { echo "name the folder of the Chorus products: make bench-search CHORUS=..." >&2; exit 2; }
 	$(BIN)/python clients/bench/search_quality.py --data "$(CHORUS)" $(ARGS)
 
+.PHONY: bench-classify
+bench-classify: $(MODEL) ## Measure Classify on banking77 (ARGS="--data FOLDER"), JSON out
+	$(BIN)/python clients/bench/classify.py $(ARGS)
+
 TRITON := .cache/triton
 
 $(TRITON)/wheels/.fetched: requirements/triton.txt | $(VENV)/.installed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# USearch makes NumKong's symbols global; ONNX Runtime crashes if it is loaded after that.
+import onnxruntime  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, settings
 

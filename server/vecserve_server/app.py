@@ -40,12 +40,15 @@ from vecserve_server.observability.logging import configure, get_logger, log_eve
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.index_metrics import IndexMetrics
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.model_control import ModelControl
+from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
+from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.settings import Settings
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
@@ -85,6 +88,9 @@ class _Core:
     embedding: EmbeddingService
     indexing: IndexingService
     searching: SearchingService
+    classifying: ClassifyingService
+    reindexing: ReindexingService
+    upkeep: UpkeepService
 
 
 class _Application:
@@ -176,8 +182,26 @@ class _Application:
             collections=len(collections.all()),
             rows=rows,
         )
-        models = await self._start_models(stack, tokenise_pool)
+        models = await self._start_models(stack, tokenise_pool, collections)
         catalog, embedding = models.catalog, models.embedding
+        searching = SearchingService(
+            collections=collections, embedding=embedding, catalog=catalog, limits=limits
+        )
+        reindexing = ReindexingService(
+            collections=collections,
+            embedding=embedding,
+            catalog=catalog,
+            settings=settings.reindex,
+            release_model=models.release,
+            wall_clock_ms=_wall_clock_ms,
+        )
+        stack.push_async_callback(reindexing.close)
+        reindexing.open()
+        upkeep = UpkeepService(
+            collections=collections,
+            snapshots=settings.storage.snapshot_dir or settings.storage.data_dir / "snapshots",
+        )
+        await asyncio.to_thread(upkeep.open)
         return _Core(
             catalog=catalog,
             control=models.control,
@@ -192,8 +216,11 @@ class _Application:
                 limits=limits,
                 clock_ns=self._clock_ns,
             ),
-            searching=SearchingService(
-                collections=collections, embedding=embedding, catalog=catalog, limits=limits
+            searching=searching,
+            reindexing=reindexing,
+            upkeep=upkeep,
+            classifying=ClassifyingService(
+                searching=searching, settings=settings.classify, max_k=limits.max_k
             ),
         )
 
@@ -223,7 +250,9 @@ class _Application:
         stack.push_async_callback(asyncio.to_thread, maintenance.stop, CLOSE_TIMEOUT_S)
         return maintenance
 
-    async def _start_models(self, stack: AsyncExitStack, tokenise_pool: Executor) -> ModelParts:
+    async def _start_models(
+        self, stack: AsyncExitStack, tokenise_pool: Executor, collections: Collections
+    ) -> ModelParts:
         models = build_models(
             settings=self._settings,
             pools=Pools(
@@ -233,6 +262,7 @@ class _Application:
             ),
             metrics=self._metrics,
             clock_ns=self._clock_ns,
+            in_use=collections.model_versions,
         )
         stack.push_async_callback(models.control.close, CLOSE_TIMEOUT_S)
         await models.control.start()
@@ -254,13 +284,17 @@ class _Application:
                 collections=core.collections,
                 catalog=core.catalog,
                 scope=scope,
-                wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+                wall_clock_ms=_wall_clock_ms,
             ),
             index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
-            search=SearchServicer(service=core.searching, scope=scope),
+            search=SearchServicer(
+                service=core.searching, classifying=core.classifying, scope=scope
+            ),
             admin=AdminServicer(
                 catalog=core.catalog,
                 collections=core.collections,
+                reindexing=core.reindexing,
+                upkeep=core.upkeep,
                 queued_rows=lambda: core.writer.stats().queued_rows,
                 scope=scope,
             ),
@@ -335,6 +369,10 @@ class _Application:
         """End the process: a core thread is gone, and waiting calls have been failed."""
         self._death = self._death or death
         self._stop.set()
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _later(

@@ -6,7 +6,7 @@ Owns the wiring of loaders, batchers, statistics and the control over them. `app
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -58,6 +58,8 @@ class ModelParts:
     catalog: Catalog
     embedding: EmbeddingService
     control: ModelControl
+    release: Callable[[str], None]
+    """Retire what serves only because it was in use."""
 
 
 def build_indexes(settings: Settings, maintenance: IndexMaintenance) -> Indexes:
@@ -95,8 +97,12 @@ def build_models(
     pools: Pools,
     metrics: Metrics,
     clock_ns: Callable[[], int],
+    in_use: Callable[[str], Collection[str]],
 ) -> ModelParts:
-    """Put together what serves models; nothing is loaded yet."""
+    """Put together what serves models; nothing is loaded yet.
+
+    `in_use` tells which versions of a model must serve on whatever its policy admits.
+    """
     catalog = Catalog(default=settings.models.default)
     embedding = EmbeddingService(
         catalog=catalog,
@@ -124,6 +130,7 @@ def build_models(
         statistics=statistics,
         folder_pool=pools.folders,
         drain_s=settings.server.drain_s,
+        in_use=in_use,
     )
     control = ModelControl(
         root=settings.models.repository,
@@ -131,7 +138,9 @@ def build_models(
         lifecycle=lifecycle,
         statistics=statistics,
     )
-    return ModelParts(catalog=catalog, embedding=embedding, control=control)
+    return ModelParts(
+        catalog=catalog, embedding=embedding, control=control, release=lifecycle.release
+    )
 
 
 def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | None:

@@ -88,7 +88,7 @@ class TextAnalysis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSpec:
-    """What a collection is; fixed when it is created."""
+    """What a collection is. A re-index changes its model and dim, nothing else changes."""
 
     name: str
     model: ModelRef
@@ -96,11 +96,24 @@ class CollectionSpec:
     created_unix_ms: int
     fields: tuple[FieldSpec, ...] = ()
     text_analysis: TextAnalysis = TextAnalysis()
+    keep_text: bool = True
+    """Whether rows keep the text that they were made of, without which none can be re-indexed."""
 
     @property
     def has_text_fields(self) -> bool:
         """True if lexical search has something to search."""
         return any(field.type is FieldType.TEXT for field in self.fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a row's vector was made of: a text, and how it was embedded."""
+
+    text: str
+    prompt_name: str = ""
+    prompt_text: str = ""
+    truncate: str = ""
+    """Which end is kept of a text that is too long; empty: its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +124,8 @@ class NewRow:
     vector: Vectors
     payload_json: str
     """A JSON object, UTF-8, already validated."""
+    source: Source | None = None
+    """None if the caller gave a vector, or the collection keeps no texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

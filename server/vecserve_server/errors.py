@@ -14,6 +14,7 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   ├── QueueTimeout
     │   ├── Starting
     │   ├── ModelUnavailable
+    │   ├── Superseded
     │   └── Draining
     ├── DeadlineExceeded
     ├── EngineError           the engine that runs a model failed
@@ -81,6 +82,10 @@ class Starting(CapacityError):
 
 class ModelUnavailable(CapacityError):
     """The model is known, but the version asked for does not serve now."""
+
+
+class Superseded(CapacityError):
+    """Another generation of the collection serves by now; the same call finds it."""
 
 
 class Draining(CapacityError):

@@ -75,6 +75,8 @@ class StorageSettings:
     """Where rows live."""
 
     data_dir: Path = Path("data")
+    snapshot_dir: Path | None = None
+    """Folder of the snapshots. None: `snapshots` in the data folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,30 @@ class ComputeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifySettings:
+    """How neighbours vote for a label; measured with the default model."""
+
+    temperature: float = 0.05
+    """Cosine that makes a vote e times as heavy."""
+    scope_cosine: float = 0.8
+    """Cosine of the imagined neighbour that has none of the labels."""
+    min_confidence: float = 0.5
+    """Below it a query is out of scope, where a request does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReindexSettings:
+    """When collections are embedded anew, and how long there is a way back."""
+
+    on_new_version: Literal["start", "ignore"] = "start"
+    """What a newer version of a collection's model leads to."""
+    keep_days: float = 7.0
+    """How long the generation before is kept to go back to, and its model version served."""
+    min_overlap: float = 0.0
+    """Least share of common rows among the ten nearest, old against new; 0: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """What the server says on standard error."""
 
@@ -142,6 +168,8 @@ class Settings:
     index: IndexSettings = field(default_factory=IndexSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
+    classify: ClassifySettings = field(default_factory=ClassifySettings)
+    reindex: ReindexSettings = field(default_factory=ReindexSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -314,12 +342,18 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("models.delay_scheduler", 0, 1 << 20),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
+    ("classify.temperature", 0.001, 1),
+    ("classify.scope_cosine", -1, 1),
+    ("classify.min_confidence", 0, 1),
+    ("reindex.keep_days", 0, 3650),
+    ("reindex.min_overlap", 0, 1),
 )
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
     ("models.precision", ("", "int8", "fp32")),
     ("models.control_mode", ("none", "explicit", "poll")),
+    ("reindex.on_new_version", ("start", "ignore")),
 )
 
 

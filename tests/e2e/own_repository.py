@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
 from collections.abc import Callable
@@ -30,6 +31,17 @@ class Repository:
             text = (self._built / MODEL / "config.pbtxt").read_text("utf-8")
             self.config(name).write_text(text.replace(MODEL, name), "utf-8")
         (self.root / name / version).symlink_to((self._built / MODEL / "1").resolve())
+
+    def add_other(self, version: str) -> None:
+        """Put a version with other weights there: fp32 ones where the card says int8."""
+        source, unfinished = self._built / MODEL / "1", self.root / f".{version}"
+        unfinished.mkdir()
+        card = json.loads((source / "card.json").read_bytes())
+        card["files"]["model.int8.onnx"] = card["files"]["model.onnx"]
+        (unfinished / "card.json").write_text(json.dumps(card), "utf-8")
+        for name, target in (("tokenizer.json",) * 2, ("model.int8.onnx", "model.onnx")):
+            (unfinished / name).symlink_to((source / target).resolve())
+        unfinished.rename(self.root / MODEL / version)
 
     def remove(self, version: str) -> None:
         (self.root / MODEL / version).unlink()

@@ -26,7 +26,9 @@ METHODS = [
 ]
 OFFERED = {
     "Embed EmbedStream CreateCollection GetCollection ListCollections DropCollection Upsert "
-    "UpsertStream Delete Get Scan Count Search SearchBatch ListModels GetStats"
+    "UpsertStream Delete Get Scan Count Search SearchBatch ListModels GetStats "
+    "SetAlias ListAliases DeleteAlias Classify StartReindex "
+    "GetReindex CancelReindex CreateSnapshot RestoreSnapshot CompactCollection VerifyCollection"
 }
 OFFERED_NAMES = set(" ".join(OFFERED).split())
 

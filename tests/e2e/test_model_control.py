@@ -216,7 +216,7 @@ def test_all_versions_serve_beside_each_other_where_the_policy_says_so(
 def test_a_swap_never_mixes_vectors_of_other_weights_into_a_collection(
     start: Callable[..., ServerProcess], repository: Repository
 ) -> None:
-    server = start(models_control_mode="poll", models_poll_s=0.1)
+    server = start(models_control_mode="poll", models_poll_s=0.1, reindex_on_new_version="ignore")
     with Client(target=server.target) as client:
         client.create_collection("docs")
         client.upsert("docs", [Record(id="a", text="a red car")])

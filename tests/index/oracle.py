@@ -14,13 +14,17 @@ from vecserve_server.errors import Draining
 from vecserve_server.index.build_job import BuildJob, read_job
 from vecserve_server.index.builder import build
 from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.measuring import MeasuredCosts
 from vecserve_server.index.opening import open_index
-from vecserve_server.index.planning import Thresholds
+from vecserve_server.index.planning import Costs, Thresholds
 from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
 from vecserve_server.storage.operations import Delete, Operation, Upsert
 from vecserve_server.storage.row_log import RowLog
 
 SMALL = Thresholds(first_rows=8, delta_rows=6, least_dead_rows=3)
+
+
+UNMEASURED = MeasuredCosts(lambda _: Costs())
 
 
 class InlineBuilder:
@@ -54,7 +58,7 @@ class Small:
     dim: int
     options: IndexOptions = field(default_factory=options)
     maintenance: IndexMaintenance = field(
-        default_factory=lambda: IndexMaintenance(process=InlineBuilder())
+        default_factory=lambda: IndexMaintenance(process=InlineBuilder(), costs=UNMEASURED)
     )
     expected: dict[str, tuple[int, NDArray[np.float16]]] = field(default_factory=dict)
     log: RowLog = field(init=False)

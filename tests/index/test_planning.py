@@ -149,5 +149,5 @@ def test_thresholds_stay_within_reason_whatever_was_measured(
     found = measured_thresholds(
         Costs(delta_row_us=delta, scan_row_us=scan, gather_row_us=gather, graph_us=graph)
     )
-    assert 8_192 <= found.first_rows <= 65_536
-    assert 6_144 <= found.delta_rows <= 32_768
+    assert 8_192 <= found.first_rows <= 32_768
+    assert 6_144 <= found.delta_rows <= 16_384

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.index.oracle import Small, clustered, options
+from tests.index.oracle import UNMEASURED, Small, clustered, options
 from vecserve_server.errors import Draining, StorageError
 from vecserve_server.index.builder_process import BuilderProcess
 from vecserve_server.index.maintenance import IndexMaintenance
@@ -74,7 +74,7 @@ def test_the_steps_are_all_taken_in_order(tmp_path: Path) -> None:
 
 
 def test_the_builder_process_builds_what_it_is_asked(tmp_path: Path) -> None:
-    small = Small(folder=tmp_path, dim=DIM, maintenance=IndexMaintenance())
+    small = Small(folder=tmp_path, dim=DIM, maintenance=IndexMaintenance(costs=UNMEASURED))
     fill(small)
     small.index.maintain()
     assert small.index.stats.segments == 1
@@ -83,7 +83,11 @@ def test_the_builder_process_builds_what_it_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_killed_builder_costs_nothing_but_time(tmp_path: Path) -> None:
-    small = Small(folder=tmp_path, dim=DIM, maintenance=IndexMaintenance(process=KilledBuilder()))
+    small = Small(
+        folder=tmp_path,
+        dim=DIM,
+        maintenance=IndexMaintenance(process=KilledBuilder(), costs=UNMEASURED),
+    )
     fill(small)
     with pytest.raises(StorageError, match="ended with -9"):
         small.index.maintain()
@@ -132,7 +136,7 @@ def test_a_build_on_a_full_disk_fails_and_leaves_nothing(
 
 
 def test_closing_gives_a_running_build_up(tmp_path: Path) -> None:
-    small = Small(folder=tmp_path, dim=DIM, maintenance=IndexMaintenance())
+    small = Small(folder=tmp_path, dim=DIM, maintenance=IndexMaintenance(costs=UNMEASURED))
     began = threading.Event()
     small.restart(step=lambda _: began.set())
     fill(small)
@@ -154,7 +158,7 @@ def test_closing_gives_a_running_build_up(tmp_path: Path) -> None:
 
 
 def test_the_thread_builds_what_is_due_and_survives_failures(tmp_path: Path) -> None:
-    maintenance = IndexMaintenance()
+    maintenance = IndexMaintenance(costs=UNMEASURED)
     maintenance.start()
     published = threading.Event()
     broken = Small(folder=tmp_path, dim=DIM, maintenance=maintenance)

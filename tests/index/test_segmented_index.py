@@ -115,7 +115,7 @@ class SegmentsAndDelta(RuleBasedStateMachine):
 
 
 SegmentsAndDelta.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None
+    max_examples=25, stateful_step_count=25, deadline=None
 )
 TestSegmentsAndDelta = SegmentsAndDelta.TestCase
 
@@ -218,11 +218,11 @@ def test_reads_see_whole_transactions_while_segments_are_published(tmp_path: Pat
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for turn in range(60):
+    for turn in range(24):
         small.upsert(ids[turn % 20 : turn % 20 + 4], vectors[turn % 20 : turn % 20 + 4])
         if turn % 3 == 0:
             small.index.maintain()
-        if turn % 20 == 0:
+        if turn % 8 == 0:
             small.index.compact()
     stop.set()
     for reader in readers:

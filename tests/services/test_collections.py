@@ -135,7 +135,7 @@ async def test_a_failing_creation_leaves_no_folder(
     def refuse(*args: object, **kwargs: object) -> None:
         raise StorageError("no space")
 
-    monkeypatch.setattr("vecserve_server.services.collections.RowLog.open", refuse)
+    monkeypatch.setattr("vecserve_server.services.opening.RowLog.open", refuse)
     with pytest.raises(StorageError, match="no space"):
         await collections.create(spec("a"))
     assert folder.collection_names() == []

@@ -7,7 +7,6 @@ import gc
 import shutil
 import time
 import weakref
-from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -180,12 +179,11 @@ async def test_requests_see_the_old_version_or_the_new_one_and_nothing_between(
                     answers.append(await ask(model))
                     assert answers[-1] == float(model.version)
 
-        asking = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        asking = asyncio.gather(*(keep_asking() for _ in range(4)))
         for version in range(2, 7):
             await eventually(partial(answers.__contains__, float(version - 1)))
             add_version(tmp_path, NAME, version)
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*asking)
+        await asyncio.wait_for(asking, PATIENCE_S)
     assert set(answers) == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
 
 
@@ -396,7 +394,7 @@ async def test_the_end_of_the_server_closes_what_still_drains(tmp_path: Path) ->
         unload = asyncio.create_task(control.unload(NAME, unload_dependents=False))
         await eventually(lambda: not control.is_ready(NAME, "4"))
         await control.close(PATIENCE_S)
-        with pytest.raises(CancelledError):
+        with pytest.raises(asyncio.CancelledError):
             await unload
         with pytest.raises(Draining):
             await ask(model)

@@ -197,7 +197,7 @@ def test_hybrid_search_explains_each_hit(store: Store) -> None:
     json.dumps(explained)
     assert explained["mode"] == "hybrid"
     assert explained["filter"]["matched_rows"] == 4
-    assert (explained["dense"]["method"], explained["dense"]["allowed_rows"]) == ("exact", 4)
+    assert (explained["dense"]["method"], explained["dense"]["allowed_rows"]) == ("scan", 4)
     assert (explained["lexical"]["terms"], explained["lexical"]["is_cut"]) == (("red",), False)
     assert explained["fusion"] == {
         "method": "reciprocal_rank",

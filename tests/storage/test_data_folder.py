@@ -12,7 +12,7 @@ import pytest
 from vecserve_server.domain import CollectionSpec, ModelRef
 from vecserve_server.errors import AlreadyExists, ConfigError, InvalidArgument, NotFound
 from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.manifest import read_manifest
+from vecserve_server.storage.manifest import Manifest, read_manifest
 
 _OPEN_AND_PRINT_ERROR = """
 import pathlib, sys
@@ -31,7 +31,7 @@ def test_collections_survive_reopening(tmp_path: Path) -> None:
         data.create_collection(_spec("a"))
     with DataFolder.open(tmp_path / "new" / "data") as data:
         assert data.collection_names() == ["a", "b"]
-        assert read_manifest(data.collection_folder("a")) == _spec("a")
+        assert read_manifest(data.collection_folder("a")) == Manifest(spec=_spec("a"))
 
 
 def test_a_collection_is_created_once_and_removed_whole(tmp_path: Path) -> None:

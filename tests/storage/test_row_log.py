@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.storage.first_schema import write_first_schema
 from vecserve_server.domain import NewRow
 from vecserve_server.errors import ConfigError, CorruptData, InvalidArgument, StorageError
 from vecserve_server.storage.operations import Delete, Upsert
@@ -182,7 +183,8 @@ def test_a_file_that_is_no_database_is_damage(path: Path) -> None:
         _open(path)
 
 
-def test_seqs_of_removed_rows_stay_until_they_are_forgotten(path: Path, log: RowLog) -> None:
+def test_seqs_of_removed_rows_stay_until_they_are_forgotten(path: Path) -> None:
+    log = _open(path)
     assert log.removed().tolist() == []
     log.commit([_upsert("a"), _upsert("b"), _upsert("c")])
     log.commit([_upsert("a"), Delete("b"), Delete("missing")])
@@ -198,11 +200,8 @@ def test_seqs_of_removed_rows_stay_until_they_are_forgotten(path: Path, log: Row
 
 
 def test_a_log_of_the_first_schema_is_migrated(path: Path) -> None:
-    log = _open(path)
-    log.commit([_upsert("a")])
-    log._writer.execute("DROP TABLE removed")
-    log._writer.execute("PRAGMA user_version = 1")
-    log.close()
+    rows = {1: _upsert("a").row}
+    write_first_schema(path, rows, dim=_DIM, model_digest="0f").close()
     migrated = _open(path)
     migrated.commit([_upsert("a")])
     assert migrated.removed().tolist() == [1]

@@ -16,7 +16,9 @@ import grpc
 
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client import batching, calls, exchange, search_calls, wire
+from vecserve_client import batching, calls, classify_calls, exchange, search_calls, wire
+from vecserve_client.aio_admin import AsyncAdmin
+from vecserve_client.aio_requests import as_async, upsert_requests
 from vecserve_client.aio_stream import pipeline
 from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
@@ -32,6 +34,7 @@ from vecserve_client.exchange import Answered, Exchange, StreamMethod
 from vecserve_client.retry import RetryPolicy
 from vecserve_client.searches import AnyQuery, SearchOptions
 from vecserve_client.types import (
+    Classification,
     Collection,
     EmbedOptions,
     EmbedResult,
@@ -68,6 +71,8 @@ class AsyncClient:
     ) -> None:
         self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self.admin = AsyncAdmin(self._invoke)
+        """Aliases, re-indexing, snapshots and upkeep."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +106,7 @@ class AsyncClient:
         requests = list(calls.embed_requests(texts, model=model, options=options))
         if len(requests) == 1:
             return await self._invoke(calls.embed(requests[0]), timeout_s)
-        answers = self._stream(exchange.EMBED, _aiter(requests), window, timeout_s)
+        answers = self._stream(exchange.EMBED, as_async(requests), window, timeout_s)
         responses = {answer.request.request_id: answer.response async for answer in answers}
         return wire.embed_result_from_proto(
             [responses[request.request_id] for request in requests],
@@ -125,7 +130,7 @@ class AsyncClient:
         )
         if len(requests) == 1:
             return await self._invoke(calls.upsert(requests[0]), timeout_s)
-        stream = self._upsert_stream(_aiter(requests), batching.WINDOW_REQUESTS, timeout_s)
+        stream = self._upsert_stream(as_async(requests), batching.WINDOW_REQUESTS, timeout_s)
         return wire.join_upserts([batch async for batch in stream])
 
     def upsert_many(
@@ -144,7 +149,7 @@ class AsyncClient:
         server takes them. A lost stream is opened again and what was not acknowledged is sent
         again, unless a row has an `expected_seq`.
         """
-        requests = _upsert_requests(collection, rows, options=options, batch_rows=batch_rows)
+        requests = upsert_requests(collection, rows, options=options, batch_rows=batch_rows)
         return self._upsert_stream(requests, window, timeout_s)
 
     async def delete(
@@ -245,6 +250,28 @@ class AsyncClient:
         )
         return [result for call in batches for result in await self._invoke(call, timeout_s)]
 
+    async def classify(
+        self,
+        collection: str,
+        query: AnyQuery,
+        *,
+        label_field: str,
+        k: int = 10,
+        min_confidence: float | None = None,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Find the label of a text or a vector by the vote of its `k` nearest rows."""
+        call = classify_calls.classify(
+            collection,
+            query,
+            label_field=label_field,
+            k=k,
+            min_confidence=min_confidence,
+            embed_options=embed_options,
+        )
+        return await self._invoke(call, timeout_s)
+
     async def create_collection(
         self,
         name: str,
@@ -252,13 +279,17 @@ class AsyncClient:
         model: str = "",
         dim: int = 0,
         fields: Fields = NO_FIELDS,
+        keep_text: bool = True,
         timeout_s: float | None = None,
     ) -> Collection:
         """Create an empty collection; the server's default model and its dim if none is named.
 
-        `fields` declares what filters and lexical search may use an index for.
+        `fields` declares what filters and lexical search may use an index for. Without `keep_text`
+        it cannot be re-indexed with another model.
         """
-        call = calls.create_collection(name, model=model, dim=dim, fields=fields)
+        call = calls.create_collection(
+            name, model=model, dim=dim, fields=fields, keep_text=keep_text
+        )
         return await self._invoke(call, timeout_s)
 
     async def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:
@@ -339,37 +370,3 @@ class AsyncClient:
             yield wire.upsert_batch_from_proto(
                 answer.request, answer.response, method=exchange.UPSERT.name
             )
-
-
-async def _aiter(items: Iterable[T]) -> AsyncIterator[T]:
-    for item in items:
-        yield item
-
-
-async def _upsert_requests(
-    collection: str,
-    records: Iterable[Record] | AsyncIterable[Record],
-    *,
-    options: EmbedOptions | None,
-    batch_rows: int,
-) -> AsyncIterator[UpsertRequest]:
-    position = 0
-    async for chunk in _chunks(records, batch_rows):
-        for request in calls.upsert_requests(
-            collection, chunk, options=options, batch_rows=batch_rows, start=position
-        ):
-            yield request
-        position += len(chunk)
-
-
-async def _chunks(
-    records: Iterable[Record] | AsyncIterable[Record], size: int
-) -> AsyncIterator[list[Record]]:
-    chunk: list[Record] = []
-    async for record in records if isinstance(records, AsyncIterable) else _aiter(records):
-        chunk.append(record)
-        if len(chunk) >= size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

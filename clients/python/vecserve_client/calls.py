@@ -220,9 +220,13 @@ def count(collection: str, *, where: Filter | None) -> Call[int]:
     )
 
 
-def create_collection(name: str, *, model: str, dim: int, fields: Fields) -> Call[Collection]:
+def create_collection(
+    name: str, *, model: str, dim: int, fields: Fields, keep_text: bool
+) -> Call[Collection]:
     """Create an empty collection."""
-    request = collection_pb2.CreateCollectionRequest(name=name, model=model, dim=dim)
+    request = collection_pb2.CreateCollectionRequest(
+        name=name, model=model, dim=dim, discard_text=not keep_text
+    )
     declarations.declare(request, fields)
     return unary(
         "CollectionService/CreateCollection",

@@ -15,7 +15,8 @@ import grpc
 
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client import batching, calls, exchange, search_calls, wire
+from vecserve_client import batching, calls, classify_calls, exchange, search_calls, wire
+from vecserve_client.admin import Admin
 from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
     DEFAULT_TARGET,
@@ -31,6 +32,7 @@ from vecserve_client.retry import RetryPolicy
 from vecserve_client.searches import AnyQuery, SearchOptions
 from vecserve_client.stream import pipeline
 from vecserve_client.types import (
+    Classification,
     Collection,
     EmbedOptions,
     EmbedResult,
@@ -67,6 +69,8 @@ class Client:
     ) -> None:
         self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
         self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self.admin = Admin(self._invoke)
+        """Aliases, re-indexing, snapshots and upkeep."""
 
     def __enter__(self) -> Self:
         return self
@@ -244,6 +248,28 @@ class Client:
         )
         return [result for call in batches for result in self._invoke(call, timeout_s)]
 
+    def classify(
+        self,
+        collection: str,
+        query: AnyQuery,
+        *,
+        label_field: str,
+        k: int = 10,
+        min_confidence: float | None = None,
+        embed_options: EmbedOptions | None = None,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Find the label of a text or a vector by the vote of its `k` nearest rows."""
+        call = classify_calls.classify(
+            collection,
+            query,
+            label_field=label_field,
+            k=k,
+            min_confidence=min_confidence,
+            embed_options=embed_options,
+        )
+        return self._invoke(call, timeout_s)
+
     def create_collection(
         self,
         name: str,
@@ -251,13 +277,17 @@ class Client:
         model: str = "",
         dim: int = 0,
         fields: Fields = NO_FIELDS,
+        keep_text: bool = True,
         timeout_s: float | None = None,
     ) -> Collection:
         """Create an empty collection; the server's default model and its dim if none is named.
 
-        `fields` declares what filters and lexical search may use an index for.
+        `fields` declares what filters and lexical search may use an index for. Without `keep_text`
+        it cannot be re-indexed with another model.
         """
-        call = calls.create_collection(name, model=model, dim=dim, fields=fields)
+        call = calls.create_collection(
+            name, model=model, dim=dim, fields=fields, keep_text=keep_text
+        )
         return self._invoke(call, timeout_s)
 
     def get_collection(self, name: str, *, timeout_s: float | None = None) -> Collection:

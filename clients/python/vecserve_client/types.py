@@ -179,6 +179,27 @@ class Fields:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScore:
+    """How well one label fits, 0 to 1; all labels of a query together have at most 1."""
+
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """The label of a query, and how it came about."""
+
+    label: str | None
+    """None: out of scope."""
+    scores: tuple[LabelScore, ...]
+    """Best first."""
+    neighbours: tuple[Hit, ...]
+    """The rows that decided, best first."""
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """A collection as it is now."""
 
@@ -191,6 +212,9 @@ class Collection:
     disk_bytes: int
     memory_bytes: int
     fields: Fields = field(default_factory=Fields)
+    keeps_text: bool = True
+    generation: int = 0
+    reindex_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +229,50 @@ class Model:
     instance_count: int
     is_default: bool
     prompt_names: tuple[str, ...]
+
+
+ReindexState: TypeAlias = Literal["running", "evaluating", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reindex:
+    """How far a re-index is."""
+
+    collection: str
+    model: ModelRef
+    """What the new generation is embedded with."""
+    state: ReindexState
+    done_rows: int
+    total_rows: int
+    message: str
+    """Why it failed."""
+    self_hit_rate: float
+    """Share of the sampled rows that a search with their own new vector finds."""
+    overlap_at_10: float
+    """Share of common rows among the ten nearest before and after, mean over the sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A consistent copy of a collection on the server's disk."""
+
+    size_bytes: int
+    last_seq: int
+    """Highest sequence number in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a check of a whole collection found."""
+
+    row_count: int
+    problems: tuple[str, ...]
+    """One sentence each; empty if all is well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A second name of a collection."""
+
+    name: str
+    collection: str

@@ -249,6 +249,9 @@ def collection_from_proto(message: collection_pb2.Collection) -> Collection:
         disk_bytes=message.disk_bytes,
         memory_bytes=message.memory_bytes,
         fields=declarations.from_proto(message),
+        keeps_text=not message.discards_text,
+        generation=message.generation,
+        reindex_id=message.reindex_id,
     )
 
 

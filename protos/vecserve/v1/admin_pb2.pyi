@@ -248,6 +248,10 @@ class GetReindexResponse(_message.Message):
     DONE_ROWS_FIELD_NUMBER: _builtins.int
     TOTAL_ROWS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SELF_HIT_RATE_FIELD_NUMBER: _builtins.int
+    OVERLAP_AT_10_FIELD_NUMBER: _builtins.int
     state: Global___ReindexState.ValueType
     """What it is doing now."""
     done_rows: _builtins.int
@@ -256,6 +260,18 @@ class GetReindexResponse(_message.Message):
     """Rows to embed."""
     message: _builtins.str
     """Why it failed. Empty otherwise."""
+    collection: _builtins.str
+    """Name of the collection."""
+    self_hit_rate: _builtins.float
+    """Share of the sampled rows that a search with their own new vector finds, 0 to 1; from DONE on."""
+    overlap_at_10: _builtins.float
+    """Share of common rows among the ten nearest in the old and in the new generation, mean over the
+    sample, 0 to 1; from DONE on.
+    """
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelInfo:
+        """Model that the new generation is embedded with."""
+
     def __init__(
         self,
         *,
@@ -263,10 +279,14 @@ class GetReindexResponse(_message.Message):
         done_rows: _builtins.int = ...,
         total_rows: _builtins.int = ...,
         message: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        model: _common_pb2.ModelInfo | None = ...,
+        self_hit_rate: _builtins.float = ...,
+        overlap_at_10: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_rows", b"done_rows", "message", b"message", "state", b"state", "total_rows", b"total_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "done_rows", b"done_rows", "message", b"message", "model", b"model", "overlap_at_10", b"overlap_at_10", "self_hit_rate", b"self_hit_rate", "state", b"state", "total_rows", b"total_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelReindex(self, request, context):
-        """Stop a re-index, or go back to the generation before.
+        """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
+        that was written since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

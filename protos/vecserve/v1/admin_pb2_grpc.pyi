@@ -40,7 +40,9 @@ class AdminServiceStub:
     GetReindex: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetReindexRequest, _admin_pb2.GetReindexResponse]
     """How far a re-index is."""
     CancelReindex: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelReindexRequest, _admin_pb2.CancelReindexResponse]
-    """Stop a re-index, or go back to the generation before."""
+    """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
+    that was written since.
+    """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateSnapshotRequest, _admin_pb2.CreateSnapshotResponse]
     """Write a consistent copy of a collection while it serves."""
     RestoreSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RestoreSnapshotRequest, _admin_pb2.RestoreSnapshotResponse]
@@ -64,7 +66,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetReindex: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetReindexRequest, _admin_pb2.GetReindexResponse]  # type: ignore[assignment]
     """How far a re-index is."""
     CancelReindex: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelReindexRequest, _admin_pb2.CancelReindexResponse]  # type: ignore[assignment]
-    """Stop a re-index, or go back to the generation before."""
+    """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
+    that was written since.
+    """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateSnapshotRequest, _admin_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
     """Write a consistent copy of a collection while it serves."""
     RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.RestoreSnapshotRequest, _admin_pb2.RestoreSnapshotResponse]  # type: ignore[assignment]
@@ -105,7 +109,9 @@ class AdminServiceServicer:
         request: _admin_pb2.CancelReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CancelReindexResponse, _abc.Awaitable[_admin_pb2.CancelReindexResponse]]:
-        """Stop a re-index, or go back to the generation before."""
+        """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
+        that was written since.
+        """
 
     def CreateSnapshot(
         self,

@@ -180,6 +180,7 @@ class CreateCollectionRequest(_message.Message):
     DIM_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     TEXT_ANALYSIS_FIELD_NUMBER: _builtins.int
+    DISCARD_TEXT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     name: _builtins.str
@@ -190,6 +191,10 @@ class CreateCollectionRequest(_message.Message):
     """
     dim: _builtins.int
     """Components of a vector. 0: the model's. Otherwise 1 to the model's dim (Matryoshka)."""
+    discard_text: _builtins.bool
+    """Keep no texts beside the vectors made of them. Saves disk; the collection cannot be re-indexed
+    with another model then.
+    """
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]:
         """Declared payload fields, at most 64, each name once."""
@@ -207,10 +212,11 @@ class CreateCollectionRequest(_message.Message):
         dim: _builtins.int = ...,
         fields: _abc.Iterable[Global___FieldSchema] | None = ...,
         text_analysis: Global___TextAnalysis | None = ...,
+        discard_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["text_analysis", b"text_analysis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "fields", b"fields", "model", b"model", "name", b"name", "request_id", b"request_id", "text_analysis", b"text_analysis"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "discard_text", b"discard_text", "fields", b"fields", "model", b"model", "name", b"name", "request_id", b"request_id", "text_analysis", b"text_analysis"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,6 +272,9 @@ class Collection(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     TEXT_ANALYSIS_FIELD_NUMBER: _builtins.int
+    DISCARDS_TEXT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    REINDEX_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 128 characters of [A-Za-z0-9._-], beginning with a letter or digit."""
     dim: _builtins.int
@@ -280,6 +289,12 @@ class Collection(_message.Message):
     """Bytes on disk."""
     memory_bytes: _builtins.int
     """Bytes of memory that the vectors take."""
+    discards_text: _builtins.bool
+    """True if rows do not keep the texts that they were made of."""
+    generation: _builtins.int
+    """Number of the generation that serves; a re-index has a higher one."""
+    reindex_id: _builtins.str
+    """The last re-index, as in GetReindex. Empty: there was none."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
         """Weights that made the vectors."""
@@ -305,10 +320,13 @@ class Collection(_message.Message):
         disk_bytes: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         text_analysis: Global___TextAnalysis | None = ...,
+        discards_text: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+        reindex_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "text_analysis", b"text_analysis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dim", b"dim", "disk_bytes", b"disk_bytes", "fields", b"fields", "last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "model", b"model", "name", b"name", "row_count", b"row_count", "text_analysis", b"text_analysis"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dim", b"dim", "discards_text", b"discards_text", "disk_bytes", b"disk_bytes", "fields", b"fields", "generation", b"generation", "last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "model", b"model", "name", b"name", "reindex_id", b"reindex_id", "row_count", b"row_count", "text_analysis", b"text_analysis"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

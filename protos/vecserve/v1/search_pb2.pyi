@@ -724,11 +724,13 @@ class ClassifyRequest(_message.Message):
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     label_field: _builtins.str
-    """Payload field that holds the label, 1 to 128 bytes."""
+    """Payload field that holds the label, a string, number or boolean, 1 to 128 bytes; dots reach into
+    nested objects. Rows without it have no vote.
+    """
     k: _builtins.int
     """Neighbours that vote, 1 to 1000. 0: 10."""
     min_confidence: _builtins.float
-    """Confidence below which the answer is out of scope, 0 to 1."""
+    """Confidence below which the answer is out of scope, 0 to 1. Unset: 0.5 by default."""
     @_builtins.property
     def query(self) -> Global___Query:
         """What to label; must be set."""
@@ -745,14 +747,16 @@ class ClassifyRequest(_message.Message):
         query: Global___Query | None = ...,
         label_field: _builtins.str = ...,
         k: _builtins.int = ...,
-        min_confidence: _builtins.float = ...,
+        min_confidence: _builtins.float | None = ...,
         embed_options: _embedding_pb2.EmbedOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embed_options", b"embed_options", "query", b"query"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "embed_options", b"embed_options", "min_confidence", b"min_confidence", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embed_options", b"embed_options", "k", b"k", "label_field", b"label_field", "min_confidence", b"min_confidence", "query", b"query", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "collection", b"collection", "embed_options", b"embed_options", "k", b"k", "label_field", b"label_field", "min_confidence", b"min_confidence", "query", b"query", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
+    _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_confidence) -> _WhichOneofReturnType__min_confidence | None: ...
 
 Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
 
@@ -767,7 +771,9 @@ class LabelScore(_message.Message):
     label: _builtins.str
     """A value of the label field."""
     confidence: _builtins.float
-    """Calibrated, 0 to 1."""
+    """Estimated chance that the label is right, 0 to 1. All labels together have at most 1; the rest
+    is the chance that none is.
+    """
     def __init__(
         self,
         *,
@@ -806,7 +812,7 @@ class ClassifyResponse(_message.Message):
 
     @_builtins.property
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """The neighbours that decided, best first; at most k."""
+        """The neighbours that decided, those with a label, best first; at most k."""
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:

@@ -55,6 +55,9 @@ def create(
     stemming: Annotated[
         StemmingName, typer.Option("--stemming", help="Of the text fields.")
     ] = StemmingName.NONE,
+    discard_text: Annotated[
+        bool, typer.Option("--discard-text", help="Keep no texts: no re-index later.")
+    ] = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
@@ -63,7 +66,9 @@ def create(
         types=read_field_types(field or ()), tokeniser=tokeniser.value, stemming=stemming.value
     )
     with connect(server) as client:
-        made = client.create_collection(name, model=model, dim=dim, fields=fields)
+        made = client.create_collection(
+            name, model=model, dim=dim, fields=fields, keep_text=not discard_text
+        )
     if json:
         print_json(dataclasses.asdict(made))
     else:

@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from vecserve_server import __version__
-from vecserve_server.cli import collections, demo, embed, index, models, search, serve
+from vecserve_server.cli import (
+    aliases,
+    classify,
+    collections,
+    demo,
+    embed,
+    index,
+    models,
+    reindex,
+    search,
+    serve,
+    snapshot,
+    upkeep,
+)
 from vecserve_server.cli.exits import Exit, exit_for
 from vecserve_server.cli.output import complain
 
@@ -26,10 +39,16 @@ app.command("serve")(serve.serve)
 app.command("check-config")(serve.check_config)
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("classify")(classify.classify)
+app.command("verify")(upkeep.verify)
+app.command("compact")(upkeep.compact)
 app.command("embed")(embed.embed)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(collections.app, name="collections")
+app.add_typer(aliases.app, name="aliases")
+app.add_typer(reindex.app, name="reindex")
+app.add_typer(snapshot.app, name="snapshot")
 
 
 def _print_version(wanted: bool) -> None:

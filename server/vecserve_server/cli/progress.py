@@ -6,11 +6,20 @@ Owns how it looks. Must not know what is written.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class RowProgress:
@@ -42,7 +51,18 @@ class RowProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, *, rows: int, done_bytes: int) -> None:
-        """Move the bar: rows written and bytes of the source used so far."""
+    def update(self, *, rows: int, done_bytes: int, total_bytes: int | None = None) -> None:
+        """Move the bar: rows written and how much of the source is used so far."""
         rate = rows / max(time.monotonic() - self._started, 1e-9)
-        self._bar.update(self._task, completed=done_bytes, rows=rows, rate=rate)
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes, rows=rows, rate=rate)
+
+
+@contextmanager
+def waiting(what: str, *, silent: bool) -> Iterator[None]:
+    """Show on standard error that something is being done, and for how long."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn(what), TimeElapsedColumn())
+    disable = silent or not console.is_terminal
+    with Progress(*columns, console=console, disable=disable, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield

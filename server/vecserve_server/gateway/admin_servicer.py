@@ -13,23 +13,38 @@ from vecserve_server.gateway.converters import write_model_info
 from vecserve_server.observability.process import resident_bytes
 from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
+from vecserve_server.services.reindexing import Progress, ReindexingService
+from vecserve_server.services.upkeep import UpkeepService
 
 Context = aio.ServicerContext[Any, Any]
 
 
+REINDEX_STATES = {
+    "running": admin_pb2.REINDEX_STATE_RUNNING,
+    "evaluating": admin_pb2.REINDEX_STATE_EVALUATING,
+    "done": admin_pb2.REINDEX_STATE_DONE,
+    "failed": admin_pb2.REINDEX_STATE_FAILED,
+    "cancelled": admin_pb2.REINDEX_STATE_CANCELLED,
+}
+
+
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    """Tell about models and the running server."""
+    """Tell about models and the running server; look after collections."""
 
     def __init__(
         self,
         *,
         catalog: Catalog,
         collections: Collections,
+        reindexing: ReindexingService,
+        upkeep: UpkeepService,
         queued_rows: Callable[[], int],
         scope: CallScope,
     ) -> None:
         self._catalog = catalog
         self._collections = collections
+        self._reindexing = reindexing
+        self._upkeep = upkeep
         self._queued_rows = queued_rows
         self._scope = scope
         self._started_ns = scope.clock_ns()
@@ -61,6 +76,65 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             )
             return self._scope.complete(reply, request, arrived_ns)
 
+    async def StartReindex(
+        self, request: admin_pb2.StartReindexRequest, context: Context
+    ) -> admin_pb2.StartReindexResponse:
+        """Begin to embed a collection anew."""
+        with self._scope.admit(request):
+            reindex_id = await self._reindexing.start(request.collection, request.model)
+            return admin_pb2.StartReindexResponse(reindex_id=reindex_id)
+
+    async def GetReindex(
+        self, request: admin_pb2.GetReindexRequest, context: Context
+    ) -> admin_pb2.GetReindexResponse:
+        """Tell how far a re-index is."""
+        with self._scope.admit(request):
+            return _write_progress(self._reindexing.get(request.reindex_id))
+
+    async def CancelReindex(
+        self, request: admin_pb2.CancelReindexRequest, context: Context
+    ) -> admin_pb2.CancelReindexResponse:
+        """Stop a re-index, or take it back."""
+        with self._scope.admit(request):
+            await self._reindexing.cancel(request.reindex_id)
+            return admin_pb2.CancelReindexResponse()
+
+    async def CreateSnapshot(
+        self, request: admin_pb2.CreateSnapshotRequest, context: Context
+    ) -> admin_pb2.CreateSnapshotResponse:
+        """Write a consistent copy of a collection."""
+        with self._scope.admit(request):
+            made = await self._upkeep.snapshot(request.collection, request.name)
+            return admin_pb2.CreateSnapshotResponse(
+                size_bytes=made.size_bytes, last_seq=made.last_seq
+            )
+
+    async def RestoreSnapshot(
+        self, request: admin_pb2.RestoreSnapshotRequest, context: Context
+    ) -> admin_pb2.RestoreSnapshotResponse:
+        """Make a collection from a snapshot."""
+        with self._scope.admit(request):
+            rows = await self._upkeep.restore(request.name, request.collection)
+            return admin_pb2.RestoreSnapshotResponse(row_count=rows)
+
+    async def CompactCollection(
+        self, request: admin_pb2.CompactCollectionRequest, context: Context
+    ) -> admin_pb2.CompactCollectionResponse:
+        """Rewrite a collection's files without deleted rows."""
+        with self._scope.admit(request):
+            freed = await self._upkeep.compact(request.collection)
+            return admin_pb2.CompactCollectionResponse(freed_bytes=freed)
+
+    async def VerifyCollection(
+        self, request: admin_pb2.VerifyCollectionRequest, context: Context
+    ) -> admin_pb2.VerifyCollectionResponse:
+        """Check a collection."""
+        with self._scope.admit(request):
+            checked = await self._upkeep.verify(request.collection)
+            return admin_pb2.VerifyCollectionResponse(
+                row_count=checked.row_count, problems=checked.problems
+            )
+
     def _describe(self, served: ServedModel) -> admin_pb2.Model:
         config = served.text.config
         return admin_pb2.Model(
@@ -73,3 +147,17 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             is_default=served.text.ref.name == self._catalog.default,
             prompt_names=sorted(config.prompts),
         )
+
+
+def _write_progress(progress: Progress) -> admin_pb2.GetReindexResponse:
+    reindex = progress.reindex
+    return admin_pb2.GetReindexResponse(
+        state=REINDEX_STATES[reindex.state],
+        done_rows=progress.done_rows,
+        total_rows=progress.total_rows,
+        message=reindex.message,
+        collection=progress.collection,
+        model=write_model_info(reindex.generation.model),
+        self_hit_rate=reindex.self_hit_rate,
+        overlap_at_10=reindex.overlap,
+    )

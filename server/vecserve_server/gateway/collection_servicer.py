@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from grpc import aio
 
 from vecserve.v1 import collection_pb2, collection_pb2_grpc
 from vecserve_server.domain import CollectionSpec
-from vecserve_server.errors import InvalidArgument
+from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import write_model_info
 from vecserve_server.gateway.declarations import (
@@ -27,7 +28,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
-    """Create, describe, list and drop collections."""
+    """Create, describe, list and drop collections, and name them."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             page = rest[:size]
             last = page[-1].spec.name if len(rest) > size else ""
             reply = collection_pb2.ListCollectionsResponse(
-                collections=[await self._describe(c) for c in page if not c.is_closed],
+                collections=await self._describe_all(page),
                 next_page_token=write_page_token("collections", last),
             )
             return self._scope.complete(reply, request, arrived_ns)
@@ -90,6 +91,37 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             reply = collection_pb2.DropCollectionResponse(row_count=rows)
             return self._scope.complete(reply, request, arrived_ns)
 
+    async def SetAlias(
+        self, request: collection_pb2.SetAliasRequest, context: Context
+    ) -> collection_pb2.SetAliasResponse:
+        """Make or move an alias."""
+        with self._scope.admit(request):
+            alias = check_name("alias.name", request.alias.name)
+            previous = await self._collections.set_alias(alias, request.alias.collection)
+            return collection_pb2.SetAliasResponse(previous_collection=previous)
+
+    async def ListAliases(
+        self, request: collection_pb2.ListAliasesRequest, context: Context
+    ) -> collection_pb2.ListAliasesResponse:
+        """List aliases, a page at a time."""
+        with self._scope.admit(request):
+            size = check_page_size("page_size", request.page_size)
+            after = read_page_token("aliases", request.page_token)
+            rest = [entry for entry in self._collections.aliases() if entry[0] > after]
+            last = rest[size - 1][0] if len(rest) > size else ""
+            return collection_pb2.ListAliasesResponse(
+                aliases=[collection_pb2.Alias(name=a, collection=c) for a, c in rest[:size]],
+                next_page_token=write_page_token("aliases", last),
+            )
+
+    async def DeleteAlias(
+        self, request: collection_pb2.DeleteAliasRequest, context: Context
+    ) -> collection_pb2.DeleteAliasResponse:
+        """Remove an alias."""
+        with self._scope.admit(request):
+            await self._collections.delete_alias(request.name)
+            return collection_pb2.DeleteAliasResponse()
+
     def _spec(self, request: collection_pb2.CreateCollectionRequest) -> CollectionSpec:
         text_model = self._catalog.get(request.model).text
         model_dim = text_model.config.dim
@@ -102,10 +134,21 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             created_unix_ms=self._wall_clock_ms(),
             fields=read_fields(request.fields),
             text_analysis=read_text_analysis(request),
+            keep_text=not request.discard_text,
         )
+
+    async def _describe_all(self, page: Sequence[Collection]) -> list[collection_pb2.Collection]:
+        described = []
+        for collection in page:
+            # While another was described it may have been dropped, or re-indexed.
+            with suppress(NotFound):
+                current = self._collections.get(collection.spec.name)
+                described.append(await self._describe(current))
+        return described
 
     async def _describe(self, collection: Collection) -> collection_pb2.Collection:
         spec = collection.spec
+        manifest = self._collections.manifest(spec.name)
         described = collection_pb2.Collection(
             name=spec.name,
             model=write_model_info(spec.model),
@@ -115,6 +158,9 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             created_unix_ms=spec.created_unix_ms,
             disk_bytes=await collection.disk_bytes(),
             memory_bytes=collection.memory_bytes,
+            discards_text=not spec.keep_text,
+            generation=manifest.generation,
+            reindex_id=manifest.reindex.id if manifest.reindex else "",
         )
         write_declaration(spec, described)
         return described

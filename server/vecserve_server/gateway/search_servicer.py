@@ -9,6 +9,7 @@ from grpc import aio
 
 from vecserve.v1 import search_pb2, search_pb2_grpc
 from vecserve_server.gateway.call import CallScope, Reply
+from vecserve_server.gateway.classification import classify, write_classified
 from vecserve_server.gateway.converters import (
     read_embed_options,
     read_query,
@@ -17,16 +18,20 @@ from vecserve_server.gateway.converters import (
     write_item_error,
 )
 from vecserve_server.gateway.search_options import read_search_options
+from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.searching import QueryInput, Searched, SearchingService
 
 Context = aio.ServicerContext[Any, Any]
 
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
-    """Answer queries, one or many in a call."""
+    """Answer queries, one or many in a call, with rows or with a label."""
 
-    def __init__(self, *, service: SearchingService, scope: CallScope) -> None:
+    def __init__(
+        self, *, service: SearchingService, classifying: ClassifyingService, scope: CallScope
+    ) -> None:
         self._service = service
+        self._classifying = classifying
         self._scope = scope
 
     async def Search(
@@ -56,6 +61,16 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 results=[_result(searched, index) for index in range(len(request.queries))]
             )
             return self._complete(reply, request, arrived_ns, searched)
+
+    async def Classify(
+        self, request: search_pb2.ClassifyRequest, context: Context
+    ) -> search_pb2.ClassifyResponse:
+        """Label one query."""
+        with self._scope.admit(request) as arrived_ns:
+            deadline_ns = self._scope.deadline_ns(context)
+            classified = await classify(self._classifying, request, deadline_ns)
+            reply = write_classified(classified)
+            return self._complete(reply, request, arrived_ns, classified.searched)
 
     async def _search(
         self,

@@ -33,6 +33,7 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     errors.QueueTimeout: Code.UNAVAILABLE,
     errors.Starting: Code.UNAVAILABLE,
     errors.ModelUnavailable: Code.UNAVAILABLE,
+    errors.Superseded: Code.UNAVAILABLE,
     errors.Draining: Code.UNAVAILABLE,
     errors.CapacityError: Code.UNAVAILABLE,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,

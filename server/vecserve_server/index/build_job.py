@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecserve_server.index.checked_json import read_checked_json, write_checked_json
+from vecserve_server.checked_json import read_checked_json, write_checked_json
 
 JOB = "JOB"
 

@@ -27,9 +27,11 @@ class Maintained(Protocol):
 class IndexMaintenance:
     """Work for indexes, in a thread of its own: builds, mostly, one at a time."""
 
-    def __init__(self, *, process: Builder | None = None) -> None:
+    def __init__(
+        self, *, process: Builder | None = None, costs: MeasuredCosts | None = None
+    ) -> None:
         self.process = process or BuilderProcess()
-        self.costs = MeasuredCosts()
+        self.costs = costs or MeasuredCosts()
         self._log = get_logger("index")
         # None ends the thread. An index waits at most once, so the queue is bounded by them.
         self._due: queue.SimpleQueue[Maintained | None] = queue.SimpleQueue()

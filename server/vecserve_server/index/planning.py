@@ -115,11 +115,11 @@ def filtered_count(candidates: int, allowed_rows: int, rows: int) -> int:
 
 def measured_thresholds(costs: Costs) -> Thresholds:
     """Place the thresholds where scanning begins to cost more than a graph saves."""
+    scanned_at_20_000 = costs.graph_search_us(20_000, _MEASURED_EXPANSION) / costs.delta_row_us
+    scanned_at_100_000 = costs.graph_search_us(100_000, _MEASURED_EXPANSION) / costs.delta_row_us
     return Thresholds(
-        first_rows=_clamp(3 * costs.graph_search_us(20_000, 64) / costs.delta_row_us, 8192, 65536),
-        delta_rows=_clamp(
-            0.75 * costs.graph_search_us(100_000, 64) / costs.delta_row_us, 6144, 32768
-        ),
+        first_rows=_clamp(1.5 * scanned_at_20_000, 8192, 32768),
+        delta_rows=_clamp(0.4 * scanned_at_100_000, 6144, 16384),
     )
 
 

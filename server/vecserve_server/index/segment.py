@@ -50,6 +50,8 @@ class Segment:
     """
 
     def __init__(self, *, folder: Path, record: SegmentRecord, handles: int) -> None:
+        # Before the memory that they look at, so that they also go before it.
+        self._handles: SimpleQueue[Any] = SimpleQueue()
         self.folder = folder
         self.record = record
         self.rows = record.rows
@@ -61,7 +63,6 @@ class Segment:
         self.codes = _codes(self._memory, record)
         self.strays = _read_array(folder, record, STRAYS)
         self._vectors = _map_vectors(folder, record)
-        self._handles: SimpleQueue[Any] = SimpleQueue()
         for _ in range(handles):
             self._handles.put(_view(self._memory, record))
         self._handle_count = handles
@@ -116,21 +117,19 @@ class Segment:
         """Tell of each row whether it is alive in `version`, bool [rows]."""
         return self._died_in > version
 
-    def graph_search(self, code: Codes, count: int, expansion: int) -> Rows:
-        """Ask the graph for about the `count` nearest rows of one code, int8 [D]; dead ones too."""
+    def graph_search(self, codes: Codes, count: int, expansion: int) -> list[Rows]:
+        """Ask the graph for the `count` nearest rows of each code, int8 [Q, D]; dead ones too."""
         handle = self._handles.get()
         try:
             if handle.expansion_search != expansion:
                 handle.expansion_search = expansion
-            keys = handle.search(code, count, threads=1).keys
+            found = handle.search(codes, count, threads=1)
         finally:
             self._handles.put(handle)
-        return cast("Rows", keys.astype(np.int64))
-
-    def nearest_strays(self, code: Codes, count: int, version: int) -> Rows:
-        """Return the nearest living rows that the graph does not lead to."""
-        strays = self.alive(self.strays, version)
-        return self.nearest_of(strays, code, count) if len(strays) > count else strays
+        keys = np.atleast_2d(found.keys).astype(np.int64)
+        # Beyond its count, a batch's row of keys is whatever was in memory.
+        counts = getattr(found, "counts", [keys.shape[1]])
+        return [row[:held] for row, held in zip(keys, counts, strict=True)]
 
     def nearest_of(self, rows: Rows, code: Codes, count: int) -> Rows:
         """Return the `count` of `rows` whose codes are nearest to one code, int8 [D]."""

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vecserve_server.checked_json import read_checked_json, write_checked_json
 from vecserve_server.errors import ConfigError, CorruptData, StorageError
-from vecserve_server.index.checked_json import read_checked_json, write_checked_json
 
 RECORD = "RECORD"
 GRAPH, VECTORS, SEQS = "graph.usearch", "vectors.f16", "seqs.i64"

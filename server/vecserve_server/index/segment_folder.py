@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vecserve_server.atomic_files import fsync_folder, new_folder_atomically, sweep_leftovers
+from vecserve_server.checked_json import find_checked_json, write_checked_json
 from vecserve_server.errors import ConfigError, StorageError
-from vecserve_server.index.checked_json import read_checked_json, write_checked_json
 
 MANIFEST = "MANIFEST"
 
@@ -51,9 +51,9 @@ class SegmentFolder:
 
         Raises CorruptData if it is damaged, ConfigError if a newer vecserve wrote it, StorageError.
         """
-        if not (self.path / MANIFEST).exists():
+        content = find_checked_json(self.path / MANIFEST)
+        if content is None:
             return SegmentsManifest()
-        content = read_checked_json(self.path / MANIFEST)
         if content["version"] != _VERSION:
             raise ConfigError(
                 f"{self.path / MANIFEST}: has version {content['version']}, "

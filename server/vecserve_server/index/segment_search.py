@@ -67,42 +67,49 @@ class SegmentView:
             return [self.segment.nearest_of(rows, code, count) for code in codes]
         if method == "scan":
             return self.segment.scan(codes, count, self._mask(allowed))
-        return [self._from_graph(code, count, k, allowed) for code in codes]
+        return self._from_graph(codes, count, k, allowed)
 
     def _from_graph(
-        self, code: Codes, count: int, k: int, allowed: NDArray[np.int64] | None
-    ) -> Rows:
+        self, codes: Codes, count: int, k: int, allowed: NDArray[np.int64] | None
+    ) -> list[Rows]:
         segment = self.segment
         matching = self.live if allowed is None else min(self.live, self._in_range(allowed))
         if not matching:
-            return NO_ROWS
+            return [NO_ROWS] * len(codes)
         enough = min(max(k, (k + count) // 2), matching)
-        asked = math.ceil(count * (segment.rows / max(self.live, 1)) * (_SPARE if self.dead else 1))
+        asked = math.ceil(count * (segment.rows / self.live) * (_SPARE if self.dead else 1))
         if allowed is not None:
             asked = filtered_count(asked, matching, self.live)
+        answers: dict[int, Rows] = {}
+        waiting = list(range(len(codes)))
         for tries in (1, _SECOND_TRY):
             breadth = min(asked * tries, segment.rows)
-            if breadth > _MOST_FROM_GRAPH:
+            if not waiting or breadth > _MOST_FROM_GRAPH:
                 break
             expansion = max(segment.record.expansion, breadth)
-            found = self._keep(segment.graph_search(code, breadth, expansion), allowed)
-            if len(found) >= enough:
-                return cast("Rows", np.union1d(found[:count], self._strays(code, count, allowed)))
-        return self._exactly(code, count, allowed)
+            found = segment.graph_search(codes[waiting], breadth, expansion)
+            for place, rows in zip(waiting, found, strict=True):
+                kept = self._keep(rows, allowed)
+                if len(kept) >= enough:
+                    answers[place] = self._with_strays(kept[:count], codes[place], allowed)
+            waiting = [place for place in waiting if place not in answers]
+        for place in waiting:
+            answers[place] = self._exactly(codes[place], count, allowed)
+        return [answers[place] for place in range(len(codes))]
 
     def _exactly(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
         if allowed is not None and self._in_range(allowed) * _PICKING_COST < self.segment.rows:
             return self.segment.nearest_of(self._allowed_rows(allowed), code, count)
         return self.segment.scan(code[np.newaxis], count, self._mask(allowed))[0]
 
-    def _strays(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
-        if allowed is None:
-            return self.segment.nearest_strays(code, count, self.version)
+    def _with_strays(self, rows: Rows, code: Codes, allowed: NDArray[np.int64] | None) -> Rows:
+        if not len(self.segment.strays):
+            return rows
         strays = self._keep(self.segment.strays, allowed)
-        return self.segment.nearest_of(strays, code, count)
+        return cast("Rows", np.union1d(rows, self.segment.nearest_of(strays, code, len(rows))))
 
     def _keep(self, rows: Rows, allowed: NDArray[np.int64] | None) -> Rows:
-        living = self.segment.alive(rows, self.version)
+        living = self.segment.alive(rows, self.version) if self.dead else rows
         if allowed is None:
             return living
         seqs = self.segment.seqs[living]

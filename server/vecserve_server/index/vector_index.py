@@ -121,7 +121,7 @@ class VectorIndex(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop background work and let files go. No search may follow."""
+        """Stop background work, now and for good. Searches under way go on; none may follow."""
         ...
 
     @property

@@ -6,6 +6,7 @@ when they come and go. Loop only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vecserve_server.domain import ModelRef
@@ -31,6 +32,7 @@ class Catalog:
     def __init__(self, *, default: str) -> None:
         self._versions: dict[str, dict[str, ServedModel]] = {}
         self._default = default
+        self._watchers: list[Callable[[ServedModel], None]] = []
 
     @property
     def default(self) -> str:
@@ -66,10 +68,16 @@ class Catalog:
         same = [served for served in versions if served.text.ref.digest == ref.digest]
         return same[0] if same else self.get(ref.name)
 
+    def watch(self, watcher: Callable[[ServedModel], None]) -> None:
+        """Let a watcher hear of every version that comes to serve, once others can find it."""
+        self._watchers.append(watcher)
+
     def put(self, served: ServedModel) -> None:
         """Serve a version, in place of the one that has its number."""
         ref = served.text.ref
         self._versions.setdefault(ref.name, {})[ref.version] = served
+        for watcher in self._watchers:
+            watcher(served)
 
     def remove(self, served: ServedModel) -> None:
         """Stop serving a version, unless another has taken its place."""

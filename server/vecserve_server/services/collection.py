@@ -7,20 +7,29 @@ Must not know protocols or models.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vecserve_server.domain import CollectionSpec, Hit, Row, Vectors
-from vecserve_server.errors import NotFound
+import numpy as np
+from numpy.typing import NDArray
+
+from vecserve_server.domain import CollectionSpec, Hit, NewRow, Row, Source, Vectors
+from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
+from vecserve_server.services.checking import Checked, check
 from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Wanted
+from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.operations import Committed, Conflict, Delete, Operation, Outcome
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.row_queries import RowKey
+from vecserve_server.storage.snapshots import Snapshot, write_snapshot
 from vecserve_server.storage.writer import RowWriter
 
 MAX_READ_S = 10.0
@@ -45,7 +54,7 @@ class Retrieved:
 
 
 class Collection:
-    """Rows, index and writer of one collection. Coroutines are loop only."""
+    """Rows, index and writer of one generation of a collection. Coroutines are loop only."""
 
     def __init__(
         self,
@@ -70,7 +79,12 @@ class Collection:
         self._loop = loop
         self._max_read_ns = int(max_read_s * 1e9)
         self._retrieval = Retrieval(log=log, index=index, clock_ns=clock_ns)
+        self.gate = WriteGate(loop)
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self._superseded = False
+        # What was removed since somebody began to watch; the writer thread adds, the loop takes.
+        self._removed: deque[NDArray[np.int64]] | None = None
         self._jobs_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -79,15 +93,21 @@ class Collection:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
 
         A delete of an id that does not exist has None, and so has what did not meet its expected
-        seq. Raises Overloaded, Draining, StorageError.
+        seq. Raises Overloaded, Draining, StorageError, and Superseded if another generation
+        serves: then nothing was written.
         """
         outcomes = await self.write_each(operations)
         return tuple(None if isinstance(outcome, Conflict) else outcome for outcome in outcomes)
 
     async def write_each(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Write rows as `write` does; what did not meet its expected seq has a Conflict."""
+        await self.gate.passed()
         self._refuse_if_closed()
-        return await self._finish(self._writer.submit(self._log, operations, self._publish))
+        if self._superseded:
+            raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
+        job = self._writer.submit(self._log, operations, self._publish)
+        self.gate.track(job)
+        return await self._finish(job)
 
     async def delete(self, ids: Sequence[str]) -> int:
         """Delete rows; return how many of the ids existed."""
@@ -169,6 +189,72 @@ class Collection:
             )
         )
 
+    async def scan_sources(
+        self, after_seq: int, limit: int
+    ) -> tuple[Sequence[Row], Mapping[int, Source]]:
+        """Read rows with their vectors as `scan` does, and what they were made of where known."""
+        return await self._read(lambda: self._log.scan_sources(after_seq=after_seq, limit=limit))
+
+    async def without_source(self) -> list[str]:
+        """Return the ids of some rows that do not keep what they were made of."""
+        return await self._read(self._log.without_source)
+
+    async def by_seq(self, seqs: Sequence[int]) -> Mapping[int, Row]:
+        """Read rows with their vectors by seq; seqs that do not exist are left out."""
+        return await self._read(lambda: self._log.by_seq(seqs, with_vectors=True))
+
+    async def seqs(self) -> NDArray[np.int64]:
+        """Read the seqs of all rows, int64 [N], ascending."""
+        return await self._read(self._log.seqs)
+
+    def watch_removals(self) -> None:
+        """Begin to note which rows are removed, for `take_removals`."""
+        self._removed = deque()
+
+    def take_removals(self) -> list[int]:
+        """Return the seqs that were removed since the last time."""
+        taken: list[int] = []
+        while self._removed:
+            taken += self._removed.popleft().tolist()
+        return taken
+
+    def ignore_removals(self) -> None:
+        """Note removals no longer."""
+        self._removed = None
+
+    async def replicate(
+        self, rows: Mapping[int, NewRow], removed: Sequence[int], *, last_seq: int
+    ) -> None:
+        """Write rows under the seqs that they have in another generation, and remove others.
+
+        Only while this generation does not serve, one call at a time. Raises StorageError.
+        """
+
+        def work() -> None:
+            self._publish(self._log.replicate(rows, removed, last_seq=last_seq))
+
+        await self._read(work)
+
+    async def snapshot(self, folder: Path) -> Snapshot:
+        """Write the rows as they are now into a new folder. Raises AlreadyExists, StorageError."""
+        return await self._aside(lambda: write_snapshot(folder, self.spec, self._log.copy_into))
+
+    async def compact_index(self) -> None:
+        """Rewrite the index's files without what was removed; reads and writes go on."""
+        await self._aside(self._index.compact)
+
+    async def compact_rows(self) -> None:
+        """Rewrite the rows' file without what was removed; the writers must be held back."""
+        await self._aside(self._log.compact)
+
+    async def verify(self) -> Checked:
+        """Check every record, and that the index finds every row."""
+        return await self._aside(lambda: check(self._log, self._index))
+
+    def supersede(self) -> None:
+        """Refuse writes from now on: another generation serves. Reads go on until `close`."""
+        self._superseded = True
+
     @property
     def live_rows(self) -> int:
         """Rows that a search can find now."""
@@ -189,8 +275,8 @@ class Collection:
         return self._log.last_seq()
 
     async def disk_bytes(self) -> int:
-        """Add up the collection's files."""
-        return await self._read(lambda: sum(_size(path) for path in self._folder.rglob("*")))
+        """Add up the collection's files, those of other generations included."""
+        return await self._read(lambda: _folder_bytes(self._folder.parent))
 
     @property
     def is_closed(self) -> bool:
@@ -198,25 +284,29 @@ class Collection:
         return self._closed
 
     async def close(self, timeout_s: float) -> bool:
-        """Refuse new calls and close the row log once the jobs in flight are done.
+        """Refuse new calls and let the files go once the jobs in flight are done.
 
-        Returns False, with the log left open, if that takes longer: a disk may hang.
+        Returns False if that takes longer: a disk may hang. Then they are closed as soon as it is
+        possible. A second call waits for the first one's work.
         """
         self._closed = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        await asyncio.to_thread(self._close)
-        return True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="close-collection")
+        done, _ = await asyncio.wait([self._closing], timeout=timeout_s)
+        for closing in done:
+            closing.result()
+        return bool(done)
 
-    def _close(self) -> None:
-        self._index.close()
-        self._log.close()
+    async def _close(self) -> None:
+        # First, since a job in flight may wait for a build, which is given up here.
+        await asyncio.to_thread(self._index.close)
+        await self._idle.wait()
+        await asyncio.to_thread(self._log.close)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
+            if self._superseded:
+                raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
             raise NotFound(f"collection: {self.spec.name!r} does not exist")
 
     def _publish(self, committed: Committed) -> None:  # on the writer thread
@@ -225,6 +315,8 @@ class Collection:
             added_vectors=committed.added_vectors,
             removed_seqs=committed.removed_seqs,
         )
+        if self._removed is not None:
+            self._removed.append(committed.removed_seqs)
 
     def _until(self, deadline_ns: int | None) -> Callable[[], bool]:
         last_ns = self._clock_ns() + self._max_read_ns
@@ -235,6 +327,11 @@ class Collection:
     async def _read(self, work: Callable[[], T]) -> T:
         self._refuse_if_closed()
         return await self._finish(self._search_pool.submit(work))
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Do in a thread of its own what takes so long that searches must not wait for it."""
+        self._refuse_if_closed()
+        return await self._finish(in_own_thread(work))
 
     async def _finish(self, job: Future[T]) -> T:
         # Counted by the job, not by its caller: a cancelled call leaves a running job behind.
@@ -247,6 +344,25 @@ class Collection:
         self._jobs_in_flight -= 1
         if not self._jobs_in_flight:
             self._idle.set()
+
+
+def in_own_thread(work: Callable[[], T]) -> Future[T]:
+    """Start a thread for one piece of work, which cannot be withdrawn."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="upkeep", daemon=True).start()
+    return done
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(_size(Path(parent, name)) for parent, _, names in os.walk(folder) for name in names)
 
 
 def _size(path: Path) -> int:

@@ -6,26 +6,40 @@ Owns the set and its folders. Must not know protocols or models.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 from vecserve_server.domain import CollectionSpec
-from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
+from vecserve_server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    StorageError,
+    Superseded,
+)
 from vecserve_server.index.opening import Indexes
 from vecserve_server.index.vector_index import IndexStats
 from vecserve_server.observability.metrics import Metrics
+from vecserve_server.services.aliases import Aliases
 from vecserve_server.services.collection import MAX_READ_S, Collection
+from vecserve_server.services.opening import Opening
 from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.manifest import read_manifest
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.generations import (
+    remove_generations,
+)
+from vecserve_server.storage.manifest import Generation, Manifest, write_manifest
+from vecserve_server.storage.snapshots import restore_snapshot
 from vecserve_server.storage.writer import RowWriter
 
-ROWS_FILE = "rows.sqlite"
-SEGMENTS_FOLDER = "segments"
 DROP_TIMEOUT_S = 30.0
 
+# A call that meets re-index after re-index gives up in the end.
+TRIES = 5
+
 T = TypeVar("T")
+ManifestChange: TypeAlias = Callable[[Manifest], Manifest]
 
 
 class Collections:
@@ -45,35 +59,54 @@ class Collections:
         max_read_s: float = MAX_READ_S,
     ) -> None:
         self._folder = folder
-        self._writer = writer
-        self._search_pool = search_pool
-        # One connection for each thread that reads, so that no read waits for another.
-        self._readers = search_threads
-        self._indexes = indexes
-        self._loop = asyncio.get_running_loop()
+        self._opening = Opening(
+            folder=folder,
+            writer=writer,
+            search_pool=search_pool,
+            # One connection for each thread that reads, so that no read waits for another.
+            readers=search_threads,
+            indexes=indexes,
+            clock_ns=clock_ns,
+            loop=asyncio.get_running_loop(),
+            max_read_s=max_read_s,
+        )
         self._max_collections = max_collections
-        self._clock_ns = clock_ns
         self._metrics = metrics
-        self._max_read_s = max_read_s
+        self._aliases = Aliases(folder.aliases_file)
         self._open: dict[str, Collection] = {}
+        self._manifests: dict[str, Manifest] = {}
+        # Open generations that do not serve, by collection and number.
+        self._beside: dict[str, dict[int, Collection]] = {}
+        self._upkeep: dict[str, asyncio.Lock] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
 
     async def open_all(self) -> int:
         """Open every collection of the data folder; return how many rows there are."""
-        rows = 0
+        await self._aliases.open()
         for name in self._folder.collection_names():
-            collection, count = await asyncio.to_thread(self._open_one, name)
-            self._publish(collection)
-            rows += count
-        return rows
+            self._publish(*await asyncio.to_thread(self._opening.open_live, name))
+        return sum(collection.live_rows for collection in self._open.values())
 
     def get(self, name: str, *, field: str = "collection") -> Collection:
-        """Find a collection."""
-        collection = self._open.get(name)
+        """Find a collection by its name or an alias."""
+        collection = self._open.get(self._aliases.resolve(name))
         if collection is None:
             raise NotFound(f"{field}: {name!r} does not exist")
         return collection
+
+    async def using(self, name: str, use: Callable[[Collection], Awaitable[T]]) -> T:
+        """Let `use` work with a collection, and again with the generation that takes its place.
+
+        For work that awaits something else before it reads or writes. Raises NotFound and what
+        `use` raises.
+        """
+        for _ in range(TRIES - 1):
+            try:
+                return await use(self.get(name))
+            except Superseded:
+                continue
+        return await use(self.get(name))
 
     def all(self) -> list[Collection]:
         """Return every collection, by name."""
@@ -85,17 +118,107 @@ class Collections:
 
     async def create(self, spec: CollectionSpec) -> Collection:
         """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
-        return await self._held(self._create(spec))
+        return await self._held(self._add(spec.name, lambda: self._folder.create_collection(spec)))
+
+    async def restore(self, name: str, snapshot: Path) -> Collection:
+        """Create a collection out of a snapshot's folder.
+
+        Raises NotFound, AlreadyExists, FailedPrecondition at the limit, CorruptData, StorageError.
+        """
+        return await self._held(
+            self._add(
+                name, lambda: restore_snapshot(snapshot, self._folder.collection_folder(name))
+            )
+        )
+
+    def upkeep(self, name: str) -> asyncio.Lock:
+        """Return the lock of whoever opens generations of a collection that do not serve."""
+        return self._upkeep.setdefault(name, asyncio.Lock())
 
     async def drop(self, name: str) -> int:
         """Delete a collection and its files; return how many rows it had."""
         return await self._held(self._drop(name))
 
+    def manifest(self, name: str) -> Manifest:
+        """Return what is known of an open collection beside its rows."""
+        return self._manifests[name]
+
+    def model_versions(self, model: str) -> set[str]:
+        """Return the versions of a model whose vectors some collection holds or builds."""
+        return {
+            generation.model.version
+            for manifest in self._manifests.values()
+            for generation in manifest.needed
+            if generation.model.name == model
+        }
+
+    async def record(self, collection: Collection, change: ManifestChange) -> Manifest:
+        """Change the manifest of a collection that serves, durably.
+
+        Raises NotFound if it was dropped or replaced meanwhile, StorageError.
+        """
+        return await self._held(self._record(collection, change))
+
+    async def open_generation(self, collection: Collection, generation: Generation) -> Collection:
+        """Open or make another generation of a collection; the caller releases it.
+
+        Raises NotFound if the collection was dropped, CorruptData, StorageError.
+        """
+        return await self._held(self._open_beside(collection, generation))
+
+    async def release(self, collection: Collection) -> None:
+        """Close what `open_generation` opened, unless it serves by now."""
+        name = collection.spec.name
+        if self._open.get(name) is collection:
+            return
+        await collection.close(DROP_TIMEOUT_S)
+        beside = self._beside.get(name, {})
+        for number in [number for number, other in beside.items() if other is collection]:
+            await self._closed(beside, number)
+
+    async def flip(
+        self, live: Collection, successor: Collection, change: ManifestChange
+    ) -> Manifest:
+        """Let a successor serve in place of a generation whose writers are held back, durably.
+
+        Whoever holds the old one reads on or gets Superseded. Raises as `record` does.
+        """
+        return await self._held(self._flip(live, successor, change))
+
+    async def discard(self, collection: Collection) -> None:
+        """Remove the files of generations that the collection's manifest does not need."""
+        await self._held(self._discard(collection))
+
+    async def held(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work that must come to its end; a cancelled caller waits for that."""
+        task = asyncio.create_task(self._held(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    def aliases(self) -> list[tuple[str, str]]:
+        """List alias and collection, by alias."""
+        return self._aliases.all()
+
+    async def set_alias(self, alias: str, name: str) -> str:
+        """Let an alias stand for a collection; return for which it stood before, if any.
+
+        Raises NotFound for the collection, AlreadyExists if the alias is a collection's name.
+        """
+        return await self._held(self._set_alias(alias, name))
+
+    async def delete_alias(self, alias: str) -> None:
+        """Remove an alias. Raises NotFound."""
+        await self._held(self._delete_alias(alias))
+
     async def close(self, timeout_s: float) -> bool:
         """Close every collection; return whether all came to rest in time."""
         if self._changes:
             await asyncio.wait(self._changes, timeout=timeout_s)
-        closings = [collection.close(timeout_s) for collection in self._open.values()]
+        others = [other for beside in self._beside.values() for other in beside.values()]
+        closings = [one.close(timeout_s) for one in (*self._open.values(), *others)]
         self._open.clear()
         return all(await asyncio.gather(*closings)) and not self._changes
 
@@ -111,70 +234,131 @@ class Collections:
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits any more
 
-    async def _create(self, spec: CollectionSpec) -> Collection:
+    async def _add(self, name: str, make: Callable[[], object]) -> Collection:
         async with self._changing:
-            if spec.name in self._open:
-                raise AlreadyExists(f"name: collection {spec.name!r} exists already")
+            if name in self._open:
+                raise AlreadyExists(f"name: collection {name!r} exists already")
+            if (target := self._aliases.resolve(name)) != name:
+                raise AlreadyExists(f"name: {name!r} is an alias of {target!r}")
             if len(self._open) >= self._max_collections:
                 raise FailedPrecondition(
                     f"name: {len(self._open)} collections exist; "
                     f"limits.max_collections = {self._max_collections}"
                 )
-            collection = await asyncio.to_thread(self._create_one, spec)
-            self._publish(collection)
+            collection, manifest = await asyncio.to_thread(self._make_one, name, make)
+            self._publish(collection, manifest)
             return collection
 
     async def _drop(self, name: str) -> int:
         async with self._changing:
             collection = self.get(name, field="name")
+            self._refuse_if_aliased(name)
             rows = collection.live_rows
-            del self._open[name]
+            del self._open[name], self._manifests[name]
+            self._upkeep.pop(name, None)
             self._metrics.rows.remove(name)
-            if not await collection.close(DROP_TIMEOUT_S):
+            generations = [collection, *self._beside.pop(name, {}).values()]
+            closings = [generation.close(DROP_TIMEOUT_S) for generation in generations]
+            if not all(await asyncio.gather(*closings)):
                 raise StorageError(f"collection {name!r}: its last write does not end")
             await asyncio.to_thread(self._folder.remove_collection, name)
             return rows
 
-    def _create_one(self, spec: CollectionSpec) -> Collection:
-        self._folder.create_collection(spec)
+    def _refuse_if_aliased(self, name: str) -> None:
+        if (target := self._aliases.resolve(name)) != name:
+            raise FailedPrecondition(f"name: {name!r} is an alias of {target!r}; name that")
+        if aliases := self._aliases.of(name):
+            raise FailedPrecondition(
+                f"name: the alias {aliases[0]!r} stands for {name!r}; move or delete it first"
+            )
+
+    async def _set_alias(self, alias: str, name: str) -> str:
+        async with self._changing:
+            if alias in self._open:
+                raise AlreadyExists(f"alias.name: {alias!r} is the name of a collection")
+            if name not in self._open:
+                raise NotFound(f"alias.collection: {name!r} is not the name of a collection")
+            return await self._aliases.set(alias, name)
+
+    async def _delete_alias(self, alias: str) -> None:
+        async with self._changing:
+            if not await self._aliases.delete(alias):
+                raise NotFound(f"name: {alias!r} is not an alias")
+
+    def _refuse_unless_live(self, collection: Collection) -> None:
+        if self._open.get(collection.spec.name) is not collection:
+            raise NotFound(f"collection: {collection.spec.name!r} was dropped or replaced")
+
+    async def _record(self, collection: Collection, change: ManifestChange) -> Manifest:
+        async with self._changing:
+            self._refuse_unless_live(collection)
+            name = collection.spec.name
+            manifest = change(self._manifests[name])
+            await asyncio.to_thread(self._write_manifest, manifest)
+            self._manifests[name] = manifest
+            return manifest
+
+    async def _open_beside(self, live: Collection, generation: Generation) -> Collection:
+        async with self._changing:
+            self._refuse_unless_live(live)
+            beside = self._beside.setdefault(live.spec.name, {})
+            if not await self._closed(beside, generation.number):
+                raise StorageError(f"collection {live.spec.name!r}: a generation is still in use")
+            opened = await asyncio.to_thread(self._opening.open_generation, live.spec, generation)
+            beside[generation.number] = opened
+            return opened
+
+    async def _closed(self, beside: dict[int, Collection], number: int) -> bool:
+        """Close a generation that does not serve, if it is open; return whether it is closed."""
+        found = beside.get(number)
+        if found is None:
+            return True
+        closed = await found.close(DROP_TIMEOUT_S)
+        if closed and beside.get(number) is found:
+            del beside[number]
+        return closed
+
+    async def _flip(
+        self, live: Collection, successor: Collection, change: ManifestChange
+    ) -> Manifest:
+        self._refuse_unless_live(live)
+        name, number = live.spec.name, self._manifests[live.spec.name].generation
+        manifest = await self._record(live, change)
+        # No await between these: a call finds the one or the other.
+        self._publish(successor, manifest)
+        live.supersede()
+        beside = self._beside[name]
+        del beside[manifest.generation]
+        beside[number] = live
+        retirement = asyncio.create_task(self._closed(beside, number), name="retire-generation")
+        self._changes.add(retirement)
+        retirement.add_done_callback(self._forget)
+        return manifest
+
+    async def _discard(self, collection: Collection) -> None:
+        async with self._changing:
+            self._refuse_unless_live(collection)
+            name = collection.spec.name
+            keep = {needed.number for needed in self._manifests[name].needed}
+            beside = self._beside.get(name, {})
+            for number in sorted(beside.keys() - keep):
+                if not await self._closed(beside, number):
+                    keep.add(number)  # the next discard, or the next start, removes it
+            folder = self._folder.collection_folder(name)
+            await asyncio.to_thread(remove_generations, folder, keep=keep)
+
+    def _make_one(self, name: str, make: Callable[[], object]) -> tuple[Collection, Manifest]:
+        make()
         try:
-            return self._open_one(spec.name)[0]
+            return self._opening.open_live(name)
         except BaseException:
-            self._folder.remove_collection(spec.name)
+            self._folder.remove_collection(name)
             raise
 
-    def _open_one(self, name: str) -> tuple[Collection, int]:
-        folder = self._folder.collection_folder(name)
-        spec = read_manifest(folder)
-        log = RowLog.open(
-            folder / ROWS_FILE,
-            dim=spec.dim,
-            model_digest=spec.model.digest,
-            readers=self._readers,
-            model_name=spec.model.name,
-            model_version=spec.model.version,
-            fields=spec.fields,
-            text_analysis=spec.text_analysis,
-        )
-        try:
-            index = self._indexes.open(folder / SEGMENTS_FOLDER, dim=spec.dim, rows=log)
-        except BaseException:
-            log.close()
-            raise
-        collection = Collection(
-            spec=spec,
-            folder=folder,
-            log=log,
-            index=index,
-            writer=self._writer,
-            search_pool=self._search_pool,
-            clock_ns=self._clock_ns,
-            loop=self._loop,
-            max_read_s=self._max_read_s,
-        )
-        return collection, len(index)
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_manifest(self._folder.collection_folder(manifest.spec.name), manifest)
 
-    def _publish(self, collection: Collection) -> None:
+    def _publish(self, collection: Collection, manifest: Manifest) -> None:
         name = collection.spec.name
-        self._open[name] = collection
+        self._open[name], self._manifests[name] = collection, manifest
         self._metrics.rows.labels(collection=name).set_function(lambda: collection.live_rows)

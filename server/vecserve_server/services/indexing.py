@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, NewRow
+from vecserve_server.domain import CollectionSpec, NewRow, Source
 from vecserve_server.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     RequestError,
+    Superseded,
 )
 from vecserve_server.services.catalog import Catalog, ServedModel
+from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
 from vecserve_server.services.validation import (
@@ -105,8 +107,71 @@ class IndexingService:
         FailedPrecondition if the collection's model is not the one that is loaded, and what the
         batcher and the writer raise.
         """
-        collection = self._collections.get(collection_name)
         check_count("rows", len(rows), limit=self._limits.max_items_per_call)
+        return await self._collections.using(
+            collection_name, lambda collection: self._upsert(collection, rows, options, deadline_ns)
+        )
+
+    async def delete(
+        self, collection_name: str, ids: Sequence[str], expected_seqs: Mapping[str, int]
+    ) -> Deleted:
+        """Delete rows, some only if their seq is the expected one."""
+        self._collections.get(collection_name)
+        check_count("ids", len(ids), limit=self._limits.max_items_per_call)
+        for index, row_id in enumerate(ids):
+            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
+        if unknown := expected_seqs.keys() - set(ids):
+            raise InvalidArgument("expected_seqs", f"{min(unknown)!r} is not among ids")
+        deletes = [Delete(row_id, expected_seqs.get(row_id)) for row_id in dict.fromkeys(ids)]
+        outcomes = await self._collections.using(
+            collection_name, lambda collection: collection.write_each(deletes)
+        )
+        return Deleted(
+            count=sum(isinstance(outcome, int) for outcome in outcomes),
+            errors={
+                delete.id: _conflict("expected_seqs", delete.expected_seq, outcome)
+                for delete, outcome in zip(deletes, outcomes, strict=True)
+                if isinstance(outcome, Conflict)
+            },
+        )
+
+    async def delete_matching(
+        self, collection_name: str, condition: Condition, *, deadline_ns: int | None = None
+    ) -> int:
+        """Delete the rows that match now, in several transactions; return how many there were.
+
+        Where one fails, those before it stand. Raises DeadlineExceeded between two of them.
+        """
+        collection = self._collections.get(collection_name)
+        size = min(DELETE_ROWS, self._limits.max_queued_rows)
+        after_seq, last_seq, count = 0, collection.last_seq(), 0
+        while after_seq < last_seq:
+            if deadline_ns is not None and self._clock_ns() > deadline_ns:
+                raise DeadlineExceeded(f"filter: {count} rows were deleted in the time there was")
+            try:
+                keys = await collection.keys(
+                    condition, after_seq=after_seq, limit=size, deadline_ns=deadline_ns
+                )
+                # A row that is written meanwhile is another one; it stays.
+                keys = [key for key in keys if key.seq <= last_seq]
+                if not keys:
+                    break
+                seqs = await collection.write([Delete(key.id, key.seq) for key in keys])
+            except Superseded:
+                # Rows have the same seqs in the generation that serves now.
+                collection = self._collections.get(collection.spec.name)
+                continue
+            count += sum(seq is not None for seq in seqs)
+            after_seq = keys[-1].seq
+        return count
+
+    async def _upsert(
+        self,
+        collection: Collection,
+        rows: Sequence[RowInput],
+        options: EmbedOptions,
+        deadline_ns: int | None,
+    ) -> Upserted:
         prepared = await self._prepare(collection.spec, rows, options, deadline_ns)
         started_ns = self._clock_ns()
         order = sorted(prepared.rows)
@@ -129,54 +194,6 @@ class IndexingService:
             encode_us=prepared.encode_us,
             write_us=(self._clock_ns() - started_ns) // 1000,
         )
-
-    async def delete(
-        self, collection_name: str, ids: Sequence[str], expected_seqs: Mapping[str, int]
-    ) -> Deleted:
-        """Delete rows, some only if their seq is the expected one."""
-        collection = self._collections.get(collection_name)
-        check_count("ids", len(ids), limit=self._limits.max_items_per_call)
-        for index, row_id in enumerate(ids):
-            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
-        if unknown := expected_seqs.keys() - set(ids):
-            raise InvalidArgument("expected_seqs", f"{min(unknown)!r} is not among ids")
-        outcomes = await collection.write_each(
-            [Delete(row_id, expected_seqs.get(row_id)) for row_id in dict.fromkeys(ids)]
-        )
-        found = dict(zip(dict.fromkeys(ids), outcomes, strict=True))
-        return Deleted(
-            count=sum(isinstance(outcome, int) for outcome in outcomes),
-            errors={
-                row_id: _conflict("expected_seqs", expected_seqs[row_id], outcome)
-                for row_id, outcome in found.items()
-                if isinstance(outcome, Conflict)
-            },
-        )
-
-    async def delete_matching(
-        self, collection_name: str, condition: Condition, *, deadline_ns: int | None = None
-    ) -> int:
-        """Delete the rows that match now, in several transactions; return how many there were.
-
-        Where one fails, those before it stand. Raises DeadlineExceeded between two of them.
-        """
-        collection = self._collections.get(collection_name)
-        size = min(DELETE_ROWS, self._limits.max_queued_rows)
-        after_seq, last_seq, count = 0, collection.last_seq(), 0
-        while after_seq < last_seq:
-            if deadline_ns is not None and self._clock_ns() > deadline_ns:
-                raise DeadlineExceeded(f"filter: {count} rows were deleted in the time there was")
-            keys = await collection.keys(
-                condition, after_seq=after_seq, limit=size, deadline_ns=deadline_ns
-            )
-            # A row that is written meanwhile is another one; it stays.
-            keys = [key for key in keys if key.seq <= last_seq]
-            if not keys:
-                break
-            seqs = await collection.write([Delete(key.id, key.seq) for key in keys])
-            count += sum(seq is not None for seq in seqs)
-            after_seq = keys[-1].seq
-        return count
 
     async def _prepare(
         self,
@@ -246,6 +263,7 @@ class IndexingService:
                     id=rows[index].id,
                     vector=vectors[position],
                     payload_json=prepared.payloads[index],
+                    source=_source(rows[index].text or "", options) if spec.keep_text else None,
                 )
         prepared.queue_us = embedded.queue_us
         prepared.tokenise_us = embedded.tokenise_us
@@ -268,6 +286,15 @@ def _conflict(field: str, expected: int | None, conflict: Conflict) -> FailedPre
     current = conflict.current_seq
     found = f"the row has seq {current}" if current else "there is no such row"
     return FailedPrecondition(f"{field}: is {expected}, but {found}")
+
+
+def _source(text: str, options: EmbedOptions) -> Source:
+    return Source(
+        text=text,
+        prompt_name=options.prompt_name,
+        prompt_text=options.prompt_text,
+        truncate="left" if options.truncate == "left" else "",
+    )
 
 
 def model_of(spec: CollectionSpec, catalog: Catalog) -> ServedModel:

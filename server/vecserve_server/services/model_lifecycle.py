@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -67,8 +67,14 @@ class ModelLifecycle:
         statistics: StatisticsTable,
         folder_pool: Executor,
         drain_s: float,
+        in_use: Callable[[str], Collection[str]] = lambda _: (),
     ) -> None:
-        """Let requests in progress keep a retired version open for `drain_s`."""
+        """Let requests in progress keep a retired version open for `drain_s`.
+
+        The versions of a model that are `in_use` serve on although its policy admits others: rows
+        were embedded with them.
+        """
+        self._in_use = in_use
         self._loading = loading
         self._catalog = catalog
         self._statistics = statistics
@@ -151,18 +157,32 @@ class ModelLifecycle:
             except VecserveError as error:
                 self._note(record, "", error)
                 raise
+            record.chosen = frozenset(versions)
             failures = [
                 failure
                 for version in versions
                 if (failure := await self._bring_up(record, wanted, proto, version, retry))
             ]
+            for version in sorted(set(wanted.found.versions) & set(self._in_use(name))):
+                if version not in versions:  # not asked for: where it fails, it is noted only
+                    await self._bring_up(record, wanted, proto, version, retry)
             if all(record.version(version).loaded is not None for version in versions):
-                for version, loaded in record.serving().items():
-                    if version not in versions:
-                        self._retire(record, version, loaded)
+                self._retire_unused(record)
             self._forget_gone(record)
             if failures:
                 raise failures[0]
+
+    def release(self, name: str) -> None:
+        """Retire versions of a model that serve only because they were in use."""
+        record = self.models.get(name)
+        if record is not None and not record.lock.locked():  # whoever has the lock will do it
+            self._retire_unused(record)
+
+    def _retire_unused(self, record: ModelRecord) -> None:
+        needed = record.chosen | set(self._in_use(record.name))
+        for version, loaded in record.serving().items():
+            if version not in needed:
+                self._retire(record, version, loaded)
 
     async def _bring_up(
         self,

@@ -56,6 +56,8 @@ class ModelRecord:
     versions: dict[str, VersionRecord] = field(default_factory=dict)
     found: Mapping[str, Signature] | None = None
     """What the repository held when the model was last loaded."""
+    chosen: frozenset[str] = frozenset()
+    """The versions that its policy admits."""
     reason: str = ""
     """Why not even its versions are known."""
 

@@ -118,9 +118,24 @@ class SearchingService:
         FailedPrecondition if texts would be embedded by another model than the rows were, or if
         the collection has no words to search.
         """
-        collection = self._collections.get(collection_name)
-        wanted = self._wanted(collection.spec, len(queries), options)
-        resolved = await self._resolve(collection, queries, options, embed_options, deadline_ns)
+        found = self._collections.get(collection_name)
+        wanted = self._wanted(found.spec, len(queries), options)
+        return await self._collections.using(
+            collection_name,
+            lambda collection: self._search(
+                collection, queries, wanted, embed_options, deadline_ns
+            ),
+        )
+
+    async def _search(
+        self,
+        collection: Collection,
+        queries: Sequence[QueryInput],
+        wanted: Wanted,
+        embed_options: EmbedOptions,
+        deadline_ns: int | None,
+    ) -> Searched:
+        resolved = await self._resolve(collection, queries, wanted.mode, embed_options, deadline_ns)
         asked = {
             index: Asked(
                 vector=resolved.vectors.get(index),
@@ -177,17 +192,17 @@ class SearchingService:
         self,
         collection: Collection,
         queries: Sequence[QueryInput],
-        options: SearchOptions,
+        mode: Mode,
         embed_options: EmbedOptions,
         deadline_ns: int | None,
     ) -> _Resolved:
         resolved = _Resolved(vectors={}, errors={})
         for index, query in enumerate(queries):
             try:
-                _check_query(query, options.mode)
+                _check_query(query, mode)
             except RequestError as error:
                 resolved.errors[index] = error
-        if options.mode is Mode.LEXICAL:
+        if mode is Mode.LEXICAL:
             return resolved
         texts = {
             index: query.text

@@ -20,9 +20,10 @@ from vecserve_server.atomic_files import (
 )
 from vecserve_server.domain import NAME_PATTERN, CollectionSpec
 from vecserve_server.errors import ConfigError, InvalidArgument, NotFound, StorageError
-from vecserve_server.storage.manifest import write_manifest
+from vecserve_server.storage.generations import make_generation
+from vecserve_server.storage.manifest import Manifest, write_manifest
 
-_LOCK, _FORMAT, _COLLECTIONS = "LOCK", "FORMAT", "collections"
+_LOCK, _FORMAT, _COLLECTIONS, _ALIASES = "LOCK", "FORMAT", "collections", "ALIASES"
 _FORMAT_TEXT = b"vecserve data folder, format 1\n"
 # A freshly made ext4 volume is not empty.
 _IGNORED = {_LOCK, "lost+found"}
@@ -58,6 +59,11 @@ class DataFolder:
         """The folder itself."""
         return self._path
 
+    @property
+    def aliases_file(self) -> Path:
+        """Where the aliases stand; the file need not exist."""
+        return self._path / _ALIASES
+
     def collection_names(self) -> list[str]:
         """List the collections, sorted by name."""
         return sorted(
@@ -86,7 +92,9 @@ class DataFolder:
         """
         folder = self.collection_folder(spec.name)
         with new_folder_atomically(folder) as unfinished:
-            write_manifest(unfinished, spec)
+            manifest = Manifest(spec=spec)
+            make_generation(unfinished, manifest.generation)
+            write_manifest(unfinished, manifest)
         return folder
 
     def remove_collection(self, name: str) -> None:

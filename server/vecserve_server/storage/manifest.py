@@ -1,17 +1,16 @@
-"""The manifest of a collection: what the collection is, on disk.
+"""The manifest of a collection: what the collection is and which generation serves, on disk.
 
-Owns the file's format: a line with the sha256 of the rest, then JSON. Must not know rows.
+Owns the file's content. Must not know rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from vecserve_server.atomic_files import write_atomically
+from vecserve_server.checked_json import find_checked_json, write_checked_json
 from vecserve_server.domain import (
     CollectionSpec,
     FieldSpec,
@@ -20,66 +19,147 @@ from vecserve_server.domain import (
     TextAnalysis,
     Tokeniser,
 )
-from vecserve_server.errors import ConfigError, CorruptData, StorageError
+from vecserve_server.errors import ConfigError, CorruptData
 
 _FILE_NAME = "MANIFEST"
 _VERSION = 2
 _READABLE = (1, _VERSION)
+UNNUMBERED = 0
+"""The generation of a collection whose rows lie in its own folder, as format 1 had it."""
+
+ReindexState: TypeAlias = Literal["running", "evaluating", "done", "failed", "cancelled"]
 
 
-def write_manifest(folder: Path, spec: CollectionSpec) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One set of a collection's rows with the vectors of one model."""
+
+    number: int
+    model: ModelRef
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """The generation that served before, kept to go back to."""
+
+    generation: Generation
+    retired_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reindex:
+    """The last re-index of a collection."""
+
+    id: str
+    generation: Generation
+    """The one that it builds or built."""
+    state: ReindexState = "running"
+    message: str = ""
+    """Why it failed."""
+    self_hit_rate: float = 0.0
+    """Share of the sampled rows that their own new vector finds."""
+    overlap: float = 0.0
+    """Share of common rows among the ten nearest before and after, mean over the sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All that is known of a collection beside its rows."""
+
+    spec: CollectionSpec
+    """Its model and dim are those of the generation that serves."""
+    generation: int = 1
+    """The one that serves."""
+    previous: Retired | None = None
+    reindex: Reindex | None = None
+
+    @property
+    def live(self) -> Generation:
+        """The generation that serves."""
+        return Generation(number=self.generation, model=self.spec.model, dim=self.spec.dim)
+
+    @property
+    def needed(self) -> list[Generation]:
+        """The generations whose files are in use."""
+        needed = [self.live]
+        if self.previous is not None:
+            needed.append(self.previous.generation)
+        if self.reindex is not None and self.reindex.state in ("running", "evaluating"):
+            needed.append(self.reindex.generation)
+        return needed
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of the collection in `folder`, atomically and durably.
 
     Raises StorageError.
     """
-    content = {"version": _VERSION, "collection": dataclasses.asdict(spec)}
-    body = json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
-    write_atomically(folder / _FILE_NAME, _checksum(body) + b"\n" + body)
+    content = dataclasses.asdict(manifest)
+    content["collection"] = content.pop("spec")
+    write_checked_json(folder / _FILE_NAME, {"version": _VERSION, **content})
 
 
-def read_manifest(folder: Path) -> CollectionSpec:
+def read_manifest(folder: Path) -> Manifest:
     """Read and verify the manifest of the collection in `folder`.
 
-    Raises CorruptData if it is missing or damaged, StorageError if it cannot be read, ConfigError
-    if a newer vecserve wrote it.
+    One of format 1 has the generation UNNUMBERED. Raises CorruptData if it is missing or damaged,
+    StorageError if it cannot be read, ConfigError if a newer vecserve wrote it.
     """
     path = folder / _FILE_NAME
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CorruptData(f"{path}: the collection's manifest is missing") from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    checksum, _, body = data.partition(b"\n")
-    if checksum != _checksum(body):
-        raise CorruptData(f"{path}: the checksum does not match the content")
-    return _decode(path, json.loads(body))
-
-
-def _checksum(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode()
-
-
-def _decode(path: Path, content: dict[str, Any]) -> CollectionSpec:
+    content = find_checked_json(path)
+    if content is None:
+        raise CorruptData(f"{path}: the collection's manifest is missing")
     if content["version"] not in _READABLE:
         raise ConfigError(
             f"{path}: has version {content['version']}, this vecserve reads up to {_VERSION}"
         )
-    collection = content["collection"]
-    # Version 1 knew neither fields nor text analysis.
-    decoded = {
-        "model": ModelRef(**collection["model"]),
-        "fields": tuple(map(_decode_field, collection.get("fields", ()))),
-        "text_analysis": _decode_analysis(collection.get("text_analysis", {})),
-    }
-    return CollectionSpec(**{**collection, **decoded})
+    spec = read_spec(content["collection"])
+    if content["version"] == 1:
+        return Manifest(spec=spec, generation=UNNUMBERED)
+    return Manifest(
+        spec=spec,
+        generation=content["generation"],
+        previous=_retired(content["previous"]),
+        reindex=_reindex(content["reindex"]),
+    )
 
 
-def _decode_field(content: dict[str, Any]) -> FieldSpec:
+def read_spec(content: dict[str, Any]) -> CollectionSpec:
+    """Make a spec of what `dataclasses.asdict` wrote of it; format 1 lacks what has a default."""
+    decoded = _with_model(content)
+    if "fields" in decoded:
+        decoded["fields"] = tuple(map(_field, decoded["fields"]))
+    if "text_analysis" in decoded:
+        decoded["text_analysis"] = _analysis(decoded["text_analysis"])
+    return CollectionSpec(**decoded)
+
+
+def _field(content: dict[str, Any]) -> FieldSpec:
     return FieldSpec(name=content["name"], type=FieldType(content["type"]))
 
 
-def _decode_analysis(content: dict[str, Any]) -> TextAnalysis:
-    if not content:
-        return TextAnalysis()
+def _analysis(content: dict[str, Any]) -> TextAnalysis:
     return TextAnalysis(tokeniser=Tokeniser(content["tokeniser"]), porter=content["porter"])
+
+
+def _retired(content: dict[str, Any] | None) -> Retired | None:
+    if content is None:
+        return None
+    return Retired(
+        generation=_generation(content["generation"]), retired_unix_ms=content["retired_unix_ms"]
+    )
+
+
+def _reindex(content: dict[str, Any] | None) -> Reindex | None:
+    if content is None:
+        return None
+    return Reindex(**{**content, "generation": _generation(content["generation"])})
+
+
+def _generation(content: dict[str, Any]) -> Generation:
+    return Generation(**_with_model(content))
+
+
+def _with_model(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "model": ModelRef(**content["model"])}

@@ -1,6 +1,6 @@
 """The rows of one collection: the truth from which everything in memory is rebuilt.
 
-Owns the SQLite file, its schema and the checksum of each row. Must not know indexes or threads:
+Owns the SQLite file: every transaction on it, and the totals. Must not know indexes or threads:
 one thread commits, any thread reads.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,13 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.atomic_files import fsync_folder
-from vecserve_server.domain import FieldSpec, ModelRef, NewRow, Row, TextAnalysis
-from vecserve_server.errors import CorruptData, InvalidArgument
+from vecserve_server.domain import FieldSpec, ModelRef, NewRow, Row, Source, TextAnalysis
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
 from vecserve_server.storage.row_queries import RowQueries
+from vecserve_server.storage.row_records import (
+    COLUMNS,
+    encoded,
+    read_record,
+    vectors_to_store,
+    write_record,
+)
+from vecserve_server.storage.row_schema import MIGRATIONS
+from vecserve_server.storage.row_upkeep import MAX_PROBLEMS, copy_into, problems, rewrite
+from vecserve_server.storage.sources import insert_sources, read_sources
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
     migrate,
@@ -35,34 +43,10 @@ from vecserve_server.storage.sqlite_file import (
 )
 from vecserve_server.storage.word_index import WordIndex
 
-_MIGRATIONS = (
-    (
-        """
-        CREATE TABLE rows (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            vector BLOB NOT NULL,
-            payload TEXT NOT NULL,
-            model TEXT NOT NULL,
-            checksum INTEGER NOT NULL
-        ) STRICT
-        """,
-        "INSERT INTO sqlite_sequence (name, seq) VALUES ('rows', 0)",
-    ),
-    ("CREATE TABLE removed (seq INTEGER PRIMARY KEY) STRICT",),
-    (
-        """
-        CREATE TABLE models (
-            digest TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL
-        ) STRICT
-        """,
-    ),
-)
-_COLUMNS = "seq, id, vector, payload, model, checksum"
+_PAGE = f"SELECT {COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
 _VARIABLES = 500
 _FORGOTTEN_AT_ONCE = 1000
 NO_ANALYSIS = TextAnalysis()
-_STORED = np.dtype("<f2")
 _Item = TypeVar("_Item")
 
 
@@ -81,7 +65,7 @@ class RowLog:
     ) -> None:
         self._path = path
         self._writer = writer
-        # Commits come from one thread, but what is forgotten comes from another.
+        # One thread commits, but others forget removals, erase words and rewrite the file.
         self._writing = threading.Lock()
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
@@ -113,7 +97,7 @@ class RowLog:
         with translated_errors(path):
             writer = open_writable(path)
             try:
-                migrate(writer, path, _MIGRATIONS)
+                migrate(writer, path, MIGRATIONS)
                 _name_model(writer, model_digest, model_name, model_version)
                 declared = declare(writer, fields, text_analysis)
                 fsync_folder(path.parent)
@@ -138,16 +122,28 @@ class RowLog:
         with self._transaction():
             existing = dict(self._seqs_of([operation.id for operation in operations]))
             planned = plan(operations, existing=existing, last_seq=self._last_seq)
-            vectors = _stored_vectors(list(planned.added.values()), self._dim)
-            self._write(planned, vectors)
-        self._count += len(planned.added) - len(planned.removed)
-        self._last_seq = planned.last_seq
-        return Committed(
-            seqs=planned.seqs,
-            added_seqs=np.fromiter(planned.added, np.int64, len(planned.added)),
-            added_vectors=vectors,
-            removed_seqs=np.array(planned.removed, np.int64),
-        )
+            vectors = self._write(planned)
+        return self._written(planned, vectors)
+
+    def replicate(
+        self, rows: Mapping[int, NewRow], removed: Sequence[int], *, last_seq: int
+    ) -> Committed:
+        """Write rows under the seqs that they have elsewhere, ascending, and remove others.
+
+        A row replaces the one with its id. Seqs up to `last_seq` count as given out. In one
+        transaction, durable when it returns; only the writer may call it. Raises as `commit`.
+        """
+        with self._transaction():
+            replaced = dict(self._seqs_of([row.id for row in rows.values()])).values()
+            gone = {*self._existing(removed), *replaced} - set(rows)
+            planned = Plan(
+                seqs=tuple(rows),
+                added=rows,
+                removed=sorted(gone),
+                last_seq=max(last_seq, self._last_seq),
+            )
+            vectors = self._write(planned)
+        return self._written(planned, vectors)
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Row]:
         """Read rows by id; ids that do not exist are left out.
@@ -180,7 +176,7 @@ class RowLog:
         """
         where = self.queries.compile(condition) if condition is not None else Sql("1")
         statement = (
-            f"SELECT {_COLUMNS} FROM rows WHERE seq > ? AND {where.text} "  # noqa: S608
+            f"SELECT {COLUMNS} FROM rows WHERE seq > ? AND {where.text} "  # noqa: S608
             "ORDER BY seq LIMIT ?"
         )
         with self._readers.snapshot(is_late=is_late) as connection:
@@ -227,6 +223,31 @@ class RowLog:
             if self._words is not None:
                 self._words.erase_removed(self._writer)
 
+    def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
+        """Read rows with their vectors as `scan` does, and what they were made of, by seq.
+
+        Both are of one moment. Rows that keep no text have no source. Raises as `scan` does.
+        """
+        with self._readers.snapshot() as connection:
+            found = connection.execute(_PAGE, (after_seq, limit)).fetchall()
+            last_seq = found[-1][0] if found else after_seq
+            sources = read_sources(connection, first_seq=after_seq + 1, last_seq=last_seq)
+        return [self._row(columns, True) for columns in found], sources
+
+    def without_source(self) -> list[str]:
+        """Return the ids of some rows that keep no text. Raises Overloaded, StorageError."""
+        statement = (
+            "SELECT id FROM rows WHERE seq NOT IN (SELECT seq FROM sources) ORDER BY seq LIMIT 3"
+        )
+        with self._readers.snapshot() as connection:
+            return [row_id.decode() for (row_id,) in connection.execute(statement)]
+
+    def seqs(self) -> NDArray[np.int64]:
+        """Read the seqs of all rows, int64 [N], ascending. Raises Overloaded, StorageError."""
+        with self._readers.snapshot() as connection:
+            found = connection.execute("SELECT seq FROM rows ORDER BY seq")
+            return np.fromiter((seq for (seq,) in found), np.int64)
+
     def count(self) -> int:
         """Count the rows."""
         return self._count
@@ -241,6 +262,34 @@ class RowLog:
         with self._writing:
             self._writer.close()
 
+    def copy_into(self, copy: Path) -> int:
+        """Write a consistent copy of the file while it is in use; return the highest seq in it.
+
+        Raises StorageError.
+        """
+        with translated_errors(self._path):
+            return copy_into(self._path, copy)
+
+    def compact(self) -> None:
+        """Rewrite the file: afterwards nothing that was deleted is in it or in its log.
+
+        Commits wait meanwhile. Raises StorageError.
+        """
+        self.erase_removed_words()
+        with self._writing, translated_errors(self._path):
+            rewrite(self._writer, self._path)
+
+    def verify(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Check every record; return the seqs of all rows and one sentence for each problem.
+
+        Raises Overloaded, StorageError.
+        """
+        with self._readers.snapshot() as connection:
+            found = problems(connection, dim=self._dim)
+            listed = list(islice(found, MAX_PROBLEMS))
+            seqs = connection.execute("SELECT seq FROM rows ORDER BY seq")
+            return np.fromiter((seq for (seq,) in seqs), np.int64), listed
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._writing, translated_errors(self._path), write_transaction(self._writer):
@@ -250,74 +299,62 @@ class RowLog:
         _check_ids(ids)
         for some, marks in _in_slices(ids):
             statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
-            for encoded, seq in self._writer.execute(statement, some):
-                yield encoded.decode(), seq
+            for row_id, seq in self._writer.execute(statement, some):
+                yield row_id.decode(), seq
 
-    def _write(self, planned: Plan, vectors: NDArray[np.float16]) -> None:
+    def _existing(self, seqs: Sequence[int]) -> Iterator[int]:
+        for some, marks in _in_slices(seqs):
+            statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
+            for (seq,) in self._writer.execute(statement, some):
+                yield seq
+
+    def _written(self, planned: Plan, vectors: NDArray[np.float16]) -> Committed:
+        """Keep the totals in line with a transaction that is durable now."""
+        self._count += len(planned.added) - len(planned.removed)
+        self._last_seq = planned.last_seq
+        return Committed(
+            seqs=planned.seqs,
+            added_seqs=np.fromiter(planned.added, np.int64, len(planned.added)),
+            added_vectors=vectors,
+            removed_seqs=np.array(planned.removed, np.int64),
+        )
+
+    def _write(self, planned: Plan) -> NDArray[np.float16]:
+        vectors = vectors_to_store(list(planned.added.values()), self._dim)
         execute_many = self._writer.executemany
         if self._words is not None:
             self._words.remove(self._writer, planned.removed)
         execute_many("DELETE FROM rows WHERE seq = ?", ((seq,) for seq in planned.removed))
         execute_many("INSERT INTO removed (seq) VALUES (?)", ((seq,) for seq in planned.removed))
         execute_many(
-            f"INSERT INTO rows ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO rows ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
             (
-                self._record(seq, row, vector.tobytes())
+                write_record(seq, row, vector.tobytes(), self._model_digest)
                 for (seq, row), vector in zip(planned.added.items(), vectors, strict=True)
             ),
         )
         if self._words is not None:
             self._words.add(self._writer, planned.added)
+        insert_sources(
+            self._writer,
+            ((seq, row.source) for seq, row in planned.added.items() if row.source is not None),
+        )
         # A seq is spent also when a later operation of the same batch undid its row.
         self._writer.execute(
             "UPDATE sqlite_sequence SET seq = ? WHERE name = 'rows'", (planned.last_seq,)
         )
-
-    def _record(
-        self, seq: int, row: NewRow, vector: bytes
-    ) -> tuple[int, str, bytes, str, str, int]:
-        payload, model = _utf8("payload", row.payload_json), self._model_digest
-        checksum = _checksum(seq, row.id.encode(), vector, payload, model.encode())
-        return seq, row.id, vector, row.payload_json, model, checksum
+        return vectors
 
     def _select(self, column: str, keys: Sequence[str | int], with_vectors: bool) -> list[Row]:
         found: list[Any] = []
         with self._readers.snapshot() as connection:
             for some, marks in _in_slices(keys):
-                statement = f"SELECT {_COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
+                statement = f"SELECT {COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
                 found += connection.execute(statement, some).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
 
-    def _row(self, columns: tuple[Any, ...], with_vector: bool) -> Row:
-        seq, encoded_id, vector, payload, *_ = columns
-        if not _intact(*columns):
-            raise CorruptData(
-                f"{self._path}: row seq {seq}, id {_readable(encoded_id)}: the checksum is wrong"
-            )
-        if len(vector) != self._dim * _STORED.itemsize:
-            raise CorruptData(
-                f"{self._path}: row seq {seq}: its vector has {len(vector) // _STORED.itemsize} "
-                f"components, the collection's have {self._dim}"
-            )
-        return Row(
-            seq=seq,
-            id=encoded_id.decode(),
-            vector=np.frombuffer(vector, _STORED) if with_vector else None,
-            payload_json=payload.decode(),
-        )
-
-
-def _stored_vectors(rows: Sequence[NewRow], dim: int) -> NDArray[np.float16]:
-    for row in rows:
-        if row.vector.shape != (dim,):
-            raise InvalidArgument("vector", f"has shape {row.vector.shape}, not ({dim},)")
-    vectors = np.empty((len(rows), dim), _STORED)
-    with np.errstate(over="ignore"):
-        for stored, row in zip(vectors, rows, strict=True):
-            stored[:] = row.vector
-    if not np.isfinite(vectors).all():
-        raise InvalidArgument("vector", "has a component that is not a finite float16")
-    return vectors
+    def _row(self, columns: Sequence[Any], with_vector: bool) -> Row:
+        return read_record(self._path, columns, dim=self._dim, with_vector=with_vector)
 
 
 def _name_model(writer: sqlite3.Connection, digest: str, name: str, version: str) -> None:
@@ -328,31 +365,7 @@ def _name_model(writer: sqlite3.Connection, digest: str, name: str, version: str
 
 def _check_ids(ids: Sequence[str]) -> None:
     for id_ in ids:
-        _utf8("id", id_)
-
-
-def _utf8(field: str, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument(field, "holds a lone surrogate, which UTF-8 cannot carry") from None
-
-
-def _intact(seq: int, *columns: Any) -> bool:
-    # A damaged record can come back with other types than the schema's.
-    *parts, checksum = columns
-    return all(isinstance(part, bytes) for part in parts) and _checksum(seq, *parts) == checksum
-
-
-def _readable(encoded: Any) -> str:
-    return repr(encoded.decode(errors="replace") if isinstance(encoded, bytes) else encoded)
-
-
-def _checksum(seq: int, *parts: bytes) -> int:
-    value = zlib.crc32(seq.to_bytes(8, "little"))
-    for part in parts:
-        value = zlib.crc32(part, zlib.crc32(len(part).to_bytes(8, "little"), value))
-    return value
+        encoded("id", id_)
 
 
 def _in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import CorruptData, StorageError
 
 
-def write_checked_json(path: Path, content: dict[str, Any]) -> None:
+def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace the file, atomically and durably. Raises StorageError."""
     body = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
     write_atomically(path, _checksum(body) + b"\n" + body)
@@ -22,10 +23,18 @@ def write_checked_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_checked_json(path: Path) -> dict[str, Any]:
     """Read and verify the file. Raises CorruptData if it is missing or damaged, StorageError."""
+    content = find_checked_json(path)
+    if content is None:
+        raise CorruptData(f"{path}: is missing")
+    return content
+
+
+def find_checked_json(path: Path) -> dict[str, Any] | None:
+    """Read and verify the file; None if there is none. Raises CorruptData, StorageError."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CorruptData(f"{path}: is missing") from error
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     checksum, _, body = data.partition(b"\n")

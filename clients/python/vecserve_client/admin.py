@@ -1,0 +1,88 @@
+"""The administrative calls of the synchronous client.
+
+Owns the methods behind `Client.admin`. Must not know channels, nor how requests are made and
+replies read (`admin_calls`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from vecserve_client import admin_calls
+from vecserve_client.calls import Call
+from vecserve_client.types import Alias, Reindex, Snapshot, Verification
+
+T = TypeVar("T")
+
+
+class Invoke(Protocol):
+    """Make one call, with its retries."""
+
+    def __call__(self, call: Call[T], timeout_s: float | None) -> T:
+        """Return what the reply says."""
+        ...
+
+
+class Admin:
+    """What looks after collections; each method raises a `VecserveError` as those of `Client`."""
+
+    def __init__(self, invoke: Invoke) -> None:
+        self._invoke = invoke
+
+    def set_alias(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> str | None:
+        """Make or move an alias; returns the collection that it pointed at before, if any."""
+        return self._invoke(admin_calls.set_alias(name, collection), timeout_s)
+
+    def list_aliases(self, *, timeout_s: float | None = None) -> list[Alias]:
+        """List all aliases by name."""
+        aliases, token = self._invoke(admin_calls.list_aliases_page(page_token=""), timeout_s)
+        while token:
+            page, token = self._invoke(admin_calls.list_aliases_page(page_token=token), timeout_s)
+            aliases += page
+        return aliases
+
+    def delete_alias(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Remove an alias; the collection stays."""
+        self._invoke(admin_calls.delete_alias(name), timeout_s)
+
+    def start_reindex(
+        self, collection: str, *, model: str = "", timeout_s: float | None = None
+    ) -> str:
+        """Begin to embed a collection anew, with the latest version of its model if none is named.
+
+        Returns the id of the re-index; the collection serves on as it is until it is done.
+        """
+        return self._invoke(admin_calls.start_reindex(collection, model=model), timeout_s)
+
+    def get_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> Reindex:
+        """Ask how far a re-index is."""
+        return self._invoke(admin_calls.get_reindex(reindex_id), timeout_s)
+
+    def cancel_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> None:
+        """Stop a re-index; take one back that is done, keeping what was written since."""
+        self._invoke(admin_calls.cancel_reindex(reindex_id), timeout_s)
+
+    def create_snapshot(
+        self, collection: str, name: str, *, timeout_s: float | None = None
+    ) -> Snapshot:
+        """Write a consistent copy of a collection into the server's snapshot folder."""
+        return self._invoke(admin_calls.create_snapshot(collection, name), timeout_s)
+
+    def restore_snapshot(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> int:
+        """Make a collection, which must not exist, from a snapshot; returns its row count."""
+        return self._invoke(admin_calls.restore_snapshot(name, collection), timeout_s)
+
+    def compact_collection(self, collection: str, *, timeout_s: float | None = None) -> int:
+        """Rewrite a collection's files so that nothing of deleted rows is left in them.
+
+        Returns the bytes given back. Writes to the collection wait meanwhile.
+        """
+        return self._invoke(admin_calls.compact_collection(collection), timeout_s)
+
+    def verify_collection(self, collection: str, *, timeout_s: float | None = None) -> Verification:
+        """Check every record of a collection, and that its rows are findable."""
+        return self._invoke(admin_calls.verify_collection(collection), timeout_s)

@@ -1,0 +1,92 @@
+"""The administrative calls of the asynchronous client.
+
+Owns the methods behind `AsyncClient.admin`. Must not know channels, nor how requests are made and
+replies read (`admin_calls`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from vecserve_client import admin_calls
+from vecserve_client.calls import Call
+from vecserve_client.types import Alias, Reindex, Snapshot, Verification
+
+T = TypeVar("T")
+
+
+class AsyncInvoke(Protocol):
+    """Make one call, with its retries."""
+
+    async def __call__(self, call: Call[T], timeout_s: float | None) -> T:
+        """Return what the reply says."""
+        ...
+
+
+class AsyncAdmin:
+    """What looks after collections; raises a `VecserveError` as the methods of `AsyncClient`."""
+
+    def __init__(self, invoke: AsyncInvoke) -> None:
+        self._invoke = invoke
+
+    async def set_alias(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> str | None:
+        """Make or move an alias; returns the collection that it pointed at before, if any."""
+        return await self._invoke(admin_calls.set_alias(name, collection), timeout_s)
+
+    async def list_aliases(self, *, timeout_s: float | None = None) -> list[Alias]:
+        """List all aliases by name."""
+        first = admin_calls.list_aliases_page(page_token="")
+        aliases, token = await self._invoke(first, timeout_s)
+        while token:
+            following = admin_calls.list_aliases_page(page_token=token)
+            page, token = await self._invoke(following, timeout_s)
+            aliases += page
+        return aliases
+
+    async def delete_alias(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Remove an alias; the collection stays."""
+        await self._invoke(admin_calls.delete_alias(name), timeout_s)
+
+    async def start_reindex(
+        self, collection: str, *, model: str = "", timeout_s: float | None = None
+    ) -> str:
+        """Begin to embed a collection anew, with the latest version of its model if none is named.
+
+        Returns the id of the re-index; the collection serves on as it is until it is done.
+        """
+        return await self._invoke(admin_calls.start_reindex(collection, model=model), timeout_s)
+
+    async def get_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> Reindex:
+        """Ask how far a re-index is."""
+        return await self._invoke(admin_calls.get_reindex(reindex_id), timeout_s)
+
+    async def cancel_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> None:
+        """Stop a re-index; take one back that is done, keeping what was written since."""
+        await self._invoke(admin_calls.cancel_reindex(reindex_id), timeout_s)
+
+    async def create_snapshot(
+        self, collection: str, name: str, *, timeout_s: float | None = None
+    ) -> Snapshot:
+        """Write a consistent copy of a collection into the server's snapshot folder."""
+        return await self._invoke(admin_calls.create_snapshot(collection, name), timeout_s)
+
+    async def restore_snapshot(
+        self, name: str, collection: str, *, timeout_s: float | None = None
+    ) -> int:
+        """Make a collection, which must not exist, from a snapshot; returns its row count."""
+        return await self._invoke(admin_calls.restore_snapshot(name, collection), timeout_s)
+
+    async def compact_collection(self, collection: str, *, timeout_s: float | None = None) -> int:
+        """Rewrite a collection's files so that nothing of deleted rows is left in them.
+
+        Returns the bytes given back. Writes to the collection wait meanwhile.
+        """
+        return await self._invoke(admin_calls.compact_collection(collection), timeout_s)
+
+    async def verify_collection(
+        self, collection: str, *, timeout_s: float | None = None
+    ) -> Verification:
+        """Check every record of a collection, and that its rows are findable."""
+        return await self._invoke(admin_calls.verify_collection(collection), timeout_s)

@@ -1,0 +1,51 @@
+"""Requests that are drawn from asynchronous sources.
+
+Owns the cutting of a source into requests. Must not know channels, time or retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import TypeVar
+
+from vecserve.v1.index_pb2 import UpsertRequest
+from vecserve_client import calls
+from vecserve_client.types import EmbedOptions, Record
+
+T = TypeVar("T")
+
+
+async def as_async(items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate without waiting."""
+    for item in items:
+        yield item
+
+
+async def upsert_requests(
+    collection: str,
+    records: Iterable[Record] | AsyncIterable[Record],
+    *,
+    options: EmbedOptions | None,
+    batch_rows: int,
+) -> AsyncIterator[UpsertRequest]:
+    """Cut records into requests, as `calls.upsert_requests` does, while they are drawn."""
+    position = 0
+    async for chunk in _chunks(records, batch_rows):
+        for request in calls.upsert_requests(
+            collection, chunk, options=options, batch_rows=batch_rows, start=position
+        ):
+            yield request
+        position += len(chunk)
+
+
+async def _chunks(
+    records: Iterable[Record] | AsyncIterable[Record], size: int
+) -> AsyncIterator[list[Record]]:
+    chunk: list[Record] = []
+    async for record in records if isinstance(records, AsyncIterable) else as_async(records):
+        chunk.append(record)
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

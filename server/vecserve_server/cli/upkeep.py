@@ -1,0 +1,45 @@
+"""`vecserve verify` and `vecserve compact`.
+
+Owns how their results look on the terminal. Must not know how they are done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Final
+
+import typer
+
+from vecserve_server.cli.exits import CommandFailed
+from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
+from vecserve_server.cli.output import complain, print_json, size_text
+from vecserve_server.cli.progress import waiting
+
+PATIENCE_S: Final = 3600.0
+"""Reading or writing all rows of a collection takes as long as it takes."""
+
+Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
+
+
+def verify(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """Check every record of a collection, and that its rows are findable."""
+    with connect(server, deadline_s=PATIENCE_S) as client, waiting("checking", silent=json):
+        found = client.admin.verify_collection(name)
+    if json:
+        print_json(dataclasses.asdict(found))
+    else:
+        for problem in found.problems:
+            complain(problem)
+        print(f"{name}: {found.row_count} rows, {len(found.problems)} problems")
+    if found.problems:
+        raise CommandFailed(f"{name} has {len(found.problems)} problems")
+
+
+def compact(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """Rewrite a collection's files so that nothing of deleted rows is left in them."""
+    with connect(server, deadline_s=PATIENCE_S) as client, waiting("rewriting", silent=json):
+        freed_bytes = client.admin.compact_collection(name)
+    if json:
+        print_json({"name": name, "freed_bytes": freed_bytes})
+    else:
+        print(f"{name}: gave back {size_text(freed_bytes)}")

@@ -1,0 +1,93 @@
+"""Copying one generation of a collection into another that keeps up with the writes.
+
+Owns the order of copying, so that the copy misses nothing: rows in the order of their seqs, then
+what was removed meanwhile. A row keeps its seq. Must not know why a generation is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vecserve_server.domain import NewRow, Row, Source
+from vecserve_server.errors import FailedPrecondition
+from vecserve_server.services.collection import Collection
+
+PAGE_ROWS = 64
+SMALL_ROWS = 32
+"""So little to copy takes a moment, in which writers can be held back."""
+MAX_DELAY_S = 1.0
+
+
+class MakeRows(Protocol):
+    """Make the rows of the new generation from those of the old one."""
+
+    async def __call__(
+        self, rows: Sequence[Row], sources: Mapping[int, Source]
+    ) -> Mapping[int, NewRow]:
+        """Return a row for each seq, ascending. Raises VecserveError if that is impossible."""
+        ...
+
+
+class Rebuild:
+    """One copy in progress. Loop only; call `begin`, then the others in any order."""
+
+    def __init__(self, *, source: Collection, target: Collection, make_rows: MakeRows) -> None:
+        self._source = source
+        self._target = target
+        self._make_rows = make_rows
+
+    async def begin(self) -> None:
+        """Begin to note removals, and drop from the target what was removed before."""
+        self._source.watch_removals()
+        kept = await self._source.seqs()
+        present = await self._target.seqs()
+        gone = np.setdiff1d(present, kept, assume_unique=True)
+        await self._target.replicate({}, gone.tolist(), last_seq=0)
+
+    async def follow(self) -> None:
+        """Copy until little is missing; slow the writers down if they are faster than that."""
+        before: int | None = None
+        while (copied := await self.catch_up()) > SMALL_ROWS:
+            if before is not None and copied > before / 2:
+                gate = self._source.gate
+                gate.delay_s = min(MAX_DELAY_S, max(0.005, 2 * gate.delay_s))
+            before = copied
+
+    async def catch_up(self) -> int:
+        """Copy what was written and drop what was removed until now; return how many rows came."""
+        copied, last_seq = 0, self._source.last_seq()
+        while self._target.last_seq() < last_seq:
+            after_seq = self._target.last_seq()
+            rows, sources = await self._source.scan_sources(after_seq, PAGE_ROWS)
+            if not rows:
+                break
+            made = await self._make_rows(rows, sources)
+            await self._target.replicate(made, (), last_seq=rows[-1].seq)
+            copied += len(rows)
+        await self._target.replicate({}, self._source.take_removals(), last_seq=0)
+        return copied
+
+    async def finish(self) -> None:
+        """Copy the rest while the writers are held back. Raises FailedPrecondition."""
+        await self.catch_up()
+        await self._target.replicate({}, (), last_seq=self._source.last_seq())
+        if self._target.live_rows != self._source.live_rows:
+            raise FailedPrecondition(
+                f"the new generation has {self._target.live_rows} rows, "
+                f"the old one {self._source.live_rows}"
+            )
+
+    def end(self) -> None:
+        """Leave the source as it was."""
+        self._source.ignore_removals()
+        self._source.gate.delay_s = 0.0
+
+
+def copy_row(row: Row, source: Source | None) -> NewRow:
+    """Make the same row again, with the vector that it has."""
+    assert row.vector is not None
+    vector = row.vector.astype(np.float32)
+    return NewRow(id=row.id, vector=vector, payload_json=row.payload_json, source=source)

@@ -1,0 +1,86 @@
+"""Making a generation's rows: with a model from their texts, or with the vectors that they have.
+
+Owns the order of embedding and the wait for a busy model. Must not know generations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from vecserve_server.domain import NewRow, Row, Source, Vectors
+from vecserve_server.errors import CapacityError, Draining, FailedPrecondition
+from vecserve_server.services.catalog import ServedModel
+from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.services.rebuilding import MakeRows, copy_row
+
+TRIES = 60
+WAIT_S = 0.5
+
+
+def rows_with(embedding: EmbeddingService, served: ServedModel | None, *, dim: int) -> MakeRows:
+    """Make rows with a model's vectors of `dim` components; None keeps those that they have."""
+
+    async def copy(rows: Sequence[Row], sources: Mapping[int, Source]) -> Mapping[int, NewRow]:
+        return {row.seq: copy_row(row, sources.get(row.seq)) for row in rows}
+
+    async def embed(rows: Sequence[Row], sources: Mapping[int, Source]) -> Mapping[int, NewRow]:
+        assert served is not None
+        by_options: dict[EmbedOptions, list[Row]] = {}
+        for row in rows:
+            by_options.setdefault(_options(row, sources), []).append(row)
+        vectors: dict[int, Vectors] = {}
+        for options, some in by_options.items():
+            texts = [sources[row.seq].text for row in some]
+            found = await _patiently(embedding, served, texts, options, some)
+            vectors |= zip((row.seq for row in some), shorten(found, dim), strict=True)
+        return {
+            row.seq: NewRow(
+                id=row.id,
+                vector=vectors[row.seq],
+                payload_json=row.payload_json,
+                source=sources[row.seq],
+            )
+            for row in rows
+        }
+
+    return copy if served is None else embed
+
+
+def _options(row: Row, sources: Mapping[int, Source]) -> EmbedOptions:
+    source = sources.get(row.seq)
+    if source is None:
+        raise FailedPrecondition(
+            f"row {row.id!r} keeps no text that another model could embed: it was written as a "
+            "vector, or before texts were kept"
+        )
+    truncate: Literal["left", "right"] = "left" if source.truncate == "left" else "right"
+    return EmbedOptions(
+        prompt_name=source.prompt_name,
+        prompt_text=source.prompt_text,
+        normalise=True,
+        truncate=truncate,
+    )
+
+
+async def _patiently(
+    embedding: EmbeddingService,
+    served: ServedModel,
+    texts: Sequence[str],
+    options: EmbedOptions,
+    rows: Sequence[Row],
+) -> Vectors:
+    """Embed texts; a model that is busy with other calls is asked again for a while."""
+    for left in reversed(range(TRIES)):
+        try:
+            embedded = await embedding.embed_with(served, texts, options)
+        except CapacityError as error:
+            if not left or isinstance(error, Draining):
+                raise
+            await asyncio.sleep(WAIT_S)
+            continue
+        for index, problem in embedded.errors.items():
+            raise FailedPrecondition(f"row {rows[index].id!r}: {problem}")
+        return embedded.vectors
+    raise AssertionError("the last try returns or raises")
