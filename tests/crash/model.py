@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow
+from vecserve_server.domain import NewRow, Source
 from vecserve_server.storage.operations import Delete, Operation, Upsert
 
 DIM = 16
@@ -27,10 +27,11 @@ Change: TypeAlias = tuple[str, int | None]
 Transaction: TypeAlias = Sequence[Change]
 
 
-def vector_of(number: int) -> NDArray[np.float32]:
-    """Make the vector of a row, float32 [DIM], of norm 1."""
+def vector_of(number: int, version: str = "1") -> NDArray[np.float32]:
+    """Make the vector of a row, float32 [DIM], of norm 1; version 2 of the model turns it round."""
     vector = np.random.default_rng(number).standard_normal(DIM)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit if version == "1" else -unit
 
 
 def word_of(number: int) -> str:
@@ -38,16 +39,20 @@ def word_of(number: int) -> str:
     return f"word{number % WORDS}"
 
 
-def row_of(row_id: str, number: int) -> NewRow:
+def row_of(row_id: str, number: int, version: str = "1") -> NewRow:
     """Make a row."""
-    payload = f'{{"n":{number},"text":"{word_of(number)}"}}'
-    return NewRow(id=row_id, vector=vector_of(number), payload_json=payload)
+    return NewRow(
+        id=row_id,
+        vector=vector_of(number, version),
+        payload_json=f'{{"n":{number},"text":"{word_of(number)}"}}',
+        source=Source(text=str(number)),
+    )
 
 
-def operations_of(transaction: Transaction) -> list[Operation]:
+def operations_of(transaction: Transaction, version: str = "1") -> list[Operation]:
     """Turn changes into operations."""
     return [
-        Delete(row_id) if number is None else Upsert(row_of(row_id, number))
+        Delete(row_id) if number is None else Upsert(row_of(row_id, number, version))
         for row_id, number in transaction
     ]
 

@@ -7,15 +7,30 @@ is outside of the store's folder, so that no fault concerns it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash.model import Possible, Transaction, transactions
-from tests.crash.store import NAME, SPEC, Store, check, check_after_all, opened, refusal
-from vecserve_server.errors import VecserveError
+from tests.crash.model import Possible, Transaction, row_of, transactions
+from tests.crash.store import (
+    NAME,
+    SPEC,
+    Store,
+    check,
+    check_after_all,
+    opened,
+    read_state,
+    refusal,
+)
+from tests.storage.first_schema import write_first_schema
+from vecserve_server.checked_json import write_checked_json
+from vecserve_server.domain import CollectionSpec
+from vecserve_server.errors import FailedPrecondition, NotFound, VecserveError
+from vecserve_server.storage.data_folder import DataFolder
 
 MORE = transactions(4, seed=9)
 
@@ -110,8 +125,21 @@ class Acting:
         await self.attempt(asyncio.to_thread(self.store.index.maintain))
 
     async def compact(self) -> None:
-        """Rewrite all segments."""
-        await self.attempt(asyncio.to_thread(self.store.index.compact))
+        """Rewrite all segments, and the rows."""
+        await self.attempt(self.store.upkeep.compact(NAME))
+
+    async def start_reindex(self) -> str:
+        """Begin to make a generation with the newest model; return the re-index's id, if it began."""
+        try:
+            return await self.store.reindexing.start(NAME, "m")
+        except VecserveError as error:
+            self.refused(error)
+            return ""
+
+    async def take_back(self, reindex_id: str) -> None:
+        """Let the generation before serve again."""
+        if reindex_id:
+            await self.attempt(self.store.reindexing.cancel(reindex_id))
 
     async def attempt(self, work: Awaitable[object]) -> None:
         """Await something that may fail on a bad disk, but only as it should."""
@@ -123,6 +151,8 @@ class Acting:
     def refused(self, error: VecserveError) -> None:
         """Note an error; it must say what it is about."""
         self.journal.note("failed")
+        if isinstance(error, NotFound | FailedPrecondition):
+            return  # of what could not be made before
         assert refusal(self.store.folder.path, error), error
 
 
@@ -133,7 +163,9 @@ class StoreScenario:
     before: Action | None
     """None: the store does not exist yet."""
     action: Action
-    writes: Sequence[Transaction]
+    writes: Sequence[Transaction] = tuple(transactions(40, seed=1))
+    also: Callable[[Store, Possible], Awaitable[None]] | None = None
+    """What else is checked."""
 
     def prepare(self, root: Path, journal: Journal) -> None:
         """See `Scenario.prepare`."""
@@ -169,12 +201,38 @@ class StoreScenario:
             if NAME not in store.folder.collection_names():
                 assert possible.states == [{}]
                 await store.collections.create(SPEC)
+            if self.also is not None:
+                await self.also(store, possible)
             await check_after_all(store, possible, MORE)
         async with opened(root) as store:
             await check(store, possible)
 
 
-WRITES = transactions(40, seed=1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration(StoreScenario):
+    """A data folder as the first vecserve left it, killed: its rows stand in the log alone."""
+
+    def prepare(self, root: Path, journal: Journal) -> None:
+        """See `Scenario.prepare`."""
+        with DataFolder.open(root) as folder:
+            living, old = folder.path / "living", folder.collection_folder(NAME)
+            living.mkdir()
+            model = dataclasses.asdict(SPEC.model)
+            content = {"name": NAME, "model": model, "dim": SPEC.dim, "created_unix_ms": 7}
+            write_checked_json(living / "MANIFEST", {"version": 1, "collection": content})
+            rows = {seq: row_of(f"id{seq}", number) for seq, (_, number) in _OLD.items()}
+            writer = write_first_schema(
+                living / "rows.sqlite", rows, dim=SPEC.dim, model_digest=SPEC.model.digest
+            )
+            shutil.copytree(living, old)
+            writer.close()
+            shutil.rmtree(living)
+        journal.note("begin 0")
+        journal.note("ok")
+
+
+_OLD = {seq: (f"id{seq}", 1000 + seq) for seq in range(1, 31)}
+_OTHER = CollectionSpec(name="other", model=SPEC.model, dim=3, created_unix_ms=8)
 
 
 async def _two_segments(acting: Acting) -> None:
@@ -190,15 +248,18 @@ async def _delta(acting: Acting) -> None:
     await acting.write(0, 8)
 
 
+async def _create(acting: Acting) -> None:
+    collections = acting.store.collections
+    await acting.write(0, 3)
+    await acting.attempt(collections.create(_OTHER))
+    await acting.attempt(collections.set_alias("same", NAME))
+    await acting.write(3, 4)
+    await acting.attempt(collections.delete_alias("same"))
+    await acting.attempt(collections.drop(_OTHER.name))
+
+
 async def _write(acting: Acting) -> None:
     await acting.write(16, 22)
-
-
-async def _create(acting: Acting) -> None:
-    await acting.write(0, 3)
-    await acting.store.collections.create(_OTHER)
-    await acting.write(3, 4)
-    await acting.attempt(acting.store.collections.drop(_OTHER.name))
 
 
 async def _seal(acting: Acting) -> None:
@@ -215,11 +276,52 @@ async def _compact(acting: Acting) -> None:
     await acting.write(16, 17)
 
 
-_OTHER = type(SPEC)(name="other", model=SPEC.model, dim=3, created_unix_ms=8)
+async def _reindex(acting: Acting) -> None:
+    """A new generation under writes, and the way back."""
+    reindex_id = await acting.start_reindex()
+    await acting.write(16, 19)
+    await acting.store.reindexed()
+    await acting.write(19, 21)
+    await acting.seal()
+    await acting.take_back(reindex_id)
+    await acting.store.reindexed()
+    await acting.write(21, 22)
 
-SCENARIOS: Mapping[str, Scenario] = {
-    "create": StoreScenario(before=None, action=_create, writes=WRITES),
-    "write": StoreScenario(before=_two_segments, action=_write, writes=WRITES),
-    "seal": StoreScenario(before=_delta, action=_seal, writes=WRITES),
-    "compact": StoreScenario(before=_two_segments, action=_compact, writes=WRITES),
+
+async def _migrate(acting: Acting) -> None:
+    await acting.write(1, 3)
+    await acting.seal()
+
+
+async def _snapshot(acting: Acting) -> None:
+    upkeep = acting.store.upkeep
+    await acting.attempt(upkeep.snapshot(NAME, "first"))
+    await acting.write(16, 18)
+    await acting.attempt(upkeep.restore("first", "copy"))
+    await acting.attempt(acting.store.collections.drop("copy"))
+
+
+async def _snapshot_is_whole(store: Store, _: Possible) -> None:
+    if not (store.folder.path / "snapshots" / "first").exists():
+        return
+    await store.upkeep.restore("first", "again")
+    expected = Possible()
+    for transaction in SCENARIOS["snapshot"].writes[:16]:
+        expected.acknowledged(transaction)
+    expected.is_now(await read_state(store.collections.get("again")))
+    await store.collections.drop("again")
+
+
+SCENARIOS: Mapping[str, StoreScenario] = {
+    "create": StoreScenario(before=None, action=_create),
+    "write": StoreScenario(before=_two_segments, action=_write),
+    "seal": StoreScenario(before=_delta, action=_seal),
+    "compact": StoreScenario(before=_two_segments, action=_compact),
+    "reindex": StoreScenario(before=_two_segments, action=_reindex),
+    "snapshot": StoreScenario(before=_two_segments, action=_snapshot, also=_snapshot_is_whole),
+    "migrate": Migration(
+        before=_two_segments,
+        action=_migrate,
+        writes=[list(_OLD.values()), *transactions(4, seed=2)],
+    ),
 }

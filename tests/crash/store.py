@@ -9,14 +9,17 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.testing as npt
+import onnxruntime  # noqa: F401  after USearch's library its own would crash when it is loaded
 from numpy.typing import NDArray
 
 from tests.crash.model import (
@@ -26,10 +29,11 @@ from tests.crash.model import (
     State,
     Transaction,
     operations_of,
+    row_of,
     vector_of,
 )
 from tests.index.oracle import InlineBuilder
-from vecserve_server.domain import CollectionSpec, FieldSpec, FieldType, ModelRef, Vectors
+from vecserve_server.domain import CollectionSpec, FieldSpec, FieldType, ModelRef, NewRow, Row, Source, Vectors
 from vecserve_server.errors import StorageError, VecserveError
 from vecserve_server.index.build_job import BuildJob
 from vecserve_server.index.builder_process import Builder
@@ -39,18 +43,28 @@ from vecserve_server.index.opening import Indexes
 from vecserve_server.index.planning import Costs, Thresholds
 from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
 from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.services import reindexing as reindexing_module
+from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
+from vecserve_server.services.rebuilding import copy_row
+from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.retrieval import Asked, Mode, Wanted
+from vecserve_server.services.upkeep import UpkeepService
+from vecserve_server.settings import ReindexSettings
 from vecserve_server.storage.conditions import Bounds, NumberIn
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
 
 NAME = "docs"
 TIMEOUT_S = 60.0
+MODELS = (
+    ModelRef(name="m", version="1", digest="0f" * 32),
+    ModelRef(name="m", version="2", digest="1e" * 32),
+)
 SPEC = CollectionSpec(
     name=NAME,
-    model=ModelRef(name="m", version="1", digest="0f" * 32),
+    model=MODELS[0],
     dim=DIM,
     created_unix_ms=7,
     fields=(
@@ -87,7 +101,8 @@ class Store:
 
     folder: DataFolder
     collections: Collections
-    deaths: list[BaseException]
+    reindexing: ReindexingService
+    upkeep: UpkeepService
 
     @property
     def collection(self) -> Collection:
@@ -102,8 +117,17 @@ class Store:
         return index
 
     async def write(self, transaction: Transaction) -> None:
-        """Write, and return when it is acknowledged."""
-        await self.collection.write(operations_of(transaction))
+        """Write with the vectors of the model that serves; return when it is acknowledged."""
+
+        async def use(collection: Collection) -> None:
+            await collection.write(operations_of(transaction, collection.spec.model.version))
+
+        await self.collections.using(NAME, use)
+
+    async def reindexed(self) -> None:
+        """Wait for the end of what re-indexes."""
+        for run in list(self.reindexing._runs.values()):
+            await asyncio.wait([run.task])
 
 
 @asynccontextmanager
@@ -132,14 +156,58 @@ async def opened(root: Path, *, builder: Builder | None = None) -> AsyncIterator
             clock_ns=time.perf_counter_ns,
             metrics=make_metrics(),
         )
+        upkeep = UpkeepService(collections=collections, snapshots=root / "snapshots")
+        reindexing = reindexing_of(collections)
         try:
             await collections.open_all()
+            upkeep.open()
             writer.start()
-            yield Store(folder=folder, collections=collections, deaths=deaths)
+            reindexing.open()
+            yield Store(
+                folder=folder, collections=collections, reindexing=reindexing, upkeep=upkeep
+            )
             assert not deaths, deaths
         finally:
+            await reindexing.close()
             writer.drain(TIMEOUT_S)
             await collections.close(TIMEOUT_S)
+
+
+def reindexing_of(collections: Collections) -> ReindexingService:
+    """Make the service with two versions of a model, which it asks for nothing but their names."""
+    catalog = Catalog(default=MODELS[0].name)
+    for ref in MODELS:
+        text: Any = SimpleNamespace(ref=ref, config=SimpleNamespace(dim=DIM))
+        served: Any = SimpleNamespace(text=text)
+        catalog.put(served)
+    embedding: Any = None
+    return ReindexingService(
+        collections=collections,
+        embedding=embedding,
+        catalog=catalog,
+        settings=ReindexSettings(on_new_version="ignore"),
+        release_model=lambda _: None,
+        wall_clock_ms=lambda: 1,
+    )
+
+
+def rows_with(
+    embedding: object, served: ServedModel | None, *, dim: int
+) -> Callable[..., Awaitable[Mapping[int, NewRow]]]:
+    """Make rows as the product does, of sources that are numbers."""
+
+    async def make(
+        rows: Sequence[Row], sources: Mapping[int, Source]
+    ) -> Mapping[int, NewRow]:
+        if served is None:
+            return {row.seq: copy_row(row, sources.get(row.seq)) for row in rows}
+        version = served.text.ref.version
+        return {row.seq: row_of(row.id, int(sources[row.seq].text), version) for row in rows}
+
+    return make
+
+
+reindexing_module.rows_with = rows_with  # type: ignore[assignment]
 
 
 async def read_state(collection: Collection) -> State:
@@ -151,7 +219,8 @@ async def read_state(collection: Collection) -> State:
             assert row.id not in state, f"{row.id} is there twice"
             state[row.id] = int(json.loads(row.payload_json)["n"])
             assert row.vector is not None
-            assert (row.vector == vector_of(state[row.id]).astype(np.float16)).all()
+            vector = vector_of(state[row.id], collection.spec.model.version)
+            assert (row.vector == vector.astype(np.float16)).all()
         after_seq = rows[-1].seq
     return state
 
@@ -171,23 +240,28 @@ async def check(store: Store, possible: Possible) -> None:
 async def check_after_all(store: Store, possible: Possible, more: Sequence[Transaction]) -> None:
     """Check; go on writing, building and compacting; check again: nothing is left behind."""
     await check(store, possible)
+    await store.reindexed()
+    await check(store, possible)
     for transaction in more:
         await store.write(transaction)
         possible.acknowledged(transaction)
     await asyncio.to_thread(store.index.maintain)
     await check(store, possible)
-    await asyncio.to_thread(store.index.compact)
+    await store.upkeep.compact(NAME)
     await check(store, possible)
-    verified = await asyncio.to_thread(store.index.verify)
-    assert not verified.missing_seqs
-    assert not verified.damaged_files
+    assert not (await store.upkeep.verify(NAME)).problems
+    needed = {str(needed.number) for needed in store.collections.manifest(NAME).needed}
+    folder = store.folder.collection_folder(NAME)
+    assert {path.name for path in folder.iterdir()} == needed | {"MANIFEST"}
     left = [path for path in store.folder.path.rglob("*") if _is_leftover(path)]
     assert not left, left
 
 
 async def _check_nearest(collection: Collection, state: State) -> None:
     ids = sorted(state)
-    vectors = np.array([vector_of(state[row_id]) for row_id in ids], np.float32).reshape(-1, DIM)
+    version = collection.spec.model.version
+    vectors = np.array([vector_of(state[row_id], version) for row_id in ids], np.float32)
+    vectors = vectors.reshape(-1, DIM)
     asked = [Asked(vector=vector) for vector in [*vectors, *map(vector_of, range(5))]]
     exactly = Wanted(k=K, min_score=None, with_payload=False, exact=True)
     near = await collection.retrieve(asked, exactly)
@@ -211,7 +285,7 @@ async def _check_conditions(collection: Collection, state: State) -> None:
     for bound in numbers[::7]:
         above = NumberIn(field="n", bounds=Bounds(gte=float(bound)))
         assert await collection.count(above) == sum(number >= bound for number in numbers)
-    for word in range(WORDS):
+    for word in range(WORDS if collection.spec.has_text_fields else 0):
         wanted = Wanted(k=100, min_score=None, mode=Mode.LEXICAL)
         found = await collection.retrieve([Asked(text=f"word{word}")], wanted)
         holders = {row_id for row_id, number in state.items() if number % WORDS == word}

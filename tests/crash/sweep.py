@@ -7,6 +7,7 @@ milliseconds.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from tests.crash.faults import FOR_EVER, Faults, Kind, faults_here
 from tests.crash.scenarios import SCENARIOS, Journal, Scenario
 
 MAX_STEPS = 5000
+HANGS_AFTER_S = 120.0
 _FAILED = 3
 
 
@@ -69,6 +71,7 @@ def in_fork(work: Callable[[], object]) -> int:
     child = os.fork()
     if not child:
         code = _FAILED
+        faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
         try:
             work()
             code = 0
