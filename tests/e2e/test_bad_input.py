@@ -272,10 +272,10 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
         Code.INVALID_ARGUMENT,
         "request_id: has 129 bytes; the limit is 128",
     ),
-    "not offered yet": (
+    "no label field": (
         lambda s: s.search.Classify(search_pb2.ClassifyRequest(collection="docs")),
-        Code.UNIMPLEMENTED,
-        "Classify is not offered by this server",
+        Code.INVALID_ARGUMENT,
+        "label_field: has 0 bytes; 1 to 128 are allowed",
     ),
 }
 

@@ -24,6 +24,8 @@ from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
 
 # Long calls go in pieces, so that the encoder starts while the rest is being tokenised.
+TOKENISE_ON_LOOP_CHARACTERS = 256
+"""So little takes less time than handing it to a thread."""
 PIECE_TEXTS = 64
 MAX_PROMPT_BYTES = 4096
 
@@ -204,17 +206,21 @@ class EmbeddingService:
 
     async def _tokenise(self, call: _Call, piece: Sequence[int]) -> dict[int, Tokenised]:
         text_model = call.served.text
+        texts = [f"{call.prompt}{call.texts[index]}" for index in piece]
 
         def work() -> list[Tokenised]:
             return text_model.tokenizer.encode(
-                [f"{call.prompt}{call.texts[index]}" for index in piece],
+                texts,
                 max_tokens=text_model.config.max_tokens,
                 truncate="left" if call.truncate == "left" else "right",
             )
 
         started_ns = self._clock_ns()
-        loop = asyncio.get_running_loop()
-        tokenised = await loop.run_in_executor(self._tokenise_pool, work)
+        if sum(map(len, texts)) <= TOKENISE_ON_LOOP_CHARACTERS:
+            tokenised = work()
+        else:
+            loop = asyncio.get_running_loop()
+            tokenised = await loop.run_in_executor(self._tokenise_pool, work)
         call.tokenise_us = max(call.tokenise_us, (self._clock_ns() - started_ns) // 1000)
         return dict(zip(piece, tokenised, strict=True))
 

@@ -21,7 +21,7 @@ MAX_TERMS = 32
 """Different words of a query that are looked for."""
 MAX_TEXT_CHARACTERS = 4096
 """Beginning of a text in which words are looked for."""
-SCORED_ROWS = 50_000
+SCORED_ROWS = 20_000
 """Rows that one query may compare by BM25."""
 _WORD = re.compile(r"[^\W_]+")
 _KEPT_COUNTS = 4096
