@@ -55,7 +55,15 @@ def sweep(tmp_path: Path) -> Sweep:
             steps = [str(stride * _SHARDS), str(stride * shard)]
             children.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.crash.sweep", scenario, kind.name, folder, *steps],
+                    [
+                        sys.executable,
+                        "-m",
+                        "tests.crash.sweep",
+                        scenario,
+                        kind.name,
+                        folder,
+                        *steps,
+                    ],
                     env=environ,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

@@ -22,9 +22,9 @@ from tests.crash.store import (
     Store,
     check,
     check_after_all,
+    check_refusal,
     opened,
     read_state,
-    refusal,
 )
 from tests.storage.first_schema import write_first_schema
 from vecserve_server.checked_json import write_checked_json
@@ -129,7 +129,7 @@ class Acting:
         await self.attempt(self.store.upkeep.compact(NAME))
 
     async def start_reindex(self) -> str:
-        """Begin to make a generation with the newest model; return the re-index's id, if it began."""
+        """Begin to make a generation with the newest model; return the id, if it began."""
         try:
             return await self.store.reindexing.start(NAME, "m")
         except VecserveError as error:
@@ -153,7 +153,7 @@ class Acting:
         self.journal.note("failed")
         if isinstance(error, NotFound | FailedPrecondition):
             return  # of what could not be made before
-        assert refusal(self.store.folder.path, error), error
+        check_refusal(self.store.folder.path, error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,7 @@ class StoreScenario:
         except VecserveError as error:
             mend()
             journal.note("refused")
-            assert refusal(root, error), error
+            check_refusal(root, error)
 
     def check(self, root: Path, journal: Journal) -> None:
         """See `Scenario.check`."""

@@ -33,7 +33,16 @@ from tests.crash.model import (
     vector_of,
 )
 from tests.index.oracle import InlineBuilder
-from vecserve_server.domain import CollectionSpec, FieldSpec, FieldType, ModelRef, NewRow, Row, Source, Vectors
+from vecserve_server.domain import (
+    CollectionSpec,
+    FieldSpec,
+    FieldType,
+    ModelRef,
+    NewRow,
+    Row,
+    Source,
+    Vectors,
+)
 from vecserve_server.errors import StorageError, VecserveError
 from vecserve_server.index.build_job import BuildJob
 from vecserve_server.index.builder_process import Builder
@@ -196,9 +205,7 @@ def rows_with(
 ) -> Callable[..., Awaitable[Mapping[int, NewRow]]]:
     """Make rows as the product does, of sources that are numbers."""
 
-    async def make(
-        rows: Sequence[Row], sources: Mapping[int, Source]
-    ) -> Mapping[int, NewRow]:
+    async def make(rows: Sequence[Row], sources: Mapping[int, Source]) -> Mapping[int, NewRow]:
         if served is None:
             return {row.seq: copy_row(row, sources.get(row.seq)) for row in rows}
         version = served.text.ref.version
@@ -207,7 +214,7 @@ def rows_with(
     return make
 
 
-reindexing_module.rows_with = rows_with  # type: ignore[assignment]
+vars(reindexing_module)["rows_with"] = rows_with
 
 
 async def read_state(collection: Collection) -> State:
@@ -292,9 +299,9 @@ async def _check_conditions(collection: Collection, state: State) -> None:
         assert {hit.id for hit in found.answers[0].hits} == holders
 
 
-def refusal(root: Path, error: VecserveError) -> bool:
-    """Tell whether an error names what is wrong: a file below `root`, or a row."""
-    return str(root) in str(error) or "row seq" in str(error)
+def check_refusal(root: Path, error: VecserveError) -> None:
+    """An error names what is wrong: a file below `root`, or a row."""
+    assert str(root) in str(error) or "row seq" in str(error), error
 
 
 def _cosines(stored: Vectors, query: NDArray[np.float32]) -> list[float]:

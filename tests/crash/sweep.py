@@ -1,7 +1,7 @@
 """Run a scenario again and again, with a fault one file-system call later each time.
 
-`python -m tests.crash.sweep SCENARIO KIND FOLDER [STRIDE [FIRST]]` prints what it did as JSON. Each run and
-each look at what it left is a fork of this process, which has everything imported: that costs
+`python -m tests.crash.sweep SCENARIO KIND FOLDER STRIDE FIRST` prints what it did as JSON. Each run
+and each look at what it left is a fork of this process, which has everything imported: that costs
 milliseconds.
 """
 
@@ -29,9 +29,8 @@ _FAILED = 3
 
 def main(arguments: list[str]) -> int:
     """Run one sweep; 0 if every fault was survived."""
-    name, kind, folder, *steps = arguments
-    stride, first = map(int, [*steps, "1", "0"][:1] + [*steps[1:], "0"][:1])
-    swept = sweep(SCENARIOS[name], Kind[kind], Path(folder), stride=stride, first=first)
+    name, kind, folder, stride, first = arguments
+    swept = sweep(SCENARIOS[name], Kind[kind], Path(folder), stride=int(stride), first=int(first))
     print(json.dumps(swept))
     return 0
 

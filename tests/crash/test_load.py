@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,11 @@ TIMEOUT_S = 900.0
 LONGEST_LOAD_S, LONGEST_BUILD_S = 0.8, 6.0
 BUILD_ROUNDS = 4
 """Every so manieth round lasts until a segment is being built: that takes seconds."""
-SMALL = {"index_first_rows": 40, "index_delta_rows": 16, "index_builder_niceness": 0}
+SMALL: dict[str, Any] = {
+    "index_first_rows": 40,
+    "index_delta_rows": 16,
+    "index_builder_niceness": 0,
+}
 LEFT_BY_CRASHES = (".unfinished", ".removed")
 NO_RETRY = RetryPolicy(max_attempts=1)
 
@@ -226,8 +231,7 @@ def start(tmp_path: Path, serving_repository: Path) -> Iterator[Callable[..., Se
     started: list[ServerProcess] = []
 
     def start_one(**settings: object) -> ServerProcess:
-        settings = SMALL | settings
-        started.append(start_server(tmp_path, repository=serving_repository, **settings))
+        started.append(start_server(tmp_path, repository=serving_repository, **SMALL, **settings))
         return started[-1]
 
     yield start_one
