@@ -124,6 +124,8 @@ async def _compare(store: Store, name: Path) -> str:
         if not (await store.upkeep.verify(NAME)).problems:
             raise
         return "found by verify"
+    if (await store.upkeep.verify(NAME)).problems:
+        return "found by verify"
     outcome = "right" if possible.states == _state().states else "last write taken for torn"
     await check_after_all(store, possible, MORE)
     return outcome

@@ -230,7 +230,7 @@ def wait_for_build(data: Path) -> None:
 def start(tmp_path: Path, serving_repository: Path) -> Iterator[Callable[..., ServerProcess]]:
     started: list[ServerProcess] = []
 
-    def start_one(**settings: object) -> ServerProcess:
+    def start_one(**settings: Any) -> ServerProcess:
         started.append(start_server(tmp_path, repository=serving_repository, **SMALL, **settings))
         return started[-1]
 
