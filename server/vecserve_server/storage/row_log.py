@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.atomic_files import fsync_folder
 from vecserve_server.domain import FieldSpec, ModelRef, NewRow, Row, Source, TextAnalysis
+from vecserve_server.errors import CorruptData
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql

@@ -143,6 +143,8 @@ def translated_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translate(path, error) from error
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"{path}: is damaged: holds a text that is not UTF-8") from error
 
 
 @contextmanager
