@@ -56,7 +56,7 @@ def last_commit_but_one(log: Path) -> int:
 
 def flip(log: Path, place: int) -> None:
     data = bytearray(log.read_bytes())
-    data[place] ^= 0x10
+    data[place] ^= 1
     log.write_bytes(data)
 
 
@@ -67,8 +67,10 @@ def test_a_sound_log_passes(log: Path) -> None:
 
 
 def test_no_log_or_an_empty_one_passes(log: Path) -> None:
-    log.write_bytes(b"")
-    check_log(database(log))
+    header = log.read_bytes()[:HEADER]
+    for content in (header, header[:7], bytes(HEADER), b""):
+        log.write_bytes(content)
+        check_log(database(log))
     log.unlink()
     check_log(database(log))
 
@@ -78,6 +80,20 @@ def test_a_flipped_bit_before_the_last_transaction_is_seen(log: Path, seed: int)
     place = seed * 997 * 13 % last_commit_but_one(log)
     flip(log, place)
     with pytest.raises(CorruptData, match=r"killed\.sqlite-wal: frame \d+ is damaged"):
+        check_log(database(log))
+
+
+@pytest.mark.parametrize("field", range(2, 24))
+def test_damage_of_the_last_commit_but_one_is_seen(log: Path, field: int) -> None:
+    """Whatever part of its header it is: page, size, salt or checksum."""
+    flip(log, last_commit_but_one(log) - PAGE - FRAME_HEADER + field)
+    with pytest.raises(CorruptData, match=r"killed\.sqlite-wal: frame \d+ is damaged"):
+        check_log(database(log))
+
+
+def test_a_log_without_its_header_is_refused(log: Path) -> None:
+    log.write_bytes(bytes(HEADER) + log.read_bytes()[HEADER:])
+    with pytest.raises(CorruptData, match="frame 0 is damaged"):
         check_log(database(log))
 
 

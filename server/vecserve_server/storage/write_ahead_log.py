@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ _MAGIC = 0x377F0682
 """The last bit says that checksums are of big-endian words."""
 _FRAMES_AT_ONCE = 2048
 
-_Words = NDArray[np.uint32]
+_Words: TypeAlias = NDArray[np.uint32]
+_Flags: TypeAlias = NDArray[np.bool_]
 
 
 def check_log(database: Path) -> None:
@@ -35,10 +36,7 @@ def check_log(database: Path) -> None:
     path = database.with_name(database.name + "-wal")
     try:
         with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-        if len(header) < _HEADER_BYTES or not any(header):
-            return  # nothing was ever written to it
-        frame = _hidden_frame(_Frames(path=path, size=path.stat().st_size, header=header))
+            frame = _hidden_frame(file)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -51,79 +49,95 @@ def check_log(database: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What the frames of a log have in common."""
+
+    order: Literal["<u4", ">u4"]
+    """Of the words that checksums are of."""
+    page_bytes: int
+    salt: _Words
+    checksum: _Words
+    """With which that of the first frame begins."""
+
+    @classmethod
+    def read(cls, data: bytes) -> _Header | None:
+        """Take the header apart; None if it is damaged."""
+        magic, _, page_bytes, _, *salt_and_checksum = struct.unpack(">8I", data)
+        if magic & ~1 != _MAGIC:
+            return None
+        header = cls(
+            order=">u4" if magic & 1 else "<u4",
+            page_bytes=page_bytes,
+            salt=np.array(salt_and_checksum[:2], np.uint32),
+            checksum=np.array(salt_and_checksum[2:], np.uint32),
+        )
+        covered = np.frombuffer(data[:24], np.uint8)[np.newaxis]
+        sums = _checksums(covered, np.zeros((1, 2), np.uint32), header.order)
+        return header if (sums == header.checksum).all() else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Frames:
-    """The frames of one log."""
+    """Some frames that lie one after the other."""
 
-    path: Path
-    size: int
-    header: bytes
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether the header is what was written."""
-        magic, _, page_bytes, *_ = self._header
-        if magic & ~1 != _MAGIC or not 512 <= page_bytes <= 65536:
-            return False
-        words = np.frombuffer(self.header[:24], self._order)[:, np.newaxis].astype(np.uint32)
-        zero = np.zeros(1, np.uint32)
-        found = [int(part[0]) for part in _checksums(words, zero, zero)]
-        return found == list(self._header[6:])
-
-    def blocks(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Tell of some frames at a time which follow from the one before, and which commit."""
-        page_bytes = self._header[2]
-        frame_bytes = _FRAME_HEADER_BYTES + page_bytes
-        count = (self.size - _HEADER_BYTES) // frame_bytes
-        before = np.array([self._header[6:]], np.uint32)
-        for start in range(0, count, _FRAMES_AT_ONCE):
-            some = min(_FRAMES_AT_ONCE, count - start)
-            data = np.fromfile(
-                self.path, np.uint8, some * frame_bytes, offset=_HEADER_BYTES + start * frame_bytes
-            ).reshape(some, frame_bytes)
-            heads = data[:, :_FRAME_HEADER_BYTES].copy().view(">u4").astype(np.uint32)
-            seeds = np.concatenate([before, heads[:-1, 4:]])
-            covered = np.delete(data, np.s_[8:_FRAME_HEADER_BYTES], axis=1)
-            words = np.ascontiguousarray(covered.view(self._order).T).astype(np.uint32)
-            first, second = _checksums(words, seeds[:, 0], seeds[:, 1])
-            salted = (heads[:, 2:4] == np.array(self._header[4:6], np.uint32)).all(axis=1)
-            follows = salted & (heads[:, 4] == first) & (heads[:, 5] == second)
-            yield follows, heads[:, 1] != 0
-            before = heads[-1:, 4:]
-
-    @property
-    def _header(self) -> tuple[int, ...]:
-        return struct.unpack(">8I", self.header)
-
-    @property
-    def _order(self) -> Literal["<u4", ">u4"]:
-        return ">u4" if self._header[0] & 1 else "<u4"
+    commits: _Flags
+    """Which of them end a transaction."""
+    follows: _Flags
+    """Which of them continue the frame before as it says that it is."""
+    follows_content: _Flags
+    """Which of them continue what the frame before holds, whatever its checksum."""
 
 
-def _hidden_frame(frames: _Frames) -> int | None:
+def _hidden_frame(file: BinaryIO) -> int | None:
     """Return the number of a damaged frame, 0 is the header, that later transactions follow."""
-    if not frames.is_sound:
+    head = file.read(_HEADER_BYTES)
+    first = file.read(1)
+    if not first:
+        return None  # no frame was ever written
+    file.seek(_HEADER_BYTES)
+    header = _Header.read(head)
+    if header is None:
         return 0
     damaged: int | None = None
-    number = 0
-    commits_before = False
-    for follows, commits in frames.blocks():
-        if damaged is None and not follows.all():
-            damaged = number + int(np.argmin(follows)) + 1
+    start, after_commit = 1, False
+    for frames in _frames(file, header):
+        if damaged is None and not frames.follows.all():
+            damaged = start + int(np.argmin(frames.follows))
         if damaged is not None:
             # What follows a commit was written after it was durable.
-            after_commit = np.concatenate([[commits_before], commits[:-1]])
-            places = np.arange(number + 1, number + len(follows) + 1)
-            if (follows & after_commit & (places > damaged)).any():
+            is_later = np.append(after_commit, frames.commits[:-1])
+            is_later &= frames.follows | frames.follows_content
+            if is_later[max(0, damaged + 1 - start) :].any():
                 return damaged
-        number += len(follows)
-        commits_before = bool(commits[-1])
+        start += len(frames.commits)
+        after_commit = bool(frames.commits[-1])
     return None
 
 
-def _checksums(words: _Words, first: _Words, second: _Words) -> tuple[_Words, _Words]:
-    """Add up the words [W, N] of N frames, each begun with the checksum of the one before."""
-    first, second = first.copy(), second.copy()
+def _frames(file: BinaryIO, header: _Header) -> Iterator[_Frames]:
+    frame_bytes = _FRAME_HEADER_BYTES + header.page_bytes
+    stored_before = computed_before = header.checksum[np.newaxis]
+    while len(read := file.read(_FRAMES_AT_ONCE * frame_bytes)) >= frame_bytes:
+        count = len(read) // frame_bytes
+        data = np.frombuffer(read, np.uint8, count * frame_bytes).reshape(count, frame_bytes)
+        heads = data[:, :_FRAME_HEADER_BYTES].copy().view(">u4").astype(np.uint32)
+        covered = np.delete(data, np.s_[8:_FRAME_HEADER_BYTES], axis=1)
+        salted, stored = (heads[:, 2:4] == header.salt).all(axis=1), heads[:, 4:]
+        computed = _checksums(covered, np.vstack([stored_before, stored[:-1]]), header.order)
+        follows = follows_content = salted & (computed == stored).all(axis=1)
+        if not follows.all():
+            seeds = np.vstack([computed_before, computed[:-1]])
+            sums = _checksums(covered, seeds, header.order)
+            follows_content = salted & (sums == stored).all(axis=1)
+        yield _Frames(commits=heads[:, 1] != 0, follows=follows, follows_content=follows_content)
+        stored_before, computed_before = stored[-1:], computed[-1:]
+
+
+def _checksums(covered: NDArray[np.uint8], seeds: _Words, order: Literal["<u4", ">u4"]) -> _Words:
+    """Add up the bytes of N pieces [N, B], each begun with its seed [N, 2]; uint32 [N, 2]."""
+    words = np.ascontiguousarray(covered.view(order).T).astype(np.uint32)
+    first, second = seeds.T.copy()
     for even, odd in zip(words[::2], words[1::2], strict=True):
         first += even + second
         second += odd + first
-    return first, second
+    return np.stack([first, second], axis=1)
