@@ -83,7 +83,7 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     if base and not base.suits(rows):
         return build(folder, replace(job, base=""))
     rows.write(folder, base.folder if base else None)
-    seqs = np.fromfile(folder / SEQS, "<i8")
+    seqs = np.frombuffer((folder / SEQS).read_bytes(), "<i8")
     vectors = np.memmap(folder / VECTORS, "<f2", "r").reshape(-1, job.dim)
     quantiser = base.quantiser if base else _fit(vectors, job)
     clip_rate = _clip_rate(quantiser, _sample(vectors, job.seed))
@@ -96,7 +96,7 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     strays = _strays(graph, quantiser, vectors, expansion)
     if len(strays) > job.most_strays * len(vectors):
         raise StorageError(f"the graph does not lead to {len(strays)} of {len(vectors)} rows")
-    strays.astype("<i8").tofile(folder / STRAYS)
+    (folder / STRAYS).write_bytes(strays.astype("<i8").tobytes())
     save_quantiser(folder / QUANTISER, quantiser)
     _save(graph, folder / GRAPH, quantiser, vectors)
     record = SegmentRecord(

@@ -72,6 +72,8 @@ class Sealing:
             self.step("built")
         self.step("named")
         new = Segment.open(self.folder.folder_of(name), handles=self.handles)
+        if new.rows != rows:
+            raise StorageError(f"{new.folder}: holds {new.rows} rows, not {rows}")
         self.step("opened")
         return self._publish(frozen, rewritten, kept, new)
 
@@ -139,7 +141,8 @@ class Sealing:
 
     def _segment_source(self, unfinished: Path, number: int, view: SegmentView) -> Source:
         left_out = unfinished / f"left-out-{number}.i64"
-        np.flatnonzero(~view.segment.living(view.version)).astype("<i8").tofile(left_out)
+        dead = np.flatnonzero(~view.segment.living(view.version))
+        left_out.write_bytes(dead.astype("<i8").tobytes())
         folder = view.segment.folder
         return Source(
             seqs=str(folder / SEQS), vectors=str(folder / VECTORS), left_out=str(left_out)
@@ -161,5 +164,5 @@ def _write_deltas(unfinished: Path, frozen: Frozen) -> None:
     ):
         for delta in frozen.snapshot.deltas:
             for some in delta.living():
-                some.seqs.astype("<i8").tofile(seqs)
-                some.vectors.astype("<f2").tofile(vectors)
+                seqs.write(some.seqs.astype("<i8").tobytes())
+                vectors.write(some.vectors.astype("<f2").tobytes())
