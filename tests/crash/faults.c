@@ -4,6 +4,8 @@ Preloaded into a test's child. Nothing happens before fault_arm; then every call
 is below the root counts as a step, whoever makes it: Python, SQLite, NumPy, USearch. */
 
 #define _GNU_SOURCE
+#include "power_cut.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +21,7 @@ is below the root counts as a step, whoever makes it: Python, SQLite, NumPy, USe
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum kind { NONE, KILL, IO_ERROR, NO_SPACE, SHORT, READ_ERROR };
+enum kind { NONE, KILL, IO_ERROR, NO_SPACE, SHORT, READ_ERROR, POWER_CUT };
 enum call { GROWS, WRITES, CHANGES, READS };
 enum verdict { GO_ON, FAIL, HALF };
 
@@ -27,26 +29,24 @@ static volatile int armed;
 static long first_step, failing_steps;
 static long steps;
 static char root[PATH_MAX], only[256];
+static __thread int cutting;
 
 void fault_arm(const char *below, const char *containing, int kind, long step, long count)
 {
     snprintf(root, sizeof root, "%s", below);
     snprintf(only, sizeof only, "%s", containing);
     first_step = step, failing_steps = count, steps = 0;
+    if (kind == POWER_CUT) {
+        char kept[PATH_MAX + 8];
+        snprintf(kept, sizeof kept, "%s.kept", root);
+        power_arm(kept);
+    }
     armed = kind;
 }
 
 void fault_disarm(void) { armed = NONE; }
 
 long fault_steps(void) { return steps; }
-
-/* A process that is started by the one under test arms itself. */
-__attribute__((constructor)) static void arm_by_environment(void)
-{
-    const char *kind = getenv("FAULT_KIND"), *below = getenv("FAULT_ROOT"), *step = getenv("FAULT_STEP");
-    if (kind && below && step)
-        fault_arm(below, "", atoi(kind), atol(step), 1);
-}
 
 #define REAL(name) \
     static __typeof__(name) *real; \
@@ -61,7 +61,8 @@ static ssize_t plain_readlink(const char *path, char *into, size_t size)
 static int is_meant(const char *path)
 {
     size_t length = strlen(root);
-    return !strncmp(path, root, length) && strstr(path + length, only);
+    if (cutting || strncmp(path, root, length)) return 0;
+    return (path[length] == '/' || !path[length]) && strstr(path + length, only);
 }
 
 static int meant_fd(int fd)
@@ -71,25 +72,33 @@ static int meant_fd(int fd)
     ssize_t size = plain_readlink(link, path, sizeof path - 1);
     if (size < 0) return 0;
     path[size] = 0;
-    return is_meant(path);
+    if (!is_meant(path)) return 0;
+    /* SQLite's shared memory is mapped, and worth nothing after a restart. */
+    int is_shared = size > 4 && !strcmp(path + size - 4, "-shm");
+    if (armed == POWER_CUT && !is_shared) power_before_write(fd);
+    return 1;
 }
 
-static int meant_at(int folder, const char *name)
+/* Tell whether a name concerns us, and all of it. */
+static int meant_at(int folder, const char *name, char path[2 * PATH_MAX])
 {
-    char link[64], path[2 * PATH_MAX];
-    if (name[0] == '/') return is_meant(name);
-    if (folder == AT_FDCWD) snprintf(link, sizeof link, "/proc/self/cwd");
-    else snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
-    ssize_t size = plain_readlink(link, path, PATH_MAX - 1);
-    if (size < 0) return 0;
-    snprintf(path + size, PATH_MAX, "/%s", name);
+    char link[64];
+    ssize_t size = 0;
+    if (name[0] != '/') {
+        if (folder == AT_FDCWD) snprintf(link, sizeof link, "/proc/self/cwd");
+        else snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+        size = plain_readlink(link, path, PATH_MAX - 1);
+        if (size < 0) return 0;
+        path[size++] = '/';
+    }
+    snprintf(path + size, PATH_MAX, "%s", name);
     return is_meant(path);
 }
 
 static int counts(enum call call)
 {
     switch (armed) {
-    case KILL: case IO_ERROR: return call != READS;
+    case KILL: case IO_ERROR: case POWER_CUT: return call != READS;
     case NO_SPACE: return call == GROWS || call == WRITES;
     case SHORT: return call == WRITES;
     case READ_ERROR: return call == READS;
@@ -102,7 +111,8 @@ static enum verdict step(enum call call)
     if (!counts(call)) return GO_ON;
     long now = __atomic_fetch_add(&steps, 1, __ATOMIC_SEQ_CST);
     if (now < first_step || now - first_step >= failing_steps) return GO_ON;
-    if (armed == KILL) { kill(getpid(), SIGKILL); for (;;) pause(); }
+    if (armed == POWER_CUT) cutting = 1, power_cut();
+    if (armed == KILL || armed == POWER_CUT) { kill(getpid(), SIGKILL); for (;;) pause(); }
     if (armed == SHORT) return HALF;
     errno = armed == NO_SPACE ? ENOSPC : EIO;
     return FAIL;
@@ -113,14 +123,29 @@ static int opens_for_change(int flags)
     return (flags & O_ACCMODE) != O_RDONLY || flags & (O_CREAT | O_TRUNC);
 }
 
+static int changes_if_opened(int folder, const char *name, int flags, char path[2 * PATH_MAX])
+{
+    return armed && opens_for_change(flags) && meant_at(folder, name, path);
+}
+
+static int created(int fd, const char *path, int was_there)
+{
+    if (armed == POWER_CUT && fd >= 0 && !was_there) power_after_create(path, 0);
+    return fd;
+}
+
+#define MODE_OF(flags) \
+    va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more)
+
 #define OPENER(name) \
     int name(const char *path, int flags, ...) \
     { \
-        va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more); \
-        REAL(name); \
-        if (armed && opens_for_change(flags) && meant_at(AT_FDCWD, path)) \
-            if (step(flags & O_CREAT ? GROWS : CHANGES) == FAIL) return -1; \
-        return real(path, flags, mode); \
+        MODE_OF(flags); REAL(name); \
+        char all[2 * PATH_MAX]; \
+        if (!changes_if_opened(AT_FDCWD, path, flags, all)) return real(path, flags, mode); \
+        if (step(flags & O_CREAT ? GROWS : CHANGES) == FAIL) return -1; \
+        int was_there = !access(all, F_OK); \
+        return created(real(path, flags, mode), all, was_there); \
     }
 OPENER(open)
 OPENER(open64)
@@ -128,11 +153,12 @@ OPENER(open64)
 #define OPENER_AT(name) \
     int name(int folder, const char *path, int flags, ...) \
     { \
-        va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more); \
-        REAL(name); \
-        if (armed && opens_for_change(flags) && meant_at(folder, path)) \
-            if (step(flags & O_CREAT ? GROWS : CHANGES) == FAIL) return -1; \
-        return real(folder, path, flags, mode); \
+        MODE_OF(flags); REAL(name); \
+        char all[2 * PATH_MAX]; \
+        if (!changes_if_opened(folder, path, flags, all)) return real(folder, path, flags, mode); \
+        if (step(flags & O_CREAT ? GROWS : CHANGES) == FAIL) return -1; \
+        int was_there = !access(all, F_OK); \
+        return created(real(folder, path, flags, mode), all, was_there); \
     }
 OPENER_AT(openat)
 OPENER_AT(openat64)
@@ -141,9 +167,14 @@ OPENER_AT(openat64)
     FILE *name(const char *path, const char *mode) \
     { \
         REAL(name); \
-        if (armed && strpbrk(mode, "wa+") && meant_at(AT_FDCWD, path)) \
-            if (step(GROWS) == FAIL) return NULL; \
-        return real(path, mode); \
+        char all[2 * PATH_MAX]; \
+        if (!armed || !strpbrk(mode, "wa+") || !meant_at(AT_FDCWD, path, all)) \
+            return real(path, mode); \
+        if (step(GROWS) == FAIL) return NULL; \
+        int was_there = !access(all, F_OK); \
+        FILE *file = real(path, mode); \
+        created(file ? fileno(file) : -1, all, was_there); \
+        return file; \
     }
 FILE_OPENER(fopen)
 FILE_OPENER(fopen64)
@@ -231,15 +262,19 @@ int fclose(FILE *file)
     return real(file);
 }
 
-#define ON_FD(name, call) \
+#define SYNCER(name) \
     int name(int fd) \
     { \
         REAL(name); \
-        if (armed && meant_fd(fd) && step(call) == FAIL) return -1; \
-        return real(fd); \
+        if (!armed || !meant_fd(fd)) return real(fd); \
+        if (step(CHANGES) == FAIL) return -1; \
+        struct stat status; \
+        int failed = fstat(fd, &status) || real(fd); \
+        if (armed == POWER_CUT && !failed) power_after_sync(fd, status.st_size); \
+        return failed ? -1 : 0; \
     }
-ON_FD(fsync, CHANGES)
-ON_FD(fdatasync, CHANGES)
+SYNCER(fsync)
+SYNCER(fdatasync)
 
 #define TRUNCATER(name, offset_type) \
     int name(int fd, offset_type size) \
@@ -251,50 +286,50 @@ ON_FD(fdatasync, CHANGES)
 TRUNCATER(ftruncate, off_t)
 TRUNCATER(ftruncate64, off64_t)
 
-int rename(const char *from, const char *to)
-{
-    REAL(rename);
-    if (armed && meant_at(AT_FDCWD, to) && step(GROWS) == FAIL) return -1;
-    return real(from, to);
-}
-
 int renameat(int from_folder, const char *from, int to_folder, const char *to)
 {
     REAL(renameat);
-    if (armed && meant_at(to_folder, to) && step(GROWS) == FAIL) return -1;
-    return real(from_folder, from, to_folder, to);
+    char before[2 * PATH_MAX], after[2 * PATH_MAX];
+    if (!armed || !meant_at(to_folder, to, after)) return real(from_folder, from, to_folder, to);
+    if (step(GROWS) == FAIL) return -1;
+    if (armed != POWER_CUT || !meant_at(from_folder, from, before))
+        return real(from_folder, from, to_folder, to);
+    char *kept = power_keep(after);
+    int failed = real(from_folder, from, to_folder, to);
+    if (!failed) power_after_rename(before, after, kept);
+    return failed;
 }
 
-#define ON_PATH(name) \
-    int name(const char *path) \
-    { \
-        REAL(name); \
-        if (armed && meant_at(AT_FDCWD, path) && step(CHANGES) == FAIL) return -1; \
-        return real(path); \
-    }
-ON_PATH(unlink)
-ON_PATH(rmdir)
+int rename(const char *from, const char *to) { return renameat(AT_FDCWD, from, AT_FDCWD, to); }
 
 int unlinkat(int folder, const char *name, int flags)
 {
     REAL(unlinkat);
-    if (armed && meant_at(folder, name) && step(CHANGES) == FAIL) return -1;
-    return real(folder, name, flags);
+    char path[2 * PATH_MAX];
+    if (!armed || !meant_at(folder, name, path)) return real(folder, name, flags);
+    if (step(CHANGES) == FAIL) return -1;
+    if (armed != POWER_CUT) return real(folder, name, flags);
+    char *kept = power_keep(path);
+    int failed = real(folder, name, flags);
+    if (!failed) power_after_remove(path, kept, flags & AT_REMOVEDIR);
+    return failed;
 }
 
-int mkdir(const char *path, mode_t mode)
-{
-    REAL(mkdir);
-    if (armed && meant_at(AT_FDCWD, path) && step(GROWS) == FAIL) return -1;
-    return real(path, mode);
-}
+int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
+int rmdir(const char *path) { return unlinkat(AT_FDCWD, path, AT_REMOVEDIR); }
 
-int mkdirat(int folder, const char *path, mode_t mode)
+int mkdirat(int folder, const char *name, mode_t mode)
 {
     REAL(mkdirat);
-    if (armed && meant_at(folder, path) && step(GROWS) == FAIL) return -1;
-    return real(folder, path, mode);
+    char path[2 * PATH_MAX];
+    if (!armed || !meant_at(folder, name, path)) return real(folder, name, mode);
+    if (step(GROWS) == FAIL) return -1;
+    int failed = real(folder, name, mode);
+    if (armed == POWER_CUT && !failed) power_after_create(path, 1);
+    return failed;
 }
+
+int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode); }
 
 ssize_t read(int fd, void *into, size_t size)
 {

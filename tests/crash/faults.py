@@ -19,7 +19,7 @@ from typing import Any, Protocol
 FOR_EVER = 1 << 40
 COMPILER = shutil.which("cc")
 NO_COMPILER = "there is no C compiler `cc` to build the library that lets file-system calls fail"
-_SOURCE = Path(__file__).with_name("faults.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("faults.c", "power_cut.c")]
 _PRELOADED = "VECSERVE_TEST_FAULTS"
 _ANNOUNCED = frozenset(
     {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect"}
@@ -34,6 +34,13 @@ class Kind(IntEnum):
     NO_SPACE = 3
     SHORT_WRITE = 4
     READ_ERROR = 5
+    POWER_CUT = 6
+    """It dies, and the folder is as a disk may be then: nothing is there that no fsync covered."""
+
+    @property
+    def is_death(self) -> bool:
+        """Whether nobody is left to be told."""
+        return self in (Kind.KILL, Kind.POWER_CUT)
 
 
 class Faults(Protocol):
@@ -60,8 +67,14 @@ def build_library(folder: Path) -> Path:
     assert COMPILER is not None
     library = folder / "faults.so"
     command = [COMPILER, "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", library, _SOURCE, "-ldl"], check=True, capture_output=True)
+    command += ["-o", str(library), *map(str, _SOURCES), "-ldl", "-lpthread"]
+    subprocess.run(command, check=True, capture_output=True)
     return library
+
+
+def kept_folder(root: Path) -> Path:
+    """Say where faults.c keeps what a power cut takes back."""
+    return root.with_name(root.name + ".kept")
 
 
 def environ_with(library: Path | None) -> dict[str, str]:
@@ -88,6 +101,7 @@ class LibraryFaults:
     ) -> None:
         """See `Faults.arm`."""
         below = os.fsencode(root.resolve())
+        kept_folder(root).mkdir(exist_ok=True)
         first, count = ctypes.c_long(step), ctypes.c_long(steps)
         self._library.fault_arm(below, os.fsencode(containing), int(kind), first, count)
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.crash.faults import FOR_EVER, Faults, Kind, faults_here
+from tests.crash.faults import FOR_EVER, Faults, Kind, faults_here, kept_folder
 from tests.crash.scenarios import SCENARIOS, Journal, Scenario
 
 MAX_STEPS = 5000
@@ -53,12 +53,13 @@ def sweep(
         shutil.copytree(base, root)
         shutil.copy(prepared, journal.path)
         ended = in_fork(lambda: _act(scenario, root, journal, faults_here(), kind, step))  # noqa: B023
-        if ended != 0 and not (kind is Kind.KILL and ended == -signal.SIGKILL):
+        if ended != 0 and not (kind.is_death and ended == -signal.SIGKILL):
             raise SystemExit(f"{root}: {kind.name} at step {step}: the run ended with {ended}")
         _must(in_fork(lambda: scenario.check(root, journal)), "check", root)  # noqa: B023
         outcomes[journal.outcome() if ended == 0 else "killed"] += 1
         reached = journal.was_reached() if ended == 0 else True
         shutil.rmtree(root)
+        shutil.rmtree(kept_folder(root), ignore_errors=True)
         if not reached:
             return {"steps": step, **outcomes}
     raise SystemExit(f"{scenario}: does not end within {MAX_STEPS} runs")
