@@ -11,14 +11,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from tests.crash.faults import COMPILER, NO_COMPILER, Kind, build_library, environ_with
 
 ROOT = Path(__file__).parents[2]
+STRIDE = int(os.environ.get("VECSERVE_CRASH_STRIDE", "1"))
+"""Only every so manieth step of those that a test would take is taken."""
 _SHARDS = 2
 _TIMEOUT_S = 1200.0
 
@@ -44,38 +47,31 @@ def sweep(tmp_path: Path) -> Sweep:
     """Run sweeps, each in two processes that share its steps."""
 
     def run(scenario: str, kind: Kind, *, stride: int, library: Path | None) -> Counter[str]:
-        stride *= int(os.environ.get("VECSERVE_CRASH_STRIDE", "1"))
-        environ = environ_with(library) | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-        }
-        children = []
-        for shard in range(_SHARDS):
+        def run_shard(shard: int) -> Counter[str]:
             folder = tmp_path / f"{kind.name}-{shard}"
             folder.mkdir()
-            steps = [str(stride * _SHARDS), str(stride * shard)]
-            children.append(
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "tests.crash.sweep",
-                        scenario,
-                        kind.name,
-                        folder,
-                        *steps,
-                    ],
-                    env=environ,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        outcomes: Counter[str] = Counter()
-        for child in children:
-            stdout, stderr = child.communicate(timeout=_TIMEOUT_S)
-            assert child.returncode == 0, stderr
-            outcomes += Counter(json.loads(stdout))
+            steps = [str(stride * STRIDE * _SHARDS), str(stride * STRIDE * shard)]
+            arguments = (scenario, kind.name, str(folder), *steps)
+            return Counter(run_child("sweep", *arguments, library=library))
+
+        with ThreadPoolExecutor(_SHARDS) as pool:
+            outcomes = sum(pool.map(run_shard, range(_SHARDS)), Counter[str]())
         print(f"{scenario}, {kind.name}: {dict(outcomes)}")
         return outcomes
 
     return run
+
+
+def run_child(module: str, *arguments: str, library: Path | None) -> Any:
+    """Run a module of this folder in a process of its own; return what it printed."""
+    search_path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.crash.{module}", *arguments],
+        env=environ_with(library) | {"PYTHONPATH": search_path},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

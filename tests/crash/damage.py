@@ -27,6 +27,7 @@ from tests.crash.store import (
     check_refusal,
     opened,
     read_state,
+    set_aside,
 )
 from tests.crash.sweep import in_fork
 from vecserve_server.errors import CorruptData, VecserveError
@@ -97,7 +98,10 @@ async def _look(root: Path, name: Path, seen: Journal) -> None:
     cache = "segments" in name.parts
     try:
         async with opened(root) as store:
+            if cache:
+                assert set_aside(root), "it was not set aside"
             seen.note(await _compare(store, name))
+            assert store.index.stats.segments, "it was not built anew"
     except VecserveError as error:
         if cache:
             raise

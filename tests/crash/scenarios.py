@@ -25,6 +25,7 @@ from tests.crash.store import (
     check_refusal,
     opened,
     read_state,
+    set_aside,
 )
 from tests.storage.first_schema import write_first_schema
 from vecserve_server.checked_json import write_checked_json
@@ -68,6 +69,13 @@ class Journal:
         if begun is not None:
             possible.unknown(writes[begun])
         return possible
+
+    def stands(self, deed: str, undoing: str) -> bool | None:
+        """Tell whether a deed must be in force; None if nobody was told."""
+        lines = self.lines()
+        if f"did {undoing}" in lines:
+            return False
+        return True if f"did {deed}" in lines and f"try {undoing}" not in lines else None
 
     def was_reached(self) -> bool:
         """Tell whether the fault came before the end of the scenario."""
@@ -122,11 +130,11 @@ class Acting:
 
     async def seal(self) -> None:
         """Do the index's maintenance; what fails is done another time."""
-        await self.attempt(asyncio.to_thread(self.store.index.maintain))
+        await self.attempt("seal", asyncio.to_thread(self.store.index.maintain))
 
     async def compact(self) -> None:
         """Rewrite all segments, and the rows."""
-        await self.attempt(self.store.upkeep.compact(NAME))
+        await self.attempt("compact", self.store.upkeep.compact(NAME))
 
     async def start_reindex(self) -> str:
         """Begin to make a generation with the newest model; return the id, if it began."""
@@ -139,14 +147,17 @@ class Acting:
     async def take_back(self, reindex_id: str) -> None:
         """Let the generation before serve again."""
         if reindex_id:
-            await self.attempt(self.store.reindexing.cancel(reindex_id))
+            await self.attempt("take back", self.store.reindexing.cancel(reindex_id))
 
-    async def attempt(self, work: Awaitable[object]) -> None:
+    async def attempt(self, deed: str, work: Awaitable[object]) -> None:
         """Await something that may fail on a bad disk, but only as it should."""
+        self.journal.note(f"try {deed}")
         try:
             await work
         except VecserveError as error:
             self.refused(error)
+        else:
+            self.journal.note(f"did {deed}")
 
     def refused(self, error: VecserveError) -> None:
         """Note an error; it must say what it is about."""
@@ -164,7 +175,7 @@ class StoreScenario:
     """None: the store does not exist yet."""
     action: Action
     writes: Sequence[Transaction] = tuple(transactions(40, seed=1))
-    also: Callable[[Store, Possible], Awaitable[None]] | None = None
+    also: Callable[[Store, Journal], Awaitable[None]] | None = None
     """What else is checked."""
 
     def prepare(self, root: Path, journal: Journal) -> None:
@@ -184,7 +195,7 @@ class StoreScenario:
 
     def check(self, root: Path, journal: Journal) -> None:
         """See `Scenario.check`."""
-        asyncio.run(self._check(root, journal.possible(self.writes)))
+        asyncio.run(self._check(root, journal))
 
     async def _run(
         self, root: Path, journal: Journal, action: Action, mend: Callable[[], None], *, make: bool
@@ -196,13 +207,15 @@ class StoreScenario:
             mend()
             await check(store, journal.possible(self.writes))
 
-    async def _check(self, root: Path, possible: Possible) -> None:
+    async def _check(self, root: Path, journal: Journal) -> None:
+        possible = journal.possible(self.writes)
         async with opened(root) as store:
             if NAME not in store.folder.collection_names():
                 assert possible.states == [{}]
                 await store.collections.create(SPEC)
+            assert not set_aside(root), "a segment was lost"
             if self.also is not None:
-                await self.also(store, possible)
+                await self.also(store, journal)
             await check_after_all(store, possible, MORE)
         async with opened(root) as store:
             await check(store, possible)
@@ -232,6 +245,7 @@ class Migration(StoreScenario):
 
 
 _OLD = {seq: (f"id{seq}", 1000 + seq) for seq in range(1, 31)}
+_ALIAS = "same"
 _OTHER = CollectionSpec(name="other", model=SPEC.model, dim=3, created_unix_ms=8)
 
 
@@ -251,11 +265,11 @@ async def _delta(acting: Acting) -> None:
 async def _create(acting: Acting) -> None:
     collections = acting.store.collections
     await acting.write(0, 3)
-    await acting.attempt(collections.create(_OTHER))
-    await acting.attempt(collections.set_alias("same", NAME))
+    await acting.attempt("create", collections.create(_OTHER))
+    await acting.attempt("alias", collections.set_alias(_ALIAS, NAME))
     await acting.write(3, 4)
-    await acting.attempt(collections.delete_alias("same"))
-    await acting.attempt(collections.drop(_OTHER.name))
+    await acting.attempt("unalias", collections.delete_alias(_ALIAS))
+    await acting.attempt("drop", collections.drop(_OTHER.name))
 
 
 async def _write(acting: Acting) -> None:
@@ -295,14 +309,27 @@ async def _migrate(acting: Acting) -> None:
 
 async def _snapshot(acting: Acting) -> None:
     upkeep = acting.store.upkeep
-    await acting.attempt(upkeep.snapshot(NAME, "first"))
+    await acting.attempt("snapshot", upkeep.snapshot(NAME, "first"))
     await acting.write(16, 18)
-    await acting.attempt(upkeep.restore("first", "copy"))
-    await acting.attempt(acting.store.collections.drop("copy"))
+    await acting.attempt("restore", upkeep.restore("first", "copy"))
+    await acting.attempt("drop", acting.store.collections.drop("copy"))
 
 
-async def _snapshot_is_whole(store: Store, _: Possible) -> None:
+async def _names_are_right(store: Store, journal: Journal) -> None:
+    has_alias = (_ALIAS, NAME) in store.collections.aliases()
+    assert journal.stands("alias", "unalias") in (has_alias, None)
+    has_other = _OTHER.name in store.folder.collection_names()
+    assert journal.stands("create", "drop") in (has_other, None)
+
+
+async def _went_back(store: Store, journal: Journal) -> None:
+    if "did take back" in journal.lines():
+        assert store.collection.spec.model == SPEC.model
+
+
+async def _snapshot_is_whole(store: Store, journal: Journal) -> None:
     if not (store.folder.path / "snapshots" / "first").exists():
+        assert "did snapshot" not in journal.lines()
         return
     await store.upkeep.restore("first", "again")
     expected = Possible()
@@ -313,11 +340,11 @@ async def _snapshot_is_whole(store: Store, _: Possible) -> None:
 
 
 SCENARIOS: Mapping[str, StoreScenario] = {
-    "create": StoreScenario(before=None, action=_create),
+    "create": StoreScenario(before=None, action=_create, also=_names_are_right),
     "write": StoreScenario(before=_two_segments, action=_write),
     "seal": StoreScenario(before=_delta, action=_seal),
     "compact": StoreScenario(before=_two_segments, action=_compact),
-    "reindex": StoreScenario(before=_two_segments, action=_reindex),
+    "reindex": StoreScenario(before=_two_segments, action=_reindex, also=_went_back),
     "snapshot": StoreScenario(before=_two_segments, action=_snapshot, also=_snapshot_is_whole),
     "migrate": Migration(
         before=_two_segments,

@@ -304,6 +304,11 @@ def check_refusal(root: Path, error: VecserveError) -> None:
     assert str(root) in str(error) or "row seq" in str(error), error
 
 
+def set_aside(root: Path) -> list[Path]:
+    """List the segments that were found damaged."""
+    return list(root.rglob("*.damaged"))
+
+
 def _cosines(stored: Vectors, query: NDArray[np.float32]) -> list[float]:
     scores: list[float] = (stored @ query / np.linalg.norm(stored, axis=1)).tolist()
     return scores

@@ -7,16 +7,12 @@ the answers stay exact.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.crash.conftest import ROOT
-from tests.crash.faults import environ_with
+from tests.crash.conftest import run_child
 
 pytestmark = pytest.mark.slow
 FLIPS = 15
@@ -40,16 +36,7 @@ KINDS = {
 
 
 def test_no_flipped_bit_makes_an_answer_wrong_in_silence(tmp_path: Path) -> None:
-    search_path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.crash.damage", tmp_path, str(FLIPS), str(SEED)],
-        env=environ_with(None) | {"PYTHONPATH": search_path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    outcomes: dict[str, dict[str, int]] = json.loads(done.stdout)
+    outcomes = run_child("damage", str(tmp_path), str(FLIPS), str(SEED), library=None)
     print(f"VECSERVE_CRASH_SEED={SEED} {outcomes}")
     assert outcomes.keys() == KINDS.keys()
     for kind, seen in outcomes.items():

@@ -21,6 +21,6 @@ def test_a_failing_call_is_told_and_loses_nothing(
 ) -> None:
     """Afterwards the store goes on, in the same process and after a restart."""
     outcomes = sweep(scenario, kind, stride=EVERY[kind], library=library)
-    assert outcomes.total() > outcomes["steps"] > 0
+    assert outcomes["went on"] >= 1, "the end was not reached"
     if kind is not Kind.SHORT_WRITE:  # which is written again
         assert outcomes["failed and went on"] + outcomes["refused to open"] >= 1
