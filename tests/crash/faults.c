@@ -28,13 +28,12 @@ enum verdict { GO_ON, FAIL, HALF };
 static volatile int armed;
 static long first_step, failing_steps;
 static long steps;
-static char root[PATH_MAX], only[256];
+static char root[PATH_MAX];
 static __thread int cutting;
 
-void fault_arm(const char *below, const char *containing, int kind, long step, long count)
+void fault_arm(const char *below, int kind, long step, long count)
 {
     snprintf(root, sizeof root, "%s", below);
-    snprintf(only, sizeof only, "%s", containing);
     first_step = step, failing_steps = count, steps = 0;
     if (kind == POWER_CUT) {
         char kept[PATH_MAX + 8];
@@ -62,7 +61,7 @@ static int is_meant(const char *path)
 {
     size_t length = strlen(root);
     if (cutting || strncmp(path, root, length)) return 0;
-    return (path[length] == '/' || !path[length]) && strstr(path + length, only);
+    return path[length] == '/' || !path[length];
 }
 
 static int meant_fd(int fd)

@@ -46,11 +46,9 @@ class Kind(IntEnum):
 class Faults(Protocol):
     """Faults in this process, from `arm` on."""
 
-    def arm(
-        self, root: Path, kind: Kind, step: int, *, steps: int = 1, containing: str = ""
-    ) -> None:
+    def arm(self, root: Path, kind: Kind, step: int, *, steps: int = 1) -> None:
         """Count calls that concern paths below `root`; from the one numbered `step` (0 is the
-        first) on, `steps` of them fail. Only paths that contain `containing` count."""
+        first) on, `steps` of them fail."""
         ...
 
     def disarm(self) -> None:
@@ -96,14 +94,12 @@ class LibraryFaults:
         self._library: Any = ctypes.CDLL(None)
         self._library.fault_steps.restype = ctypes.c_long
 
-    def arm(
-        self, root: Path, kind: Kind, step: int, *, steps: int = 1, containing: str = ""
-    ) -> None:
+    def arm(self, root: Path, kind: Kind, step: int, *, steps: int = 1) -> None:
         """See `Faults.arm`."""
         below = os.fsencode(root.resolve())
         kept_folder(root).mkdir(exist_ok=True)
         first, count = ctypes.c_long(step), ctypes.c_long(steps)
-        self._library.fault_arm(below, os.fsencode(containing), int(kind), first, count)
+        self._library.fault_arm(below, int(kind), first, count)
 
     def disarm(self) -> None:
         """See `Faults.disarm`."""
@@ -121,9 +117,7 @@ class PythonFaults:
         self._armed = False
         self._steps = 0
 
-    def arm(
-        self, root: Path, kind: Kind, step: int, *, steps: int = 1, containing: str = ""
-    ) -> None:
+    def arm(self, root: Path, kind: Kind, step: int, *, steps: int = 1) -> None:
         """See `Faults.arm`; once in a process."""
         assert kind is Kind.KILL
         fsync = os.fsync
