@@ -54,6 +54,14 @@ serve: $(MODEL) ## Serve on 127.0.0.1:8001 until interrupted (ARGS="--port 9001 
 test: $(MODEL) ## Run the tests (ARGS="-k search …")
 	$(BIN)/python -m pytest $(ARGS)
 
+ROUNDS ?= 200
+STRIDE ?= 1
+
+.PHONY: test-crash
+test-crash: $(MODEL) ## Kill, starve and damage the store at every step (ROUNDS=20 STRIDE=5: a short run)
+	VECSERVE_CRASH_ROUNDS=$(ROUNDS) VECSERVE_CRASH_STRIDE=$(STRIDE) \
+	  $(BIN)/python -m pytest tests/crash -rP --durations=0 $(ARGS)
+
 EXPORT_VENV := .venv-export
 
 $(EXPORT_VENV)/.installed: requirements/dev.txt requirements/export-test.txt pyproject.toml

@@ -89,3 +89,15 @@ def test_a_quantiser_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "q.npz", name=np.array("rotated-int4-v9"))
     with pytest.raises(CorruptData, match="rotated-int4-v9"):
         load_quantiser(tmp_path / "q.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 half an archive"])
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "q.npz").write_bytes(content)
+    with pytest.raises(CorruptData, match=r"q\.npz: is damaged"):
+        load_quantiser(tmp_path / "q.npz")
+
+
+def test_a_quantiser_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        load_quantiser(tmp_path)

@@ -15,7 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.index.oracle import PATIENCE_S, ROWS, SMALL, UNMEASURED, Small, clustered, fill, options
+from tests.index.oracle import (
+    PATIENCE_S,
+    ROWS,
+    SMALL,
+    UNMEASURED,
+    InlineBuilder,
+    Small,
+    clustered,
+    fill,
+    options,
+)
 from vecserve_server.errors import Draining, StorageError
 from vecserve_server.index.build_job import BuildJob, Source
 from vecserve_server.index.builder import EXPANSIONS, build
@@ -24,6 +34,7 @@ from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.sealing import STEPS
 from vecserve_server.index.segment_files import SEQS, STRAYS, VECTORS
 from vecserve_server.index.segment_folder import SegmentFolder
+from vecserve_server.index.source_rows import SourceRows
 
 DIM = 16
 
@@ -97,6 +108,39 @@ def test_a_killed_builder_costs_nothing_but_time(tmp_path: Path) -> None:
     small.restart()
     small.check_every_row_finds_itself()
     small.close()
+
+
+def test_a_segment_that_lacks_rows_is_not_published(tmp_path: Path) -> None:
+    maintenance = IndexMaintenance(process=ForgetfulBuilder(), costs=UNMEASURED)
+    small = Small(folder=tmp_path, dim=DIM, maintenance=maintenance)
+    fill(small)
+    with pytest.raises(StorageError, match=f"holds {ROWS - 1} rows, not {ROWS}"):
+        small.index.maintain()
+    assert small.index.stats.segments == 0
+    small.check_every_row_finds_itself()
+    small.close()
+
+
+def test_a_full_disk_is_told_to_whoever_writes_rows(tmp_path: Path) -> None:
+    rows = SourceRows(
+        seqs=np.arange(1),
+        vectors=(np.zeros((1, 1), np.float16),),
+        owners=np.zeros(1, np.int64),
+        places=np.zeros(1, np.int64),
+        held_out=0,
+    )
+    (tmp_path / VECTORS).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        rows.write(tmp_path, None)
+
+
+class ForgetfulBuilder(InlineBuilder):
+    """A builder whose rows came short, as files do on a full disk."""
+
+    def run(self, folder: Path, *, timeout_s: float, given_up: Callable[[], bool]) -> None:
+        for name, row_bytes in (("delta.i64", 8), ("delta.f16", 2 * DIM)):
+            os.truncate(folder / name, (ROWS - 1) * row_bytes)
+        super().run(folder, timeout_s=timeout_s, given_up=given_up)
 
 
 class KilledBuilder(BuilderProcess):

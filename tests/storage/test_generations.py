@@ -82,6 +82,14 @@ def test_the_old_layout_comes_forward(old: Path) -> None:
     check(old)
 
 
+def test_a_log_that_sqlite_could_not_remove_does_not_stay(old: Path) -> None:
+    manifest = (old / "MANIFEST").read_bytes()
+    bring_forward(str(old))
+    (old / "MANIFEST").write_bytes(manifest)  # killed before it was written
+    (old / (ROWS_FILE + "-wal")).touch()
+    check(old)
+
+
 @pytest.mark.slow
 def test_a_kill_at_any_step_of_the_move_loses_nothing(old: Path, tmp_path: Path) -> None:
     for step in range(MAX_STEPS):

@@ -262,3 +262,20 @@ def _damage(path: Path, column: str) -> None:
 
 def _limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 10, 256 << 10))
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM sqlite_sequence", "UPDATE sqlite_sequence SET seq = 1"]
+)
+def test_a_lost_last_seq_is_damage(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "rows.sqlite"
+    log = RowLog.open(path, dim=1, model_digest="0f")
+    log.commit(
+        [Upsert(NewRow(id=i, vector=np.ones(1, np.float32), payload_json="{}")) for i in "abc"]
+    )
+    log.close()
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(damage)
+    connection.close()
+    with pytest.raises(CorruptData, match=r"rows\.sqlite: is damaged: the last seq"):
+        RowLog.open(path, dim=1, model_digest="0f")

@@ -85,7 +85,7 @@ def build(folder: Path, job: BuildJob) -> SegmentRecord:
     if base and not base.suits(rows):
         return build(folder, replace(job, base=""))
     rows.write(folder, base.folder if base else None)
-    seqs = np.fromfile(folder / SEQS, "<i8")
+    seqs = np.frombuffer((folder / SEQS).read_bytes(), "<i8")
     vectors = np.memmap(folder / VECTORS, "<f2", "r").reshape(-1, job.dim)
     quantiser = base.quantiser if base else _fit(vectors, job)
     clip_rate = _clip_rate(quantiser, _sample(vectors, job.seed))

@@ -6,11 +6,14 @@ not know indexes; reads and writes its own file.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias, cast
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from vecserve_server.domain import Codes, Vectors
@@ -105,8 +108,12 @@ def save_quantiser(path: Path, quantiser: Quantiser) -> None:
 
 
 def load_quantiser(path: Path) -> Quantiser:
-    """Read what `save_quantiser` wrote. Raises CorruptData if it is of an unknown kind."""
-    with np.load(path, allow_pickle=False) as arrays:
+    """Read what `save_quantiser` wrote.
+
+    Raises CorruptData if it is of an unknown kind or no archive, OSError.
+    """
+    # All of it at once: an archive that cannot be read is none to `zipfile`.
+    with _archive(path, path.read_bytes()) as arrays:
         name = str(arrays["name"])
         if name == MaxAbsQuantiser.name:
             return MaxAbsQuantiser()
@@ -115,6 +122,16 @@ def load_quantiser(path: Path) -> Quantiser:
         return RotatedQuantiser(
             mean=arrays["mean"], rotation=arrays["rotation"], scale=np.float32(arrays["scale"])
         )
+
+
+def _archive(path: Path, data: bytes) -> NpzFile:
+    try:
+        archive = np.load(io.BytesIO(data), allow_pickle=False)
+    except (BadZipFile, EOFError, ValueError) as error:
+        raise CorruptData(f"{path}: is damaged: {error}") from error
+    if not isinstance(archive, NpzFile):
+        raise CorruptData(f"{path}: is damaged: holds no archive")
+    return archive
 
 
 def _unit(vectors: Vectors) -> Vectors:

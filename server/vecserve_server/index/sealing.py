@@ -74,6 +74,9 @@ class Sealing:
             self.step("built")
         self.step("named")
         new = Segment.open(self.folder.folder_of(name), handles=self.handles)
+        # A graph that was extended keeps its dead rows.
+        if new.rows not in (rows, rows + (base.dead if base else 0)):
+            raise StorageError(f"{name}: holds {new.rows} rows, not {rows}")
         self.step("opened")
         return self._publish(frozen, rewritten, kept, new)
 

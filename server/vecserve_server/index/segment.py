@@ -57,12 +57,12 @@ class Segment:
         self.record = record
         self.rows = record.rows
         self.quantiser = load_quantiser(folder / QUANTISER)
-        self.seqs = _read_array(folder, record, SEQS)
+        self.seqs = _read_array(folder / SEQS)
         self._run_starts = np.cumsum([0, *record.runs])
         self._died_in = np.full(self.rows, _ALIVE, np.int64)
         self._memory = _read_graph(folder, record)
         self.codes = _codes(self._memory, record)
-        self.strays = _read_array(folder, record, STRAYS)
+        self.strays = _read_array(folder / STRAYS)
         self._vectors = _map_vectors(folder, record)
         for _ in range(handles):
             self._handles.put(_view(self._memory, record))
@@ -257,8 +257,8 @@ def _view(memory: mmap.mmap, record: SegmentRecord) -> Any:
     return handle
 
 
-def _read_array(folder: Path, record: SegmentRecord, name: str) -> NDArray[np.int64]:
-    return np.fromfile(folder / name, "<i8", record.files[name].size_bytes // 8)
+def _read_array(path: Path) -> NDArray[np.int64]:
+    return np.frombuffer(path.read_bytes(), "<i8")
 
 
 def _map_vectors(folder: Path, record: SegmentRecord) -> NDArray[np.float16]:

@@ -68,7 +68,10 @@ class SourceRows:
         return self._gather(slice(None, None, step)).astype(np.float32)
 
     def write(self, folder: Path, base: Path | None) -> None:
-        """Write the seqs and vectors of the new segment, after those of its base."""
+        """Write the seqs and vectors of the new segment, after those of its base.
+
+        Raises OSError, which NumPy's own `tofile` keeps to itself when a disk is full.
+        """
         for name in (SEQS, VECTORS):
             if base:
                 shutil.copyfile(base / name, folder / name)
@@ -88,13 +91,13 @@ class SourceRows:
 
 
 def _read(source: Source, dim: int) -> tuple[NDArray[np.float16], NDArray[np.int64], Rows]:
-    seqs = np.fromfile(source.seqs, "<i8")
+    seqs = np.frombuffer(Path(source.seqs).read_bytes(), "<i8")
     vectors = np.memmap(source.vectors, "<f2", "r") if len(seqs) else np.empty(0, "<f2")
     if len(vectors) != len(seqs) * dim:
         raise CorruptData(f"{source.vectors}: does not hold {len(seqs)} vectors")
     kept = np.ones(len(seqs), np.bool_)
     if source.left_out:
-        kept[np.fromfile(source.left_out, "<i8")] = False
+        kept[np.frombuffer(Path(source.left_out).read_bytes(), "<i8")] = False
     return vectors.reshape(-1, dim), seqs[kept], np.flatnonzero(kept)
 
 

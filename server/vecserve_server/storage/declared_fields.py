@@ -172,8 +172,11 @@ def _found(connection: sqlite3.Connection) -> dict[str, _Object]:
     for name, definition in connection.execute(
         "SELECT name, definition FROM declared ORDER BY rowid"
     ):
-        create, drop = json.loads(definition)
-        found[name.decode()] = _Object(name.decode(), tuple(create), tuple(drop))
+        try:
+            create, drop = json.loads(definition)
+            found[name.decode()] = _Object(name.decode(), tuple(create), tuple(drop))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise sqlite3.DatabaseError(f"a declared field is damaged: {error}") from error
     return found
 
 

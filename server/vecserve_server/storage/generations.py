@@ -68,17 +68,21 @@ def remove_generations(collection: Path, *, keep: Iterable[int]) -> None:
 
 def _move_rows(collection: Path) -> None:
     old, new = collection / ROWS_FILE, generation_folder(collection, _FIRST) / ROWS_FILE
-    if not old.exists():
-        return  # moved by a run that was killed before it wrote the manifest, or never made
-    if new.exists():
+    # If it is not there, a run that was killed before it wrote the manifest has moved it.
+    moves = old.exists()
+    if moves and new.exists():
         raise CorruptData(f"{collection}: holds both {ROWS_FILE} and {_FIRST}/{ROWS_FILE}")
-    _settle(old)
-    make_generation(collection, _FIRST)
     try:
-        old.rename(new)
+        if moves:
+            _settle(old)
+            make_generation(collection, _FIRST)
+            old.rename(new)
+            fsync_folder(new.parent)
+        # SQLite may have failed to remove them when it closed the file.
+        for suffix in ("-wal", "-shm"):
+            old.with_name(ROWS_FILE + suffix).unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{old}: cannot be moved: {error.strerror}") from error
-    fsync_folder(new.parent)
     fsync_folder(collection)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.atomic_files import fsync_folder
 from vecserve_server.domain import FieldSpec, ModelRef, NewRow, Row, Source, TextAnalysis
+from vecserve_server.errors import CorruptData
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
@@ -77,7 +78,7 @@ class RowLog:
         if self._words is not None:
             self._words.prepare(writer)
         self._count: int = _single(writer, "SELECT COUNT(*) FROM rows")
-        self._last_seq: int = _single(writer, "SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
+        self._last_seq = _last_seq(writer, path)
 
     @classmethod
     def open(
@@ -369,6 +370,19 @@ def _in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:
     remaining = iter(keys)
     while some := list(islice(remaining, _VARIABLES)):
         yield some, ", ".join("?" * len(some))
+
+
+def _last_seq(writer: sqlite3.Connection, path: Path) -> int:
+    found = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rows'").fetchone()
+    used = _single(
+        writer,
+        "SELECT max(ifnull((SELECT max(seq) FROM rows), 0), "
+        "ifnull((SELECT max(seq) FROM removed), 0))",
+    )
+    # A seq that is given out twice would bring a removed row back.
+    if found is None or not isinstance(found[0], int) or found[0] < used:
+        raise CorruptData(f"{path}: is damaged: the last seq given out is lost")
+    return found[0]
 
 
 def _single(connection: sqlite3.Connection, statement: str) -> Any:

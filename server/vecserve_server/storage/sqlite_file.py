@@ -21,6 +21,7 @@ from vecserve_server.errors import (
     StorageError,
     VecserveError,
 )
+from vecserve_server.storage.write_ahead_log import check_log
 
 _BUSY_TIMEOUT_S = 1.0
 _LEASE_TIMEOUT_S = 5.0
@@ -85,7 +86,11 @@ class ReadConnections:
 
 
 def open_writable(path: Path) -> sqlite3.Connection:
-    """Open or create the file for its one writer. Raises sqlite3.Error, StorageError."""
+    """Open or create the file for its one writer, who must be the first to open it.
+
+    Raises sqlite3.Error, StorageError, CorruptData if acknowledged transactions are gone.
+    """
+    check_log(path)
     connection = _connect(path.absolute().as_uri())
     try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -138,6 +143,8 @@ def translated_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translate(path, error) from error
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"{path}: is damaged: holds a text that is not UTF-8") from error
 
 
 @contextmanager
