@@ -195,7 +195,7 @@ def reindexing_of(collections: Collections) -> ReindexingService:
         embedding=embedding,
         catalog=catalog,
         settings=ReindexSettings(on_new_version="ignore"),
-        release_model=lambda _: None,
+        release_models=lambda: None,
         wall_clock_ms=lambda: 1,
     )
 
