@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ def main() -> None:
         "measured_costs": asdict(costs),
         "measured_thresholds": asdict(measured_thresholds(costs)),
     }
-    with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
-        folder, dim = Path(name), data.vectors.shape[1]
+    with _folder(wanted) as folder:
+        dim = data.vectors.shape[1]
         subject = Subject.open(folder, dim, _options(wanted))
         report["build"] = _told("build", _build(subject, data))
         truth = exact(data.vectors, data.queries, K)
@@ -88,6 +89,16 @@ def main() -> None:
     print(json.dumps(report, indent=1))
 
 
+@contextmanager
+def _folder(wanted: argparse.Namespace) -> Iterator[Path]:
+    if wanted.keep:
+        wanted.keep.mkdir(parents=True, exist_ok=True)
+        yield wanted.keep
+    else:
+        with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
+            yield Path(name)
+
+
 def _told(phase: str, found: dict[str, Any]) -> dict[str, Any]:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {phase} {json.dumps(found)}\n")
     return found
@@ -108,6 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--delta-rows", type=int, help="so many more are sealed; as measured")
     parser.add_argument("--peers", type=int, default=1, help="0: vecserve alone")
     parser.add_argument("--phases", default=",".join(PHASES))
+    parser.add_argument("--keep", type=Path, help="keep the rows there, and use those of before")
     parser.add_argument("--folder", type=Path, help="where to keep the rows while it runs")
     return parser.parse_args()
 
@@ -126,7 +138,11 @@ def _options(wanted: argparse.Namespace) -> IndexOptions:
 
 def _build(subject: Subject, data: Dataset) -> dict[str, Any]:
     began_s = time.perf_counter()
-    subject.load(data.vectors)
+    subject.number_of.update(
+        {seq: number for number, seq in enumerate(subject.log.seqs().tolist())}
+    )
+    if not subject.number_of:
+        subject.load(data.vectors)
     loaded_s = time.perf_counter() - began_s
     subject.settle()
     settled_s = time.perf_counter() - began_s

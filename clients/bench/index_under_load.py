@@ -49,6 +49,7 @@ def under_rebuild(subject: Subject, queries: Vectors, *, seconds: float) -> dict
     """
     alone, loaded = [], []
     deadline_s = time.monotonic() + seconds
+    subject.delete(sorted(subject.number_of.values())[:1])  # a segment without dead rows is kept
     with _rebuilding(subject) as rebuild:
         _await_builder(rebuild)
         while rebuild.is_alive() and time.monotonic() < deadline_s:

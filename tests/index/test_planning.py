@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.index.planning import (
+    TUNED_COUNT,
     Costs,
     SegmentShape,
     Thresholds,
     choose_method,
+    expansion_for,
     filtered_count,
     measured_thresholds,
     next_build,
@@ -73,7 +75,7 @@ def test_a_filtered_search_is_never_planned_to_cost_more_than_looking_at_everyth
         assert allowed * COSTS.gather_row_us <= scan_us
     if chosen == "graph_allowed":
         assert not exact
-        breadth = max(64, filtered_count(20, allowed, sealed))
+        breadth = expansion_for(filtered_count(20, allowed, sealed), 64)
         assert COSTS.graph_search_us(sealed, breadth) <= scan_us
 
 
@@ -151,3 +153,17 @@ def test_thresholds_stay_within_reason_whatever_was_measured(
     )
     assert 8_192 <= found.first_rows <= 32_768
     assert 6_144 <= found.delta_rows <= 16_384
+
+
+@given(count=st.integers(1, 10_000), tuned=st.integers(16, 512))
+def test_who_asks_for_more_rows_searches_more_broadly(count: int, tuned: int) -> None:
+    assert expansion_for(TUNED_COUNT, tuned) == max(TUNED_COUNT, tuned)
+    assert expansion_for(count, tuned) >= max(count, tuned)
+    assert expansion_for(count, tuned) <= expansion_for(count + 1, tuned)
+    assert expansion_for(TUNED_COUNT + count, tuned) > max(count, tuned)
+
+
+@given(picked=st.integers(1, 10**6), rows=st.integers(1, 10**7))
+def test_picking_rows_costs_more_the_more_there_are(picked: int, rows: int) -> None:
+    assert COSTS.picking_us(picked, rows) >= picked * COSTS.gather_row_us
+    assert COSTS.picking_us(picked, rows) <= COSTS.picking_us(picked, 2 * rows)

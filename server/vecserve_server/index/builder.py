@@ -26,6 +26,7 @@ from vecserve_server.atomic_files import fsync_folder
 from vecserve_server.domain import Codes, Vectors
 from vecserve_server.errors import CorruptData, StorageError, VecserveError
 from vecserve_server.index.build_job import BuildJob, read_job
+from vecserve_server.index.planning import TUNED_COUNT
 from vecserve_server.index.quantiser import (
     MaxAbsQuantiser,
     Quantiser,
@@ -55,7 +56,7 @@ EXPANSIONS = (32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
 _BLOCK_ROWS = 4096
 _QUERIES = 512
 _SAMPLE_ROWS = 50_000
-_CANDIDATES, _NEIGHBOURS = 20, 10
+_NEIGHBOURS = 10
 _QUICK_EXPANSION = 24
 # A 95 % bound, so that luck with the sample does not pass for recall.
 _DEVIATIONS = 1.64
@@ -246,7 +247,7 @@ def _recalls(
     """Tell which part of the true neighbours each query finds, float64 [Q]."""
     recalls = []
     for query, code, true in zip(queries, codes, truth, strict=True):
-        rows = graph.search(code, _CANDIDATES, threads=1).keys.astype(np.int64)
+        rows = graph.search(code, TUNED_COUNT, threads=1).keys.astype(np.int64)
         nearest = rank(query, rows, vectors[rows], _NEIGHBOURS).seqs
         recalls.append(len(np.intersect1d(nearest, true)) / len(true))
     return np.array(recalls)

@@ -211,7 +211,7 @@ class LiveRows:
             made_by = view.segment.record.files[QUANTISER].sha256
             if made_by not in codes:
                 codes[made_by] = view.segment.quantiser.encode(queries)
-            parts.append(view.candidates(codes[made_by], count, k, method, allowed))
+            parts.append(view.candidates(codes[made_by], count, method, allowed))
         return [
             rank(query, *_joined([part[place] for part in parts], self.dim), k)
             for place, query in enumerate(queries)

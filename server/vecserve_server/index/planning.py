@@ -19,6 +19,10 @@ _MEASURED_EXPANSION = 64
 # What a filter lets through is seldom spread evenly.
 _MARGIN = 1.3
 _GRAPH_RISK = 1.5
+_BREADTH_PER_ROW = 2
+
+TUNED_COUNT = 20
+"""Rows that the builder asks a graph for when it looks how broadly it must be searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +40,11 @@ class Costs:
 
     def graph_search_us(self, rows: int, expansion: int) -> float:
         """Estimate a search in a graph of so many rows."""
-        doublings = math.log2(max(rows, 2) / _MEASURED_ROWS)
-        growth = max(1 + _GROWTH_PER_DOUBLING * doublings, 0.25)
-        return self.graph_us * growth * expansion / _MEASURED_EXPANSION
+        return self.graph_us * _growth(rows) * expansion / _MEASURED_EXPANSION
+
+    def picking_us(self, picked_rows: int, rows: int) -> float:
+        """Estimate a scan of some rows picked from so many."""
+        return picked_rows * self.gather_row_us * max(1.0, _growth(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +105,26 @@ def choose_method(
     if allowed_rows is None:
         return "scan" if exact else "graph"
     scan_us = sealed_rows * costs.scan_row_us
-    picked_us = allowed_rows * costs.gather_row_us
+    picked_us = costs.picking_us(allowed_rows, sealed_rows)
     exactly: Method = "scan_allowed" if picked_us <= scan_us else "scan"
     if exact or allowed_rows <= exact_rows:
         return exactly
-    breadth = max(expansion, filtered_count(candidates, allowed_rows, sealed_rows))
-    graph_us = _GRAPH_RISK * costs.graph_search_us(sealed_rows, breadth)
+    asked = filtered_count(candidates, allowed_rows, sealed_rows)
+    graph_us = _GRAPH_RISK * costs.graph_search_us(sealed_rows, expansion_for(asked, expansion))
     return "graph_allowed" if graph_us < min(scan_us, picked_us) else exactly
 
 
 def filtered_count(candidates: int, allowed_rows: int, rows: int) -> int:
     """Tell how many rows to take from a graph so that `candidates` pass the filter."""
     return math.ceil(candidates * _MARGIN * max(rows / max(allowed_rows, 1), 1))
+
+
+def expansion_for(count: int, tuned: int) -> int:
+    """Tell how broadly to search a graph for `count` rows; `tuned` is enough for `TUNED_COUNT`.
+
+    The further down in the order of nearness, the more rows a search of the same breadth misses.
+    """
+    return max(count, tuned + _BREADTH_PER_ROW * max(0, count - TUNED_COUNT))
 
 
 def measured_thresholds(costs: Costs) -> Thresholds:
@@ -146,6 +160,11 @@ def next_build(
         extends=_extendable(segments, merged, thresholds),
         reason="delta",
     )
+
+
+def _growth(rows: int) -> float:
+    doublings = math.log2(max(rows, 2) / _MEASURED_ROWS)
+    return max(1 + _GROWTH_PER_DOUBLING * doublings, 0.25)
 
 
 def _extendable(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.domain import Codes
-from vecserve_server.index.planning import filtered_count
+from vecserve_server.index.planning import expansion_for, filtered_count
 from vecserve_server.index.ranking import Candidates
 from vecserve_server.index.segment import NO_ROWS, Rows, Segment
 from vecserve_server.index.vector_index import Method
@@ -25,6 +25,8 @@ _SECOND_TRY = 4
 _MOST_FROM_GRAPH = 8192
 # Looking at a picked row costs so many times more than at a row in a scan.
 _PICKING_COST = 4
+# A scan goes by codes alone, whose order is not quite that of the vectors.
+_SCANNED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +46,12 @@ class SegmentView:
         self,
         codes: Codes,
         count: int,
-        k: int,
         method: Method,
         allowed: NDArray[np.int64] | None,
     ) -> list[Candidates]:
-        """Return about the `count` best rows of each code, int8 [Q, D], never fewer than `k`.
+        """Return about the `count` best rows of each code, int8 [Q, D], or all if there are fewer.
 
-        Unless there are no more: living ones, and among `allowed` where that is given.
+        Living ones, and among `allowed` where that is given.
         """
         segment = self.segment
         if method == "scan_allowed" and allowed is not None:
@@ -59,17 +60,17 @@ class SegmentView:
         elif method == "scan":
             found = segment.scan(codes, count, self._mask(allowed))
         else:
-            found = self._from_graph(codes, count, k, allowed)
+            found = self._from_graph(codes, count, allowed)
         return [Candidates(segment.seqs[rows], segment.vectors(rows)) for rows in found]
 
     def _from_graph(
-        self, codes: Codes, count: int, k: int, allowed: NDArray[np.int64] | None
+        self, codes: Codes, count: int, allowed: NDArray[np.int64] | None
     ) -> list[Rows]:
         segment = self.segment
         matching = self.live if allowed is None else min(self.live, len(self._in_range(allowed)))
         if not matching:
             return [NO_ROWS] * len(codes)
-        enough = min(max(k, (k + count) // 2), matching)
+        enough = min(count, matching)
         asked = math.ceil(count * (segment.rows / self.live) * (_SPARE if self.dead else 1))
         if allowed is not None:
             asked = filtered_count(asked, matching, self.live)
@@ -79,7 +80,7 @@ class SegmentView:
             breadth = min(asked * tries, segment.rows)
             if not waiting or breadth > _MOST_FROM_GRAPH:
                 break
-            expansion = max(segment.record.expansion, breadth)
+            expansion = expansion_for(breadth, segment.record.expansion)
             found = segment.graph_search(codes[waiting], breadth, expansion)
             for place, rows in zip(waiting, found, strict=True):
                 kept = self._keep(rows, allowed)
@@ -87,7 +88,7 @@ class SegmentView:
                     answers[place] = self._with_strays(kept[:count], codes[place], allowed)
             waiting = [place for place in waiting if place not in answers]
         for place in waiting:
-            answers[place] = self._exactly(codes[place], count, allowed)
+            answers[place] = self._exactly(codes[place], _SCANNED * count, allowed)
         return [answers[place] for place in range(len(codes))]
 
     def _exactly(self, code: Codes, count: int, allowed: NDArray[np.int64] | None) -> Rows:
