@@ -84,7 +84,7 @@ def main() -> None:
             _damage(folder)
             report["lost"] = _told("lost", _opened(folder, data.queries[:LOST_QUERIES]))
     if "turnover" in phases:
-        with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             report["turnover"] = _told("turnover", _turnover(Path(folder), wanted))
     print(json.dumps(report, indent=1))
 
@@ -95,7 +95,7 @@ def _folder(wanted: argparse.Namespace) -> Iterator[Path]:
         wanted.keep.mkdir(parents=True, exist_ok=True)
         yield wanted.keep
     else:
-        with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
+        with tempfile.TemporaryDirectory() as name:
             yield Path(name)
 
 
@@ -120,7 +120,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=int, default=1, help="0: vecserve alone")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--keep", type=Path, help="keep the rows there, and use those of before")
-    parser.add_argument("--folder", type=Path, help="where to keep the rows while it runs")
     return parser.parse_args()
 
 
@@ -146,17 +145,11 @@ def _build(subject: Subject, data: Dataset) -> dict[str, Any]:
     loaded_s = time.perf_counter() - began_s
     subject.settle()
     settled_s = time.perf_counter() - began_s
-    settled = subject.index.stats
-    began_s = time.perf_counter()
-    if settled.segments > 1 or settled.delta_rows:
-        subject.index.compact()
     stats = subject.index.stats
     return {
         "rows": len(subject.index),
         "load_s": round(loaded_s, 2),
         "settled_s": round(settled_s, 2),
-        "settled_segments": settled.segments,
-        "one_segment_s": round(time.perf_counter() - began_s, 2),
         "segments": stats.segments,
         "delta_rows": stats.delta_rows,
         "clip_rate": stats.clip_rate,

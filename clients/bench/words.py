@@ -47,11 +47,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--unbounded", action="store_true", help="compare every row with a word")
-    parser.add_argument("--folder", type=Path, help="where to keep the rows while it runs")
     wanted = parser.parse_args()
     random = np.random.default_rng(0)
     bounds = [*BOUNDS, *([wanted.rows + 1] if wanted.unbounded else [])]
-    with tempfile.TemporaryDirectory(dir=wanted.folder) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.sqlite"
         log = RowLog.open(path, dim=1, model_digest="0f", fields=[FIELD])
         load_s = fill(log, wanted.rows, random)
@@ -61,7 +60,7 @@ def main() -> None:
             "processor": processor(),
             "rows": wanted.rows,
             "load_s": round(load_s, 1),
-            "bounds": measure(path, asked, bounds, wanted),
+            "bounds": measure(path, asked, bounds, rows=wanted.rows, rounds=wanted.rounds),
         }
     print(json.dumps(report, indent=1))
 
@@ -103,18 +102,20 @@ def queries(count: int, random: np.random.Generator) -> list[str]:
     return [text_of(some[: random.integers(1, 7)]) for some in drawn(count, random)]
 
 
-def measure(path: Path, asked: Sequence[str], bounds: Sequence[int], wanted: Any) -> dict[str, Any]:
+def measure(
+    path: Path, asked: Sequence[str], bounds: Sequence[int], *, rows: int, rounds: int
+) -> dict[str, Any]:
     """Ask every query under each bound, in turns."""
     declared = Declared(indexed={}, texts=())
     indexes = {bound: WordIndex(declared, scored_rows=bound) for bound in bounds}
     times: dict[int, list[float]] = {bound: [] for bound in bounds}
     left_out = dict.fromkeys(bounds, 0)
     with closing(open_read_only(path)) as reader:
-        for warm in range(wanted.rounds + 1):
+        for warm in range(rounds + 1):
             for bound, index in indexes.items():
                 for text in asked:
                     began_s = time.perf_counter()
-                    found = index.search(reader, text, K, row_count=wanted.rows, where=None)
+                    found = index.search(reader, text, K, row_count=rows, where=None)
                     if warm:
                         times[bound].append((time.perf_counter() - began_s) * 1e6)
                     else:

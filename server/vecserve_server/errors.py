@@ -26,6 +26,8 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 
 class VecserveError(Exception):
     """Any failure; `is_for_caller` tells whether the caller may read its message."""
@@ -116,7 +118,7 @@ class CorruptData(StorageError):
     """Stored bytes do not match their checksum or their schema."""
 
 
-def is_for_caller(error: Exception) -> bool:
+def is_for_caller(error: Exception) -> TypeGuard[VecserveError]:
     """Tell whether a message may go to the caller, since it names no file and quotes no engine."""
     kept = (ConfigError, StorageError, EngineError)
     return isinstance(error, VecserveError) and not isinstance(error, kept)

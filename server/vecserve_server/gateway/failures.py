@@ -23,7 +23,7 @@ class Failures:
 
     def wire_status(self, method: str, error: Exception, dialect: Dialect) -> WireStatus:
         """Turn any exception into a status without a stack trace or a path."""
-        if isinstance(error, VecserveError) and is_for_caller(error):
+        if is_for_caller(error):
             return wire_status(error, dialect)
         error_id = secrets.token_hex(6)
         fields = {"method": method, "error_id": error_id}

@@ -1,4 +1,4 @@
-"""Vectors in memory: the quantiser, exact scans and the search over them."""
+"""The index of a collection: graphs on disk beside an exact delta, built in the background."""
 
 from __future__ import annotations
 
