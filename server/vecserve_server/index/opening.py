@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain import Row
 from vecserve_server.errors import CorruptData, StorageError
+from vecserve_server.index.freed_memory import return_freed_memory
 from vecserve_server.index.live_rows import NO_SEQS, LiveRows
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.segment import Segment
@@ -88,6 +89,7 @@ def open_index(
         lost=(lost or lost_segments) and len(live) > 0,
     )
     index.wake_if_due()
+    return_freed_memory()
     return index
 
 

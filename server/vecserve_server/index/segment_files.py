@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -194,11 +195,16 @@ def _check_block(path: Path, block: int, crc32: int, wanted: FileRecord) -> None
         raise CorruptData(f"{path}: block {block} does not match its checksum")
 
 
-def _pieces(descriptor: int, start: int, size: int) -> Iterator[bytes]:
+def _pieces(descriptor: int, start: int, size: int) -> Iterator[memoryview]:
+    """Yield the bytes of a file, a piece at a time, each in the place of the one before."""
     stop = start + size
-    while start < stop:
-        piece = os.pread(descriptor, min(_PIECE_BYTES, stop - start), start)
-        if not piece:
-            return
-        yield piece
-        start += len(piece)
+    # Pages of its own, gone when it is: the C library would keep a heap of each thread's.
+    with mmap.mmap(-1, _PIECE_BYTES) as pages, memoryview(pages) as buffer:
+        while start < stop:
+            with buffer[: min(_PIECE_BYTES, stop - start)] as piece:
+                count = os.preadv(descriptor, [piece], start)
+            if not count:
+                return
+            with buffer[:count] as piece:
+                yield piece
+            start += count

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vecserve_server.domain import Vectors
 from vecserve_server.errors import Draining
 from vecserve_server.index.build_job import BuildJob
+from vecserve_server.index.freed_memory import return_freed_memory
 from vecserve_server.index.live_rows import LiveRows
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.planning import (
@@ -268,6 +269,7 @@ class SegmentedIndex:
             took_s=round(took_s, 3),
         )
         self._forget()
+        return_freed_memory()
 
     def _forget(self) -> None:
         self._removals.forget_removed(self._live.take_removed())
