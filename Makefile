@@ -92,6 +92,10 @@ protos: setup ## Generate the stubs from protos/
 bench: $(MODEL) ## Measure the served path on this machine, JSON out
 	$(BIN)/python clients/bench/served.py $(ARGS)
 
+.PHONY: bench-load
+bench-load: $(MODEL) ## Measure Poisson arrivals at 70 % of the capacity, overload and recovery; JSON out
+	$(BIN)/python clients/bench/open_loop.py $(ARGS)
+
 .PHONY: bench-encoder
 bench-encoder: $(MODEL) ## Measure the encoder on this machine: speed, fidelity, memory, start; JSON out
 	$(BIN)/python clients/bench/encoder.py $(ARGS)

@@ -21,7 +21,7 @@ from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
 from vecserve_server.observability.process import usable_physical_cores
-from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, abandoned
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
@@ -166,7 +166,10 @@ def _text_loader(
             dim=text.config.dim,
             runs=[text.encoder.run] * (text.config.instance_count or usable_physical_cores()),
             policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
-            max_queued_entries=settings.limits.max_pending_items,
+            bounds=QueueBounds(
+                entries=settings.limits.max_pending_items,
+                tokens=settings.limits.max_queued_tokens,
+            ),
             clock_ns=clock_ns,
             metrics=metrics,
             statistics=statistics,

@@ -59,6 +59,8 @@ class LimitSettings:
     """Items of accepted calls that are not answered yet, all calls together."""
     max_pending_bytes: int = 2048 * MIB
     """Size of the messages of accepted calls that are not answered yet."""
+    max_queued_tokens: int = 1 << 21
+    """Tokens that wait for a text encoder."""
     max_hits_per_call: int = 32768
     """Queries of a call times the hits that each asks for."""
     max_queued_rows: int = 65536
@@ -326,6 +328,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("limits.max_k", 1, 10000),
     ("limits.max_pending_items", 1, 1 << 20),
     ("limits.max_pending_bytes", 64 * 1024, 1 << 40),
+    ("limits.max_queued_tokens", 1, 1 << 40),
     ("limits.max_hits_per_call", 1, 1 << 24),
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher
-from vecserve_server.scheduling.computation import Computation, Encoded, abandoned
+from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
+from vecserve_server.scheduling.computation import Computation, Encoded, RunEncoder, abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
 
@@ -48,14 +48,20 @@ class Gate:
         assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
 
 
-def make_batcher(gate: Gate, policy: BatchPolicy[Computation]) -> DynamicBatcher:
+def make_batcher(
+    gate: Gate,
+    policy: BatchPolicy[Computation],
+    *,
+    run: RunEncoder | None = None,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> DynamicBatcher:
     return DynamicBatcher(
         name="m",
         dim=2,
-        runs=[gate.run],
+        runs=[run or gate.run],
         policy=policy,
-        max_queued_entries=100,
-        clock_ns=time.perf_counter_ns,
+        bounds=QueueBounds(entries=100, tokens=400),
+        clock_ns=clock_ns,
         metrics=make_metrics(),
         statistics=ModelStatistics(wall_clock_ms=int),
     )

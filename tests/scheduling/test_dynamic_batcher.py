@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from tests.scheduling.steered_encoder import (
     ids,
     make_batcher,
 )
+from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.errors import (
     DeadlineExceeded,
     Draining,
@@ -24,7 +25,8 @@ from vecserve_server.errors import (
     QueueTimeout,
 )
 from vecserve_server.scheduling.batcher import DynamicBatcher
-from vecserve_server.scheduling.computation import abandoned
+from vecserve_server.scheduling.computation import Computation, abandoned
+from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
@@ -175,6 +177,51 @@ async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate)
         await batcher.submit(ids(2))
     gate.opened.set()
     await asyncio.gather(busy, waiting)
+
+
+async def test_a_queue_is_full_by_its_tokens_too(batcher: DynamicBatcher, gate: Gate) -> None:
+    long = [np.full(250, 7, np.int64)]
+    gate.opened.clear()
+    tasks = [asyncio.create_task(batcher.submit(ids(1)))]
+    await gate.wait_for_a_run()
+    tasks.append(asyncio.create_task(batcher.submit([np.full(500, 8, np.int64)])))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="500 tokens wait and 250 more exceed the limit of 400"):
+        await batcher.submit(long)
+    gate.opened.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_who_cannot_be_answered_in_time_is_refused_at_once(gate: Gate) -> None:
+    run_ns = 10_000_000
+    now_ns = 0
+
+    def slow(sequences: Sequence[TokenIds]) -> Encodings:
+        nonlocal now_ns
+        now_ns += run_ns
+        return gate.run(sequences)
+
+    policy: EncoderPolicy[Computation] = EncoderPolicy(
+        run_tokens=3, min_share_tokens=3, look_ahead_entries=64, abandoned=abandoned
+    )
+    batcher = make_batcher(gate, policy, run=slow, clock_ns=lambda: now_ns)
+    await asyncio.gather(*(batcher.submit(ids(number)) for number in range(20)))
+    gate.opened.clear()
+    tasks = [asyncio.create_task(batcher.submit(ids(number))) for number in range(100, 111)]
+    await asyncio.sleep(0)
+    within_ns = now_ns + 10 * run_ns
+    with pytest.raises(Overloaded, match="30 tokens wait, which takes longer than the request may"):
+        await batcher.submit(ids(200), deadline_ns=within_ns)
+    with pytest.raises(Overloaded):
+        batcher.admit(1, tokens=1, start_by_ns=within_ns)
+    batcher.admit(1, tokens=3, deadline_ns=now_ns + 20 * run_ns)
+    batcher.admit(1, tokens=3, deadline_ns=within_ns, priority=1)
+    batcher.admit(1, tokens=3)
+    gate.opened.set()
+    await asyncio.gather(*tasks)
+    # Nothing waits any more, so even this is tried.
+    batcher.admit(1, tokens=1, deadline_ns=now_ns + 1)
+    assert await batcher.close(PATIENCE_S)
 
 
 async def test_a_closed_batcher_fails_what_waits_and_takes_no_more(

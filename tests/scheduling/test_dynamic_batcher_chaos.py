@@ -18,7 +18,7 @@ from vecserve_server.domain import Encodings, TokenIds
 from vecserve_server.errors import CapacityError, DeadlineExceeded, QueueTimeout, VecserveError
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, Ticket, abandoned
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
@@ -101,7 +101,7 @@ def start(cores: Cores, *, share_identical: bool) -> DynamicBatcher:
         dim=3,
         runs=[run, run],
         policy=policy,
-        max_queued_entries=256,
+        bounds=QueueBounds(entries=256, tokens=1 << 20),
         clock_ns=time.perf_counter_ns,
         metrics=make_metrics(),
         statistics=ModelStatistics(wall_clock_ms=int),

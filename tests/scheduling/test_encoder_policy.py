@@ -336,3 +336,22 @@ def test_what_is_chosen_runs_when_more_waits_than_fits() -> None:
     assert [e.work.number for e in policy.form(now_ns=0, free_instances=1).entries] == [0, 3]
     # 200 tokens fit in one run: they are shared out as they came.
     assert [e.work.number for e in policy.form(now_ns=0, free_instances=1).entries] == [1, 2]
+
+
+@given(
+    entries=st.lists(st.tuples(st.integers(1, RUN_TOKENS), st.integers(0, 4)), max_size=40),
+    runs=st.integers(0, 10),
+    asked=st.integers(0, 5),
+)
+def test_ahead_of_an_entry_is_what_has_its_priority_or_a_higher_one(
+    entries: list[tuple[int, int]], runs: int, asked: int
+) -> None:
+    policy = make_policy()
+    for number, (tokens, priority) in enumerate(entries):
+        policy.add(entry(number, tokens, priority=priority))
+    ran = {number for _ in range(runs) for number in run(policy)}
+    assert policy.tokens_ahead(asked) == sum(
+        tokens
+        for number, (tokens, priority) in enumerate(entries)
+        if number not in ran and (priority or DEFAULT_PRIORITY) <= (asked or DEFAULT_PRIORITY)
+    )

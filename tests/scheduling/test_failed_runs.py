@@ -23,7 +23,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 
@@ -92,7 +92,7 @@ async def test_an_encoder_that_loses_rows_fails_its_callers() -> None:
         policy=EncoderPolicy(
             run_tokens=8, min_share_tokens=8, look_ahead_entries=8, abandoned=abandoned
         ),
-        max_queued_entries=8,
+        bounds=QueueBounds(entries=8, tokens=10_000),
         clock_ns=time.perf_counter_ns,
         metrics=make_metrics(),
         statistics=ModelStatistics(wall_clock_ms=int),

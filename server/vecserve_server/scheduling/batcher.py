@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from vecserve_server.domain import Encodings, TokenIds
@@ -36,7 +37,21 @@ from vecserve_server.scheduling.computation import (
 )
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.instance_pool import Finished, InstancePool
+from vecserve_server.scheduling.pace import Pace
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
+
+# A little more than is expected, so that nearly all who are let in are answered in time.
+_CAUTION = 1.25
+_LAST_PRIORITY = 1 << 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueBounds:
+    """What may wait at most."""
+
+    entries: int
+    tokens: int
+    """Of all entries together; a call's own do not count where nothing else waits."""
 
 
 class DynamicBatcher:
@@ -49,7 +64,7 @@ class DynamicBatcher:
         dim: int,
         runs: Sequence[RunEncoder],
         policy: BatchPolicy[Computation],
-        max_queued_entries: int,
+        bounds: QueueBounds,
         clock_ns: Callable[[], int],
         metrics: Metrics,
         statistics: ModelStatistics,
@@ -60,7 +75,8 @@ class DynamicBatcher:
         self._name = name
         self._dim = dim
         self._policy = policy
-        self._max_queued_entries = max_queued_entries
+        self._bounds = bounds
+        self._pace = Pace()
         self._clock_ns = clock_ns
         self._statistics = statistics
         self._batch_items = metrics.batch_items.labels(model=name)
@@ -101,17 +117,17 @@ class DynamicBatcher:
     ) -> Encoded:
         """Encode sequences; row i of the answer belongs to sequence i.
 
-        A cancelled caller costs nothing more than the runs that are in progress. Raises
-        Draining, Overloaded, DeadlineExceeded, QueueTimeout where runs had not begun by
-        `start_by_ns`, or what the encoder raised.
+        A cancelled caller costs nothing more than the runs that are in progress. Raises what
+        `admit` does, QueueTimeout where runs had not begun by `start_by_ns`, or what the encoder
+        raised.
         """
-        self._refuse_if_full(len(sequences))
-        now_ns = self._clock_ns()
-        urgency = Urgency(
-            priority=priority, enqueued_ns=now_ns, deadline_ns=deadline_ns, start_by_ns=start_by_ns
+        urgency = self.admit(
+            len(sequences),
+            tokens=sum(map(len, sequences)),
+            priority=priority,
+            deadline_ns=deadline_ns,
+            start_by_ns=start_by_ns,
         )
-        if urgency.expires_ns <= now_ns:
-            raise urgency.refusal(now_ns)
         ticket = Ticket(
             count=len(sequences), dim=self._dim, urgency=urgency, done=self._loop.create_future()
         )
@@ -127,6 +143,30 @@ class DynamicBatcher:
             self._computations.withdraw(ticket)
         return ticket.encoded
 
+    def admit(
+        self,
+        count: int,
+        *,
+        tokens: int,
+        priority: int = 0,
+        deadline_ns: int | None = None,
+        start_by_ns: int | None = None,
+    ) -> Urgency:
+        """Tell how sequences of so many tokens, or more, would be served now.
+
+        Raises Draining, DeadlineExceeded, QueueTimeout, and Overloaded where the queue is full or
+        is not expected to get to them in time: a refusal now spares a run that nobody waits for.
+        """
+        now_ns = self._clock_ns()
+        urgency = Urgency(
+            priority=priority, enqueued_ns=now_ns, deadline_ns=deadline_ns, start_by_ns=start_by_ns
+        )
+        self._refuse_if_full(count, tokens)
+        if urgency.expires_ns <= now_ns:
+            raise urgency.refusal(now_ns)
+        self._refuse_if_hopeless(tokens, urgency)
+        return urgency
+
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
@@ -139,14 +179,34 @@ class DynamicBatcher:
             self._fail(batch, _draining())
         return ended
 
-    def _refuse_if_full(self, count: int) -> None:
+    def _refuse_if_full(self, count: int, tokens: int) -> None:
         if self._closed:
             raise _draining()
-        if len(self._policy) + count > self._max_queued_entries:
+        ahead = self._policy.tokens_ahead(_LAST_PRIORITY)
+        if ahead and ahead + tokens > self._bounds.tokens:
+            raise Overloaded(
+                f"model {self._name}: {ahead} tokens wait and {tokens} more exceed the limit of "
+                f"{self._bounds.tokens}",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+        if len(self._policy) + count > self._bounds.entries:
             raise Overloaded(
                 f"model {self._name}: {len(self._policy)} sequences wait and {count} more exceed "
-                f"the limit of {self._max_queued_entries}",
+                f"the limit of {self._bounds.entries}",
                 retry_after_ms=RETRY_AFTER_MS,
+            )
+
+    def _refuse_if_hopeless(self, tokens: int, urgency: Urgency) -> None:
+        # Where nothing waits it is tried, as only runs tell how long they take.
+        ahead = self._policy.tokens_ahead(urgency.priority)
+        if not ahead or urgency.expires_ns == NEVER_NS:
+            return
+        wait_ns = int(_CAUTION * self._pace.predict_ns(ahead + tokens))
+        late_ns = urgency.enqueued_ns + wait_ns - urgency.expires_ns
+        if late_ns > 0:
+            raise Overloaded(
+                f"model {self._name}: {ahead} tokens wait, which takes longer than the request may",
+                retry_after_ms=max(RETRY_AFTER_MS, late_ns // 1_000_000),
             )
 
     def _enqueue(self, computation: Computation, urgency: Urgency) -> None:
@@ -205,6 +265,11 @@ class DynamicBatcher:
             return
         for computation in computations:
             self._computations.forget(computation)
+        self._pace.ran(
+            sum(len(each.sequence) for each in computations),
+            ended_ns=run.ended_ns,
+            more_waits=len(self._policy) > 0,
+        )
         self._dispatch()  # the instance works on while the answers go out
         answered = sum(len(each.places) for each in computations)
         self._statistics.executed(answered, 0, run.ended_ns - run.started_ns, 0)

@@ -5,7 +5,7 @@ Owns the order of service and the token budget of a run. Sans I/O, as every poli
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeAlias
 
@@ -54,6 +54,7 @@ class EncoderPolicy(Generic[T]):
         self._expiries = LiveHeap(self._waiting)
         self._next_number = 0
         self._queued_tokens = 0
+        self._tokens_of: Counter[int] = Counter()
         self._passes = 0
 
     def __len__(self) -> int:
@@ -66,8 +67,9 @@ class EncoderPolicy(Generic[T]):
         self._next_number += 1
         self._waiting[number] = entry
         self._queued_tokens += entry.tokens
+        self._tokens_of[self._priority(entry.priority)] += entry.tokens
         expires_ns = _expires_ns(entry)
-        self._order.push((entry.priority or self._default_priority, expires_ns, number))
+        self._order.push((self._priority(entry.priority), expires_ns, number))
         if expires_ns < _NEVER_NS:
             self._expiries.push((expires_ns, number))
 
@@ -81,11 +83,17 @@ class EncoderPolicy(Generic[T]):
         key = self._expiries.peek()
         return None if key is None else key[0]
 
+    def tokens_ahead(self, priority: int) -> int:
+        """Tell what waits with this priority or a higher one."""
+        last = self._priority(priority)
+        return sum(tokens for each, tokens in self._tokens_of.items() if each <= last)
+
     def clear(self) -> list[Entry[T]]:
         """Remove and return everything."""
         entries = list(self._waiting.values())
         self._waiting.clear()
         self._queued_tokens = 0
+        self._tokens_of.clear()
         return entries
 
     def _expire(self, now_ns: int) -> list[Entry[T]]:
@@ -161,7 +169,14 @@ class EncoderPolicy(Generic[T]):
     def _remove(self, number: int) -> Entry[T]:
         entry = self._waiting.pop(number)
         self._queued_tokens -= entry.tokens
+        priority = self._priority(entry.priority)
+        self._tokens_of[priority] -= entry.tokens
+        if not self._tokens_of[priority]:
+            del self._tokens_of[priority]
         return entry
+
+    def _priority(self, asked: int) -> int:
+        return asked or self._default_priority
 
 
 def _expires_ns(entry: Entry[T]) -> int:

@@ -40,6 +40,10 @@ class HoldPolicy(Generic[T]):
         """Return when the policy wants to be asked again."""
         return self._policy.wake_ns(now_ns)
 
+    def tokens_ahead(self, priority: int) -> int:
+        """Tell what the policy tells; 0 while nothing is known of when it will run."""
+        return 0 if self._holding else self._policy.tokens_ahead(priority)
+
     def clear(self) -> list[Entry[T]]:
         """Remove and return everything."""
         return self._policy.clear()

@@ -73,6 +73,13 @@ class BatchPolicy(Protocol[T]):
         """
         ...
 
+    def tokens_ahead(self, priority: int) -> int:
+        """Tell what runs before a new entry of this priority, at the least; 0 if that is open.
+
+        Abandoned entries that were not met yet are included.
+        """
+        ...
+
     def clear(self) -> list[Entry[T]]:
         """Remove and return everything."""
         ...

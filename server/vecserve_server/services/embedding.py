@@ -144,6 +144,14 @@ class EmbeddingService:
         Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
         check_count("inputs", len(texts), limit=self.max_texts)
+        # Before anything is spent on what would be refused when its tokens are counted.
+        served.batcher.admit(
+            len(texts),
+            tokens=len(texts),
+            priority=priority,
+            deadline_ns=deadline_ns,
+            start_by_ns=start_by_ns,
+        )
         started_ns = self._clock_ns()
         call = _Call(
             served=served,
