@@ -7,14 +7,18 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import ml_dtypes
 import numpy as np
+import onnx
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.own_repository import PATIENCE_S, Repository, eventually, scrape
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.triton_requests import MODEL
+from tests.onnx_models.tiny_models import identity
 from tests.services.tiny_onnx import add_version, config_text
+from vecserve_server.onnx_models.datatypes import DATATYPES
 
 
 def test_a_repository_of_onnx_models_serves_and_follows_its_folder(
@@ -81,3 +85,24 @@ def test_the_test_hook_holds_requests_until_they_fill_a_batch(
     assert (counted.inference_count, counted.execution_count) == (6, 1)
     assert [(b.batch_size, b.compute_infer.count) for b in counted.batch_stats] == [(6, 1)]
     assert counted.inference_stats.compute_infer.count == 6
+
+
+def test_bfloat16_goes_in_and_out_as_the_stock_client_writes_it(
+    start: Callable[..., ServerProcess], repository: Repository
+) -> None:
+    shutil.rmtree(repository.root / MODEL)
+    folder = repository.root / "half" / "1"
+    folder.mkdir(parents=True)
+    onnx.save(
+        identity(["n", 2], next(each for each in DATATYPES if each.name == "BF16")),
+        folder / "model.onnx",
+    )
+    server = start()
+    values = np.array([[1.5, -2], [0.25, 3e38]], ml_dtypes.bfloat16)
+    tensor = triton.InferInput("x", [2, 2], "BF16")
+    tensor.set_data_from_numpy(values)
+    with triton.InferenceServerClient(server.target) as stock:
+        assert stock.get_model_metadata("half").inputs[0].datatype == "BF16"
+        answer = stock.infer("half", [tensor]).as_numpy("y")
+    assert answer.dtype == values.dtype
+    assert answer.tolist() == values.tolist()

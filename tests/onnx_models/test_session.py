@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -42,6 +43,8 @@ def arrays(datatype: Datatype) -> st.SearchStrategy[NDArray[Any]]:
     shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=4)
     if datatype.is_bytes:
         return hnp.arrays(object, shapes, elements=st.text(max_size=5).map(str.encode), fill=None)
+    if datatype.name == "BF16":
+        return hnp.arrays(np.uint16, shapes).map(lambda bits: bits.view(datatype.numpy))
     return hnp.arrays(datatype.numpy, shapes)
 
 
@@ -55,7 +58,38 @@ def test_every_type_comes_out_as_it_went_in(
     array = data.draw(arrays(datatype))
     fed = decoded("x", array) if datatype.is_bytes else array
     (answer,) = session.run({"x": fed}, ["y"])
+    assert answer.dtype == array.dtype
+    if datatype.name == "BF16":
+        answer, array = answer.view(np.uint16), array.view(np.uint16)
     np.testing.assert_array_equal(answer, array, strict=True)
+
+
+def test_bfloat16_goes_beside_other_types(tmp_path: Path) -> None:
+    bfloat16, single = TensorProto.BFLOAT16, TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=single),
+        helper.make_node("Add", ["wide", "z"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=bfloat16),
+    ]
+    inputs = [value("x", ["n"], bfloat16), value("z", ["n"], single)]
+    outputs = [value("y", ["n"], bfloat16), value("sum", ["n"], single)]
+    session = open_session(tmp_path, model(nodes, inputs, outputs))
+    feeds = {
+        "x": np.array([1.5, -2], ml_dtypes.bfloat16),
+        "z": np.array([1, 2], np.float32),
+    }
+    y, total = session.run(feeds, ["y", "sum"])
+    assert y.dtype == ml_dtypes.bfloat16
+    assert y.astype(np.float32).tolist() == total.tolist() == [2.5, 0]
+
+
+def test_bfloat16_beside_strings_is_refused_at_load(tmp_path: Path) -> None:
+    kinds = {"x": TensorProto.BFLOAT16, "s": TensorProto.STRING}
+    inputs = [value(name, ["n"], kind) for name, kind in kinds.items()]
+    outputs = [value(f"{name}y", ["n"], kind) for name, kind in kinds.items()]
+    nodes = [helper.make_node("Identity", [name], [f"{name}y"]) for name in kinds]
+    with pytest.raises(ModelError, match="has BF16 and BYTES tensors; ONNX Runtime's Python"):
+        open_session(tmp_path, model(nodes, inputs, outputs))
 
 
 def test_bytes_that_are_not_utf_8_are_refused_at_their_place() -> None:
@@ -71,22 +105,9 @@ def test_read_only_memory_is_read_where_it_lies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(session.run({"x": memory[1:]}, ["y"])[0], [1, 2, 3])
 
 
-@pytest.mark.parametrize(
-    "described",
-    [
-        pytest.param(value("x", ["n"], TensorProto.BFLOAT16), id="BF16"),
-        pytest.param(
-            helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, ["n"]), id="sequence"
-        ),
-    ],
-)
-def test_a_type_that_no_caller_could_send_is_refused_at_load(
-    tmp_path: Path, described: onnx.ValueInfoProto
-) -> None:
-    output = onnx.ValueInfoProto()
-    output.CopyFrom(described)
-    output.name = "y"
-    proto = model([helper.make_node("Identity", ["x"], ["y"])], [described], [output])
+def test_a_type_that_no_caller_could_send_is_refused_at_load(tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy")
+    proto = model([helper.make_node("Identity", ["x"], ["y"])], [x], [y])
     with pytest.raises(ModelError, match=r'model.onnx: input "x": type .* is not supported'):
         open_session(tmp_path, proto)
 

@@ -1,24 +1,25 @@
 """Tensors of the KServe v2 protocol.
 
 Owns the reading of inputs, raw or typed, and the writing of outputs, both on bytes or on shared
-memory. BF16, which NumPy does not have, is uint16 with the same bits. Must not know models.
+memory. BF16 is a NumPy type of ml_dtypes. Must not know models.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from tritonclient.grpc import service_pb2
 
 from vecserve_server.errors import InvalidArgument
 
 BYTES = "BYTES"
-NUMPY_TYPES = {
+NUMPY_TYPES: Mapping[str, DTypeLike] = {
     "BOOL": "?",
     "UINT8": "u1",
     "UINT16": "<u2",
@@ -29,7 +30,7 @@ NUMPY_TYPES = {
     "INT32": "<i4",
     "INT64": "<i8",
     "FP16": "<f2",
-    "BF16": "<u2",
+    "BF16": ml_dtypes.bfloat16,
     "FP32": "<f4",
     "FP64": "<f8",
 }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
@@ -39,7 +40,6 @@ class Datatype:
         return self.name == "BYTES"
 
 
-# ONNX Runtime's Python interface has no numpy type for bfloat16, so BF16 is not here.
 DATATYPES: Sequence[Datatype] = tuple(
     Datatype(name, onnx, np.dtype(numpy))
     for name, onnx, numpy in (
@@ -53,6 +53,7 @@ DATATYPES: Sequence[Datatype] = tuple(
         ("INT32", "int32", "i4"),
         ("INT64", "int64", "i8"),
         ("FP16", "float16", "f2"),
+        ("BF16", "bfloat16", ml_dtypes.bfloat16),
         ("FP32", "float", "f4"),
         ("FP64", "double", "f8"),
         ("BYTES", "string", "O"),

@@ -31,8 +31,9 @@ class OpenVinoSession:
         `graph` is what ONNX Runtime says of it, `openvino` the module. Raises `ModelError`.
         """
         for tensor in (*graph.inputs.values(), *graph.outputs.values()):
-            if tensor.datatype.is_bytes:
-                raise ModelError(f'{model_file}: "{tensor.name}" is BYTES, not for OpenVINO')
+            if tensor.datatype.name in ("BYTES", "BF16"):
+                problem = f'"{tensor.name}" is {tensor.datatype.name}, not for OpenVINO'
+                raise ModelError(f"{model_file}: {problem}")
         try:
             compiled = openvino.Core().compile_model(model_file, "CPU", _settings(streams, threads))
             ports = {name: port for port in compiled.outputs for name in port.get_names()}

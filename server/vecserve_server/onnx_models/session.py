@@ -5,10 +5,15 @@ Owns the session. Must not know configurations, batches or requests.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import ml_dtypes
+import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
@@ -20,6 +25,7 @@ from vecserve_server.onnx_models.instances import CUDA
 from vecserve_server.onnx_models.session_settings import SessionSettings
 
 CPU = "CPUExecutionProvider"
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class OnnxSession:
@@ -33,6 +39,12 @@ class OnnxSession:
         if device_id is not None and CUDA not in self._session.get_providers():
             raise ModelError(f"{model_file}: GPU {device_id} cannot be used by ONNX Runtime")
         self._graph = _graph(self._session, model_file)
+        tensors = (*self._graph.inputs.values(), *self._graph.outputs.values())
+        names = {each.datatype.name for each in tensors}
+        self._has_bfloat16 = "BF16" in names
+        if {"BF16", "BYTES"} <= names:
+            problem = "has BF16 and BYTES tensors; ONNX Runtime's Python interface takes either"
+            raise ModelError(f"{model_file}: {problem}")
         self._run_options = onnxruntime.RunOptions()
         for key, value in settings.run_entries.items():
             self._run_options.add_run_config_entry(key, value)
@@ -48,12 +60,21 @@ class OnnxSession:
         Raises `RequestError` for values that the graph cannot take, else `EngineError`.
         """
         try:
-            results = self._session.run(list(outputs), feeds, self._run_options)
+            results = self._compute(feeds, list(outputs))
         except InvalidArgument as error:
             raise RequestError(f"the model refuses the inputs: {error}") from error
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed: {error}") from error
         return [encoded(each) if each.dtype == object else each for each in results]
+
+    def _compute(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: list[str]
+    ) -> Sequence[NDArray[Any]]:
+        if not self._has_bfloat16:
+            return cast("list[NDArray[Any]]", self._session.run(outputs, feeds, self._run_options))
+        values = {name: _to_value(array) for name, array in feeds.items()}
+        found = self._session.run_with_ort_values(outputs, values, self._run_options)
+        return [_to_array(value) for value in found]
 
 
 def cuda_is_available() -> bool:
@@ -93,6 +114,24 @@ def _options(settings: SessionSettings) -> onnxruntime.SessionOptions:
     for key, value in settings.session_entries.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+# ONNX Runtime's Python interface knows no NumPy type for bfloat16: its bits go in as uint16 that
+# are said to be bfloat16, and come out by their address.
+def _to_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    if array.dtype != _BFLOAT16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    bits = np.ascontiguousarray(array).view(np.uint16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, onnx.TensorProto.BFLOAT16)
+
+
+def _to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    if value.data_type() != "tensor(bfloat16)":
+        return cast("NDArray[Any]", value.numpy())
+    shape = tuple(value.shape())
+    size_bytes = math.prod(shape) * _BFLOAT16.itemsize
+    memory = ctypes.string_at(value.data_ptr(), size_bytes) if size_bytes else b""
+    return np.frombuffer(memory, _BFLOAT16).reshape(shape)
 
 
 def _graph(session: onnxruntime.InferenceSession, model_file: Path) -> Graph:

@@ -115,7 +115,7 @@ def _tensor(described: Input, folder: Path) -> NDArray[Any]:
 
 def _random(datatype: Datatype, count: int) -> NDArray[Any]:
     generator = np.random.default_rng(0)
-    if datatype.numpy.kind == "f":
+    if datatype.name in ("FP16", "BF16", "FP32", "FP64"):
         return generator.random(count).astype(datatype.numpy)
     return generator.integers(0, 2 if datatype.numpy.kind == "b" else 101, count).astype(
         datatype.numpy
