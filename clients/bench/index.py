@@ -35,7 +35,7 @@ from vecserve_server.index.segment_files import VECTORS
 from vecserve_server.index.segmented_index import IndexOptions
 
 ROUND_QUERIES = 100
-LOST_QUERIES = 100
+LOST_QUERIES, FILTER_QUERIES = 100, 400
 SWITCH_INTERVAL_S = 0.0005
 PHASES = ("speed", "filters", "start", "ingest", "rebuild", "lost", "turnover")
 PARTS = (0.5, 0.1, 0.01, 0.001)
@@ -221,7 +221,7 @@ def _batch_us(subject: Subject, queries: Vectors, size: int) -> float:
 
 
 def _filters(subject: Subject, data: Dataset) -> dict[str, Any]:
-    queries = data.queries[:200]
+    queries = data.queries[:FILTER_QUERIES]
     numbers = np.array(sorted(subject.number_of.items(), key=lambda pair: pair[1]), np.int64)
     seq_of = numbers[:, 0]
     scan_us = timed(lambda query: one(subject, query, exact=True), queries)

@@ -19,7 +19,7 @@ _MEASURED_EXPANSION = 64
 # What a filter lets through is seldom spread evenly.
 _MARGIN = 1.3
 _GRAPH_RISK = 1.5
-_BREADTH_PER_ROW = 2
+_BREADTH_PER_ROW = 3
 
 TUNED_COUNT = 20
 """Rows that the builder asks a graph for when it looks how broadly it must be searched."""
