@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 K = 10
+RATINGS = "Broad_Query_Set_rated.csv"
 RELEVANT_RATING = 2
 
 
@@ -57,7 +58,7 @@ def read_products(folder: Path) -> Iterator[Product]:
 def read_relevant(folder: Path, known: set[str]) -> dict[str, set[str]]:
     """Read the relevant products of each query that has any in the catalogue."""
     relevant: dict[str, set[str]] = defaultdict(set)
-    path = folder / "Broad_Query_Set_rated.csv"
+    path = folder / RATINGS
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if float(row["rating"]) >= RELEVANT_RATING and row["docid"] in known:
