@@ -207,16 +207,21 @@ async def test_who_cannot_be_answered_in_time_is_refused_at_once(gate: Gate) -> 
     batcher = make_batcher(gate, policy, run=slow, clock_ns=lambda: now_ns)
     await asyncio.gather(*(batcher.submit(ids(number)) for number in range(20)))
     gate.opened.clear()
-    tasks = [asyncio.create_task(batcher.submit(ids(number))) for number in range(100, 111)]
-    await asyncio.sleep(0)
     within_ns = now_ns + 10 * run_ns
+    waiting = [(number, 1) for number in range(100, 111)] + [(111, 3)]
+    tasks = [
+        asyncio.create_task(batcher.submit(ids(number), priority=priority))
+        for number, priority in waiting
+    ]
+    await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="30 tokens wait, which takes longer than the request may"):
         await batcher.submit(ids(200), deadline_ns=within_ns)
     with pytest.raises(Overloaded):
         batcher.admit(1, tokens=1, start_by_ns=within_ns)
     batcher.admit(1, tokens=3, deadline_ns=now_ns + 20 * run_ns)
-    batcher.admit(1, tokens=3, deadline_ns=within_ns, priority=1)
     batcher.admit(1, tokens=3)
+    # Goes before all that has its priority and no deadline.
+    batcher.admit(1, tokens=3, deadline_ns=within_ns, priority=1)
     gate.opened.set()
     await asyncio.gather(*tasks)
     # Nothing waits any more, so even this is tried.

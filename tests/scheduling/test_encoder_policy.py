@@ -339,19 +339,28 @@ def test_what_is_chosen_runs_when_more_waits_than_fits() -> None:
 
 
 @given(
-    entries=st.lists(st.tuples(st.integers(1, RUN_TOKENS), st.integers(0, 4)), max_size=40),
+    entries=st.lists(
+        st.tuples(st.integers(1, RUN_TOKENS), st.integers(0, 4), st.none() | st.integers(1, 9)),
+        max_size=40,
+    ),
     runs=st.integers(0, 10),
     asked=st.integers(0, 5),
+    asked_s=st.none() | st.integers(1, 9),
 )
-def test_ahead_of_an_entry_is_what_has_its_priority_or_a_higher_one(
-    entries: list[tuple[int, int]], runs: int, asked: int
+def test_ahead_of_an_entry_is_what_is_more_urgent(
+    entries: list[tuple[int, int, int | None]], runs: int, asked: int, asked_s: int | None
 ) -> None:
+    def ranked(priority: int, expires_s: int | None) -> tuple[int, float]:
+        return priority or DEFAULT_PRIORITY, expires_s or float("inf")
+
     policy = make_policy()
-    for number, (tokens, priority) in enumerate(entries):
-        policy.add(entry(number, tokens, priority=priority))
+    for number, (tokens, priority, expires_s) in enumerate(entries):
+        deadline_ns = expires_s and expires_s * 10**9
+        policy.add(entry(number, tokens, priority=priority, deadline_ns=deadline_ns))
     ran = {number for _ in range(runs) for number in run(policy)}
-    assert policy.tokens_ahead(asked) == sum(
+    expires_ns = asked_s * 10**9 if asked_s else 1 << 63
+    assert policy.tokens_ahead(asked, expires_ns) == sum(
         tokens
-        for number, (tokens, priority) in enumerate(entries)
-        if number not in ran and (priority or DEFAULT_PRIORITY) <= (asked or DEFAULT_PRIORITY)
+        for number, (tokens, priority, expires_s) in enumerate(entries)
+        if number not in ran and ranked(priority, expires_s) <= ranked(asked, asked_s)
     )

@@ -182,7 +182,7 @@ class DynamicBatcher:
     def _refuse_if_full(self, count: int, tokens: int) -> None:
         if self._closed:
             raise _draining()
-        ahead = self._policy.tokens_ahead(_LAST_PRIORITY)
+        ahead = self._policy.tokens_ahead(_LAST_PRIORITY, NEVER_NS)
         if ahead and ahead + tokens > self._bounds.tokens:
             raise Overloaded(
                 f"model {self._name}: {ahead} tokens wait and {tokens} more exceed the limit of "
@@ -198,7 +198,7 @@ class DynamicBatcher:
 
     def _refuse_if_hopeless(self, tokens: int, urgency: Urgency) -> None:
         # Where nothing waits it is tried, as only runs tell how long they take.
-        ahead = self._policy.tokens_ahead(urgency.priority)
+        ahead = self._policy.tokens_ahead(urgency.priority, urgency.expires_ns)
         if not ahead or urgency.expires_ns == NEVER_NS:
             return
         wait_ns = int(_CAUTION * self._pace.predict_ns(ahead + tokens))

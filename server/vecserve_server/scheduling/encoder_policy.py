@@ -16,6 +16,7 @@ Choose: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
 """Of sequences of these lengths, the numbers of those that the first should run with, and 0."""
 
 _NEVER_NS = 1 << 63
+_EXPIRY_STEP_NS = 1 << 26
 
 
 class EncoderPolicy(Generic[T]):
@@ -54,7 +55,8 @@ class EncoderPolicy(Generic[T]):
         self._expiries = LiveHeap(self._waiting)
         self._next_number = 0
         self._queued_tokens = 0
-        self._tokens_of: Counter[int] = Counter()
+        # By priority and time of expiry, in steps that keep them few.
+        self._tokens_of: Counter[tuple[int, int]] = Counter()
         self._passes = 0
 
     def __len__(self) -> int:
@@ -67,9 +69,9 @@ class EncoderPolicy(Generic[T]):
         self._next_number += 1
         self._waiting[number] = entry
         self._queued_tokens += entry.tokens
-        self._tokens_of[self._priority(entry.priority)] += entry.tokens
         expires_ns = _expires_ns(entry)
-        self._order.push((self._priority(entry.priority), expires_ns, number))
+        self._tokens_of[self._step(entry.priority, expires_ns)] += entry.tokens
+        self._order.push((entry.priority or self._default_priority, expires_ns, number))
         if expires_ns < _NEVER_NS:
             self._expiries.push((expires_ns, number))
 
@@ -83,9 +85,9 @@ class EncoderPolicy(Generic[T]):
         key = self._expiries.peek()
         return None if key is None else key[0]
 
-    def tokens_ahead(self, priority: int) -> int:
-        """Tell what waits with this priority or a higher one."""
-        last = self._priority(priority)
+    def tokens_ahead(self, priority: int, expires_ns: int) -> int:
+        """Tell what waits with a higher priority, or the same one and no later expiry."""
+        last = self._step(priority, expires_ns)
         return sum(tokens for each, tokens in self._tokens_of.items() if each <= last)
 
     def clear(self) -> list[Entry[T]]:
@@ -169,14 +171,14 @@ class EncoderPolicy(Generic[T]):
     def _remove(self, number: int) -> Entry[T]:
         entry = self._waiting.pop(number)
         self._queued_tokens -= entry.tokens
-        priority = self._priority(entry.priority)
-        self._tokens_of[priority] -= entry.tokens
-        if not self._tokens_of[priority]:
-            del self._tokens_of[priority]
+        step = self._step(entry.priority, _expires_ns(entry))
+        self._tokens_of[step] -= entry.tokens
+        if not self._tokens_of[step]:
+            del self._tokens_of[step]
         return entry
 
-    def _priority(self, asked: int) -> int:
-        return asked or self._default_priority
+    def _step(self, priority: int, expires_ns: int) -> tuple[int, int]:
+        return priority or self._default_priority, expires_ns // _EXPIRY_STEP_NS
 
 
 def _expires_ns(entry: Entry[T]) -> int:

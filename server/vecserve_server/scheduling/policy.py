@@ -73,8 +73,8 @@ class BatchPolicy(Protocol[T]):
         """
         ...
 
-    def tokens_ahead(self, priority: int) -> int:
-        """Tell what runs before a new entry of this priority, at the least; 0 if that is open.
+    def tokens_ahead(self, priority: int, expires_ns: int) -> int:
+        """Tell about how many tokens run before a new entry that expires then; 0 if that is open.
 
         Abandoned entries that were not met yet are included.
         """

@@ -82,7 +82,7 @@ class TritonPolicy(Generic[T]):
             return self._delay_ends_ns if timer is None else timer[0]
         return min(timer[0], self._delay_ends_ns)
 
-    def tokens_ahead(self, priority: int) -> int:  # noqa: ARG002 - the interface's
+    def tokens_ahead(self, priority: int, expires_ns: int) -> int:  # noqa: ARG002 - the interface's
         """Return 0: Triton refuses nobody for what it expects."""
         return 0
 
