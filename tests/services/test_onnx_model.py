@@ -345,8 +345,10 @@ async def test_openvino_refuses_numbers_that_it_would_cut_off(
 @needs_openvino
 async def test_openvino_refuses_what_it_cannot_run(load: Load, tmp_path: Path) -> None:
     for datatype in (each for each in DATATYPES if each.name in NOT_FOR_OPENVINO):
+        model = identity(["n"], datatype)
+        folder = save(tmp_path / datatype.name, model)
         with pytest.raises(ModelError, match=f'"x" is {datatype.name}, not for OpenVINO'):
-            await load(identity(["n"], datatype), OPENVINO)
+            await load(model, OPENVINO, folder=folder)
     folder = save(tmp_path / "scaled", scaled())
     optional = """
     input { name: "x" data_type: TYPE_FP32 dims: -1 }
@@ -355,5 +357,5 @@ async def test_openvino_refuses_what_it_cannot_run(load: Load, tmp_path: Path) -
     """
     with pytest.raises(ModelError, match='input "factor" is not in the graph'):
         await load(scaled(), optional + OPENVINO, folder=folder)
-    model = await load(scaled(), OPENVINO, folder=folder)
-    assert (await infer(model, x=floats(2, 1)))["y"].tolist() == [[0], [3]]
+    loaded = await load(scaled(), OPENVINO, folder=folder)
+    assert (await infer(loaded, x=floats(2, 1)))["y"].tolist() == [[0], [3]]
