@@ -43,7 +43,9 @@ class OnnxSession:
         names = {each.datatype.name for each in tensors}
         self._has_bfloat16 = "BF16" in names
         if {"BF16", "BYTES"} <= names:
-            problem = "has BF16 and BYTES tensors; ONNX Runtime's Python interface takes either"
+            problem = (
+                "has BF16 and BYTES tensors; ONNX Runtime's Python interface takes one or the other"
+            )
             raise ModelError(f"{model_file}: {problem}")
         self._run_options = onnxruntime.RunOptions()
         for key, value in settings.run_entries.items():

@@ -42,7 +42,6 @@ from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
 # A little more than is expected, so that nearly all who are let in are answered in time.
 _CAUTION = 1.25
-_LAST_PRIORITY = 1 << 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +113,17 @@ class DynamicBatcher:
         priority: int = 0,
         deadline_ns: int | None = None,
         start_by_ns: int | None = None,
+        admitted: bool = False,
     ) -> Encoded:
         """Encode sequences; row i of the answer belongs to sequence i.
 
-        A cancelled caller costs nothing more than the runs that are in progress. Raises what
-        `admit` does, QueueTimeout where runs had not begun by `start_by_ns`, or what the encoder
-        raised.
+        `admitted` are those of a call that `admit` let in. A cancelled caller costs nothing more
+        than the runs that are in progress. Raises what `admit` does, QueueTimeout where runs had
+        not begun by `start_by_ns`, or what the encoder raised.
         """
-        urgency = self.admit(
-            len(sequences),
-            tokens=sum(map(len, sequences)),
-            priority=priority,
-            deadline_ns=deadline_ns,
-            start_by_ns=start_by_ns,
-        )
+        urgency = self._enter(len(sequences), priority, deadline_ns, start_by_ns)
+        if not admitted:
+            self._refuse_if_behind(sum(map(len, sequences)), urgency)
         ticket = Ticket(
             count=len(sequences), dim=self._dim, urgency=urgency, done=self._loop.create_future()
         )
@@ -151,21 +147,14 @@ class DynamicBatcher:
         priority: int = 0,
         deadline_ns: int | None = None,
         start_by_ns: int | None = None,
-    ) -> Urgency:
-        """Tell how sequences of so many tokens, or more, would be served now.
+    ) -> None:
+        """Let in a call of so many sequences and tokens, or more.
 
         Raises Draining, DeadlineExceeded, QueueTimeout, and Overloaded where the queue is full or
-        is not expected to get to them in time: a refusal now spares a run that nobody waits for.
+        is not expected to get to the call in time: a refusal spares a run that nobody waits for.
         """
-        now_ns = self._clock_ns()
-        urgency = Urgency(
-            priority=priority, enqueued_ns=now_ns, deadline_ns=deadline_ns, start_by_ns=start_by_ns
-        )
-        self._refuse_if_full(count, tokens)
-        if urgency.expires_ns <= now_ns:
-            raise urgency.refusal(now_ns)
-        self._refuse_if_hopeless(tokens, urgency)
-        return urgency
+        urgency = self._enter(count, priority, deadline_ns, start_by_ns)
+        self._refuse_if_behind(tokens, urgency)
 
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
@@ -179,27 +168,30 @@ class DynamicBatcher:
             self._fail(batch, _draining())
         return ended
 
-    def _refuse_if_full(self, count: int, tokens: int) -> None:
+    def _enter(
+        self, count: int, priority: int, deadline_ns: int | None, start_by_ns: int | None
+    ) -> Urgency:
         if self._closed:
             raise _draining()
-        ahead = self._policy.tokens_ahead(_LAST_PRIORITY, NEVER_NS)
-        if ahead and ahead + tokens > self._bounds.tokens:
-            raise Overloaded(
-                f"model {self._name}: {ahead} tokens wait and {tokens} more exceed the limit of "
-                f"{self._bounds.tokens}",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
         if len(self._policy) + count > self._bounds.entries:
-            raise Overloaded(
-                f"model {self._name}: {len(self._policy)} sequences wait and {count} more exceed "
-                f"the limit of {self._bounds.entries}",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
+            raise self._overloaded(f"{len(self._policy)} sequences", count, self._bounds.entries)
+        now_ns = self._clock_ns()
+        urgency = Urgency(
+            priority=priority, enqueued_ns=now_ns, deadline_ns=deadline_ns, start_by_ns=start_by_ns
+        )
+        if urgency.expires_ns <= now_ns:
+            raise urgency.refusal(now_ns)
+        return urgency
 
-    def _refuse_if_hopeless(self, tokens: int, urgency: Urgency) -> None:
-        # Where nothing waits it is tried, as only runs tell how long they take.
+    def _refuse_if_behind(self, tokens: int, urgency: Urgency) -> None:
+        """Refuse what is too much beside what waits; where nothing waits it is tried."""
+        waiting = self._policy.queued_tokens
+        if waiting and waiting + tokens > self._bounds.tokens:
+            raise self._overloaded(f"{waiting} tokens", tokens, self._bounds.tokens)
+        if urgency.expires_ns == NEVER_NS:
+            return
         ahead = self._policy.tokens_ahead(urgency.priority, urgency.expires_ns)
-        if not ahead or urgency.expires_ns == NEVER_NS:
+        if not ahead:
             return
         wait_ns = int(_CAUTION * self._pace.predict_ns(ahead + tokens))
         late_ns = urgency.enqueued_ns + wait_ns - urgency.expires_ns
@@ -208,6 +200,12 @@ class DynamicBatcher:
                 f"model {self._name}: {ahead} tokens wait, which takes longer than the request may",
                 retry_after_ms=max(RETRY_AFTER_MS, late_ns // 1_000_000),
             )
+
+    def _overloaded(self, waiting: str, more: int, limit: int) -> Overloaded:
+        return Overloaded(
+            f"model {self._name}: {waiting} wait and {more} more exceed the limit of {limit}",
+            retry_after_ms=RETRY_AFTER_MS,
+        )
 
     def _enqueue(self, computation: Computation, urgency: Urgency) -> None:
         expires_ns = computation.expires_ns

@@ -55,8 +55,8 @@ class EncoderPolicy(Generic[T]):
         self._expiries = LiveHeap(self._waiting)
         self._next_number = 0
         self._queued_tokens = 0
-        # By priority and time of expiry, in steps that keep them few.
-        self._tokens_of: Counter[tuple[int, int]] = Counter()
+        # By priority and time of expiry, in steps that keep the keys few.
+        self._tokens_by_urgency: Counter[tuple[int, int]] = Counter()
         self._passes = 0
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class EncoderPolicy(Generic[T]):
         self._waiting[number] = entry
         self._queued_tokens += entry.tokens
         expires_ns = _expires_ns(entry)
-        self._tokens_of[self._step(entry.priority, expires_ns)] += entry.tokens
+        self._tokens_by_urgency[self._urgency_step(entry.priority, expires_ns)] += entry.tokens
         self._order.push((entry.priority or self._default_priority, expires_ns, number))
         if expires_ns < _NEVER_NS:
             self._expiries.push((expires_ns, number))
@@ -85,17 +85,22 @@ class EncoderPolicy(Generic[T]):
         key = self._expiries.peek()
         return None if key is None else key[0]
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait."""
+        return self._queued_tokens
+
     def tokens_ahead(self, priority: int, expires_ns: int) -> int:
         """Tell what waits with a higher priority, or the same one and no later expiry."""
-        last = self._step(priority, expires_ns)
-        return sum(tokens for each, tokens in self._tokens_of.items() if each <= last)
+        last = self._urgency_step(priority, expires_ns)
+        return sum(tokens for each, tokens in self._tokens_by_urgency.items() if each <= last)
 
     def clear(self) -> list[Entry[T]]:
         """Remove and return everything."""
         entries = list(self._waiting.values())
         self._waiting.clear()
         self._queued_tokens = 0
-        self._tokens_of.clear()
+        self._tokens_by_urgency.clear()
         return entries
 
     def _expire(self, now_ns: int) -> list[Entry[T]]:
@@ -171,13 +176,13 @@ class EncoderPolicy(Generic[T]):
     def _remove(self, number: int) -> Entry[T]:
         entry = self._waiting.pop(number)
         self._queued_tokens -= entry.tokens
-        step = self._step(entry.priority, _expires_ns(entry))
-        self._tokens_of[step] -= entry.tokens
-        if not self._tokens_of[step]:
-            del self._tokens_of[step]
+        step = self._urgency_step(entry.priority, _expires_ns(entry))
+        self._tokens_by_urgency[step] -= entry.tokens
+        if not self._tokens_by_urgency[step]:
+            del self._tokens_by_urgency[step]
         return entry
 
-    def _step(self, priority: int, expires_ns: int) -> tuple[int, int]:
+    def _urgency_step(self, priority: int, expires_ns: int) -> tuple[int, int]:
         return priority or self._default_priority, expires_ns // _EXPIRY_STEP_NS
 
 

@@ -40,6 +40,11 @@ class HoldPolicy(Generic[T]):
         """Return when the policy wants to be asked again."""
         return self._policy.wake_ns(now_ns)
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait, as the policy counts them."""
+        return self._policy.queued_tokens
+
     def tokens_ahead(self, priority: int, expires_ns: int) -> int:
         """Tell what the policy tells; 0 while nothing is known of when it will run."""
         return 0 if self._holding else self._policy.tokens_ahead(priority, expires_ns)

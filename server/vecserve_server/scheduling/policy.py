@@ -73,6 +73,11 @@ class BatchPolicy(Protocol[T]):
         """
         ...
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of the entries that wait, where the policy counts them; else 0."""
+        ...
+
     def tokens_ahead(self, priority: int, expires_ns: int) -> int:
         """Tell about how many tokens run before a new entry that expires then; 0 if that is open.
 

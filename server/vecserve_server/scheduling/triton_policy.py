@@ -82,6 +82,11 @@ class TritonPolicy(Generic[T]):
             return self._delay_ends_ns if timer is None else timer[0]
         return min(timer[0], self._delay_ends_ns)
 
+    @property
+    def queued_tokens(self) -> int:
+        """0: Triton counts requests, not what they cost."""
+        return 0
+
     def tokens_ahead(self, priority: int, expires_ns: int) -> int:  # noqa: ARG002 - the interface's
         """Return 0: Triton refuses nobody for what it expects."""
         return 0

@@ -144,7 +144,7 @@ class EmbeddingService:
         Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
         """
         check_count("inputs", len(texts), limit=self.max_texts)
-        # Before anything is spent on what would be refused when its tokens are counted.
+        # Once for the whole call, and before anything is spent on it: a text has a token at least.
         served.batcher.admit(
             len(texts),
             tokens=len(texts),
@@ -211,6 +211,7 @@ class EmbeddingService:
             priority=call.priority,
             deadline_ns=call.deadline_ns,
             start_by_ns=call.start_by_ns,
+            admitted=True,
         )
         call.vectors[fitting] = finish(
             encoded.encodings, dim=call.vectors.shape[1], normalise=call.normalise
