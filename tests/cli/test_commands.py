@@ -243,8 +243,7 @@ def test_the_settings_are_checked_and_printed(vecserve: Vecserve, tmp_path: Path
 
 def test_the_command_says_what_is_missing_where_its_libraries_are_not_installed() -> None:
     without_typer = (
-        "import sys; sys.modules['typer'] = None; "
-        "from vecserve_server.cli.main import main; sys.exit(main())"
+        "import sys; sys.modules['typer'] = None; from vecserve_server.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", without_typer], capture_output=True, text=True, check=False
@@ -253,3 +252,30 @@ def test_the_command_says_what_is_missing_where_its_libraries_are_not_installed(
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "vecserve[cli]" in done.stderr
+
+
+def test_a_process_ends_whatever_its_threads_wait_for() -> None:
+    script = """
+import sys, threading
+from vecserve_server.cli.main import main
+threading.Thread(target=threading.Event().wait).start()
+sys.argv = ["vecserve", "--version"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, b"vecserve")
+
+
+def test_output_that_cannot_be_written_shows_in_the_exit_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vecserve_server.cli.main", "--version"],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "vecserve: output: No space left on device\n")
