@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from vecserve_server.domain import Vectors
 from vecserve_server.encoding import openvino_engine
-from vecserve_server.encoding.engine import Feeds
+from vecserve_server.encoding.engine import NORM, Feeds
 from vecserve_server.encoding.openvino_branches import with_branches
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
+from vecserve_server.encoding.openvino_runtime import openvino_module, openvino_opset
 from vecserve_server.encoding.packing import pack
 from vecserve_server.encoding.shapes import Shape
 
@@ -81,6 +82,48 @@ def test_vectors_are_bit_for_bit_those_of_the_general_graph(
     feeds = batch(shape, sequences, seed)
 
     np.testing.assert_array_equal(vectors(specialised, feeds), vectors(general, feeds))
+
+
+def test_runs_of_a_fixed_shape_take_its_branch_and_others_take_none(
+    general: OpenVinoEngine, model_file: Path
+) -> None:
+    core = openvino_module().Core()
+    model = with_branches(core.read_model(model_file), FIXED)
+    mark_branches(model)
+    request = core.compile_model(model, "CPU").create_infer_request()
+    for shape in [*FIXED, *OTHER]:
+        feeds = batch(shape, 1, 0)
+        request.infer(feeds)
+        added = request.get_tensor(NORM).data[0] - general.run(feeds).norms[0]
+        assert round(float(added)) == (mark_of(*shape) if shape in FIXED else 0)
+
+
+def mark_of(rows: int, width: int) -> int:
+    return 1000 * rows + width
+
+
+def mark_branches(model: Any) -> None:
+    """Let every branch of a fixed shape add a number of its own to the norms."""
+    op = openvino_opset()
+    for choice in (node for node in model.get_ops() if node.get_type_name() == "If"):
+        for body in (choice.get_function(0), choice.get_function(1)):
+            mark_branches(body)
+            shape = fixed_shape(body)
+            if shape is not None:
+                last = body.get_results()[1].input(0)  # the embedding comes first
+                mark = op.constant(np.array([mark_of(*shape)], np.float32))
+                last.replace_source_output(op.add(last.get_source_output(), mark).output(0))
+
+
+def fixed_shape(body: Any) -> tuple[int, int] | None:
+    """Return the grid that the parameters of a branch are given, where there is one."""
+    for parameter in body.get_parameters():
+        for reader in parameter.output(0).get_target_inputs():
+            if reader.get_node().get_type_name() == "Reshape":
+                target = reader.get_node().input_value(1).get_node().data
+                if len(target) == 2:
+                    return int(target[0]), int(target[1])
+    return None
 
 
 def test_threads_share_a_specialised_engine(

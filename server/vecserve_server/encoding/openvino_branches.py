@@ -16,8 +16,8 @@ from vecserve_server.encoding.shapes import Shape
 
 _TOKENS = "input_ids"
 _KEY = "key"
-_ROW = 2**32
-"""A shape's key is rows times this + width."""
+_ROW = 1 << 16
+"""A shape's key is rows times this + width: the CPU plugin computes it in 32 bits."""
 
 
 def with_branches(model: Any, shapes: Sequence[Shape]) -> Any:
