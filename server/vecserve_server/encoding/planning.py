@@ -16,7 +16,7 @@ from vecserve_server.encoding.shapes import Shape
 Cost: TypeAlias = Callable[[Shape], float]
 """Seconds that a run of a shape takes."""
 
-_ROW_WIDTHS = (32, 64, 128, 256)
+_ROW_WIDTHS = (64, 128, 256)
 _SLACKS = (0, 16, 32)
 """Tokens by which the row of a long sequence may be too wide, for short ones to fill."""
 
