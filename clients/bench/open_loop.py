@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from typing import Any
 import grpc
 import numpy as np
 from encoder_texts import data_folder, read_traffic
+from process_cpu import await_idle, descendants
 
 from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
 from vecserve_server.cli.server_process import ServerProcess
@@ -125,6 +127,7 @@ def main() -> int:
         )
         with server:
             target = server.wait_ready(timeout_s=START_TIMEOUT_S)
+            await_idle(descendants(os.getpid()), timeout_s=START_TIMEOUT_S)
             report = asyncio.run(_measure(target, getattr(traffic, wanted.traffic), wanted))
             server.stop()
     about = {

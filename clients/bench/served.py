@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import statistics
 import sys
 import tempfile
 import threading
@@ -20,16 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from process_cpu import await_idle, descendants
 
 from vecserve_client import AsyncClient, Client
 from vecserve_server.cli.server_process import ServerProcess
 from vecserve_server.cli.stdlib_corpus import read_corpus, stdlib_folder, to_record
-from vecserve_server.encoding.model_repository import ModelRepository
+from vecserve_server.encoding.model_repository import ModelRepository, TextModel
 from vecserve_server.observability.process import usable_physical_cores
 
 MODEL = "all-MiniLM-L6-v2"
 COLLECTION = "bench"
 START_TIMEOUT_S = 60.0
+PREPARE_TIMEOUT_S = 180.0
 BATCH_TEXTS = 32
 
 
@@ -38,34 +42,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repository", default="model_repository")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="of encoder and server in turns")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = measure(Path(folder), options.repository, options.seconds, options.clients)
+        report = measure(
+            Path(folder), options.repository, options.seconds, options.rounds, options.clients
+        )
     print(json.dumps(report, indent=2))
     return 0
 
 
 def measure(
-    folder: Path, repository: str, seconds: float, client_counts: Sequence[int]
+    folder: Path, repository: str, seconds: float, rounds: int, client_counts: Sequence[int]
 ) -> dict[str, Any]:
     """Measure everything with one server."""
     records = [to_record(docstring) for docstring in read_corpus(stdlib_folder())]
     texts = [record.text or "" for record in records]
     queries = [str(record.payload["first_line"]) for record in records]
     report: dict[str, Any] = {"documents": len(texts), "cores": usable_physical_cores()}
-    report["direct_texts_per_second"] = direct_throughput(Path(repository), texts, seconds)
+    model = ModelRepository(Path(repository), default_instances=usable_physical_cores()).load(MODEL)
+    assert model.encoder.await_specialised(PREPARE_TIMEOUT_S)
     server = ServerProcess(run_dir=folder, data_dir=folder / "data", model_repository=repository)
     with server:
         target = server.wait_ready(timeout_s=START_TIMEOUT_S)
+        await_idle(descendants(os.getpid()), timeout_s=PREPARE_TIMEOUT_S)
         with Client(target=target) as client:
             client.create_collection(COLLECTION)
             started_s = time.perf_counter()
             for batch in client.upsert_many(COLLECTION, records):
                 assert not batch.result.errors
             report["indexed_rows_per_second"] = len(records) / (time.perf_counter() - started_s)
-            # By now the server has built what it builds for its model after it is ready.
-            report["streamed_texts_per_second"] = streamed_throughput(client, texts, seconds)
+            pairs = in_turns(model, client, texts, seconds=seconds, rounds=rounds)
+        report["direct_texts_per_second"] = statistics.median(direct for direct, _ in pairs)
+        report["streamed_texts_per_second"] = statistics.median(streamed for _, streamed in pairs)
+        report["streamed_over_direct"] = statistics.median(
+            streamed / direct for direct, streamed in pairs
+        )
         report["embed_calls"] = asyncio.run(
             sweep(target, client_counts, seconds, lambda c, n: c.embed([queries[n % len(queries)]]))
         )
@@ -78,17 +91,21 @@ def measure(
             )
         )
         server.stop()
-    report["streamed_over_direct"] = (
-        report["streamed_texts_per_second"] / report["direct_texts_per_second"]
-    )
     return report
 
 
-def direct_throughput(repository: Path, texts: Sequence[str], seconds: float) -> float:
+def in_turns(
+    model: TextModel, client: Client, texts: Sequence[str], *, seconds: float, rounds: int
+) -> list[tuple[float, float]]:
+    """Texts per second of the encoder and of the server, one after the other in each round."""
+    return [
+        (direct_throughput(model, texts, seconds), streamed_throughput(client, texts, seconds))
+        for _ in range(rounds)
+    ]
+
+
+def direct_throughput(model: TextModel, texts: Sequence[str], seconds: float) -> float:
     """Texts per second of tokeniser and encoder without a server, one thread for each core."""
-    cores = usable_physical_cores()
-    model = ModelRepository(repository, default_instances=cores).load(MODEL)
-    assert model.encoder.await_specialised(START_TIMEOUT_S)
     done: list[int] = []
     stop_s = time.perf_counter() + seconds
 
@@ -104,7 +121,8 @@ def direct_throughput(repository: Path, texts: Sequence[str], seconds: float) ->
 
     started_s = time.perf_counter()
     threads = [
-        threading.Thread(target=work, args=(number * len(texts) // 2,)) for number in range(cores)
+        threading.Thread(target=work, args=(number * len(texts) // 2,))
+        for number in range(usable_physical_cores())
     ]
     for thread in threads:
         thread.start()

@@ -23,7 +23,7 @@ import tokenizers
 import tritonclient.grpc as protocol
 from encoder_texts import Traffic, data_folder, read_traffic
 from numpy.typing import NDArray
-from triton_cpu import cpu_s, descendants
+from process_cpu import await_idle, cpu_s, descendants
 from triton_forms import (
     BEST,
     MAX_TOKENS,
@@ -105,6 +105,7 @@ def measure(tools: Tools, folder: Path, options: argparse.Namespace) -> dict[str
         stack.enter_context(vecserve)
         target = vecserve.wait_ready(timeout_s=VECSERVE_START_S)
         ours_pids = frozenset(descendants(os.getpid()))
+        await_idle(ours_pids, timeout_s=VECSERVE_START_S)
         stack.enter_context(triton)
         theirs_pids = frozenset(descendants(os.getpid())) - ours_pids
         vec = Way(name=VECSERVE, target=target, model=MODEL, pids=ours_pids)

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_cpu import cpu_s, descendants
+from process_cpu import cpu_s, descendants
 from triton_forms import (
     BEST,
     PLAIN_ONNX,

@@ -217,7 +217,7 @@ class _Load:
     def _fixed_shapes(self, name: str) -> list[Shape]:
         """Return the shapes to specialise the engine for: the larger the model, the fewer.
 
-        A graph holds the weights once more; and what it saves counts less in longer runs.
+        A graph takes memory and time to compile; and what it saves counts less in longer runs.
         """
         most = min(self.config.fixed_shapes, _FIXED_BYTES // max(1, self.files[name].size_bytes))
         return fixed_shapes(

@@ -1,4 +1,4 @@
-"""CPU time of the servers, with all that they started.
+"""CPU time of the servers, with all that they started, and when they have come to rest.
 
 Owns reading /proc. Where other work shares the machine, texts per CPU second compare better than
 texts per second. Must not know what the processes do.
@@ -7,11 +7,14 @@ texts per second. Must not know what the processes do.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_WATCHED_S: Final = 2.0
+_IDLE_CORES: Final = 0.1
 _PARENT, _USER, _SYSTEM = 1, 11, 12
 """Fields of /proc/PID/stat after the name, which is in parentheses."""
 
@@ -35,6 +38,22 @@ def cpu_s(pids: Iterable[int]) -> float:
     """Return the CPU seconds that processes have used; those that ended count as none."""
     ticks = (int(f[_USER]) + int(f[_SYSTEM]) for pid in pids if (f := _stat(pid)))
     return sum(ticks) / _TICKS_PER_S
+
+
+def await_idle(pids: Iterable[int], *, timeout_s: float) -> None:
+    """Wait until the processes do nothing: a server goes on preparing its models once it is ready.
+
+    Raises TimeoutError.
+    """
+    pids = frozenset(pids)
+    deadline_s = time.monotonic() + timeout_s
+    before_s, used_s = cpu_s(pids), _WATCHED_S
+    while used_s > _IDLE_CORES * _WATCHED_S:
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"the server still works after {timeout_s:g} s")
+        time.sleep(_WATCHED_S)
+        used_s = cpu_s(pids) - before_s
+        before_s += used_s
 
 
 def _stat(pid: int) -> list[str]:
