@@ -73,6 +73,7 @@ def measure(
             for batch in client.upsert_many(COLLECTION, records):
                 assert not batch.result.errors
             report["indexed_rows_per_second"] = len(records) / (time.perf_counter() - started_s)
+            report["lone_call"] = lone_call(client, queries, seconds)
             pairs = in_turns(model, client, texts, seconds=seconds, rounds=rounds)
         report["direct_texts_per_second"] = statistics.median(direct for direct, _ in pairs)
         report["streamed_texts_per_second"] = statistics.median(streamed for _, streamed in pairs)
@@ -138,6 +139,21 @@ def streamed_throughput(client: Client, texts: Sequence[str], seconds: float) ->
     while time.perf_counter() - started_s < seconds:
         count += len(client.embed(texts).vectors)
     return count / (time.perf_counter() - started_s)
+
+
+def lone_call(client: Client, queries: Sequence[str], seconds: float) -> dict[str, float]:
+    """Return the latency of one call at a time, and the server's part beside its two stages."""
+    stop_s = time.perf_counter() + seconds
+    latencies_ms, beyond_us = [], []
+    for query in cycle(queries):
+        if (began_s := time.perf_counter()) > stop_s:
+            break
+        [spent] = client.embed([query]).timings
+        latencies_ms.append((time.perf_counter() - began_s) * 1000)
+        beyond_us.append(spent.total_us - spent.tokenise_us - spent.encode_us)
+    return summarise(latencies_ms, seconds) | {
+        "beyond_tokenising_and_encoding_p50_us": float(np.median(beyond_us))
+    }
 
 
 async def sweep(

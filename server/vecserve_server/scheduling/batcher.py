@@ -252,9 +252,9 @@ class DynamicBatcher:
             return
         for computation in wanted:
             computation.expires_ns = 0
+        self._pool.start(wanted)
         self._batch_items.observe(len(wanted))
         self._batch_tokens.observe(sum(len(each.sequence) for each in wanted))
-        self._pool.start(wanted)
 
     def _finish(self, computations: Sequence[Computation], run: Finished[Encodings]) -> None:
         if isinstance(run.outcome, Exception):
