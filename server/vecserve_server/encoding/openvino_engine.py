@@ -128,7 +128,8 @@ class _Graph:
     """
 
     def __init__(self, compiled: Any, streams: int) -> None:
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # The last one first: its buffers are still in the caches.
+        self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
         self._streams = streams
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
