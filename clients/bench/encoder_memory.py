@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ MAX_TOKENS, ROW_TOKENS, RUN_TOKENS = 256, 128, 256
 FIXED_SHAPES, SPECIALISE_TIMEOUT_S = 16, 120.0
 FIRST_REQUESTS = 1_000
 WORKERS = 2
+HELD_BATCHES = 64
+"""Requests that exist at a time: thousands would take memory of their own."""
 
 
 def main() -> None:
@@ -48,8 +52,9 @@ def main() -> None:
     measured = []
     with ThreadPoolExecutor(WORKERS) as pool:
         for count in (FIRST_REQUESTS, max(0, requests - FIRST_REQUESTS)):
-            for _ in pool.map(encoder.run, list(_batches(share, count))):
-                pass
+            batches = _batches(share, count)
+            while some := list(islice(batches, HELD_BATCHES)):
+                deque(pool.map(encoder.run, some), maxlen=0)
             measured.append(resident_bytes() / 1e6)
     report = {
         "requests": requests,
