@@ -31,7 +31,7 @@ FIXED_SHAPES, SPECIALISE_TIMEOUT_S = 16, 120.0
 FIRST_REQUESTS = 1_000
 WORKERS = 2
 HELD_BATCHES = 64
-"""Requests that exist at a time: thousands would take memory of their own."""
+"""That exist at a time: thousands would take memory of their own."""
 
 
 def main() -> None:

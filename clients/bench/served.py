@@ -77,9 +77,9 @@ def measure(
             pairs = in_turns(model, client, texts, seconds=seconds, rounds=rounds)
         report["direct_texts_per_second"] = statistics.median(direct for direct, _ in pairs)
         report["streamed_texts_per_second"] = statistics.median(streamed for _, streamed in pairs)
-        report["streamed_over_direct"] = statistics.median(
-            streamed / direct for direct, streamed in pairs
-        )
+        ratios = [streamed / direct for direct, streamed in pairs]
+        report["streamed_over_direct"] = statistics.median(ratios)
+        report["streamed_over_direct_by_round"] = [round(ratio, 3) for ratio in ratios]
         report["embed_calls"] = asyncio.run(
             sweep(target, client_counts, seconds, lambda c, n: c.embed([queries[n % len(queries)]]))
         )

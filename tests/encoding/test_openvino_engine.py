@@ -98,6 +98,13 @@ def test_runs_of_a_fixed_shape_take_its_branch_and_others_take_none(
         assert round(float(added)) == (mark_of(*shape) if shape in FIXED else 0)
 
 
+def test_a_shape_that_32_bits_cannot_tell_from_others_gets_no_branch(model_file: Path) -> None:
+    model = openvino_module().Core().read_model(model_file)
+    for shape in [Shape(1, 1 << 16), Shape(1 << 15, 16)]:
+        with pytest.raises(ValueError, match="no key of 32 bits"):
+            with_branches(model, [shape])
+
+
 def mark_of(rows: int, width: int) -> int:
     return 1000 * rows + width
 

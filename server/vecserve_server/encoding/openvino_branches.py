@@ -17,7 +17,9 @@ from vecserve_server.encoding.shapes import Shape
 _TOKENS = "input_ids"
 _KEY = "key"
 _ROW = 1 << 16
-"""A shape's key is rows times this + width: the CPU plugin computes it in 32 bits."""
+"""A shape's key is rows times this + width."""
+_KEYS = 1 << 31
+"""The CPU plugin computes in 32 bits."""
 
 
 def with_branches(model: Any, shapes: Sequence[Shape]) -> Any:
@@ -93,7 +95,10 @@ def _fixed(model: Any, key: int | None) -> Any:
 
 
 def _key(shape: Shape) -> int:
-    return shape.rows * _ROW + shape.width
+    key = shape.rows * _ROW + shape.width
+    if shape.width >= _ROW or key >= _KEYS:
+        raise ValueError(f"{shape.rows} rows of {shape.width} tokens have no key of 32 bits")
+    return key
 
 
 def _key_of(tokens: Any) -> Any:
