@@ -4,13 +4,13 @@
     make bench-load ARGS="--seconds 30 --deadline-ms 500 --traffic short"
 
 One text a call. Latencies count from the moment at which a call was due, so a client that falls
-behind hides nothing. The client runs on the cores that it measures: `client_cores` is its part.
+behind hides nothing. The client runs on the cores that it measures, so it is a light one:
+`client_cores` is its part.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -18,17 +18,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 from encoder_texts import data_folder, read_traffic
+from light_client import OK, RESOURCE_EXHAUSTED, Call, LightClient
 from process_cpu import await_idle, descendants
 
-from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
+from vecserve.v1 import embedding_pb2
 from vecserve_server.cli.server_process import ServerProcess
 from vecserve_server.encoding.measurements import processor
 
@@ -39,76 +38,8 @@ STEADY_LOAD, OVERLOAD, AFTERWARDS_LOAD = 0.7, 3.0, 0.5
 PATIENCE_S = 30.0
 AFTERWARDS_S = 4.0
 RECOVERY_WINDOW_S = 0.25
-OK, REFUSED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call; times are those of `time.perf_counter`."""
-
-    due_s: float
-    ended_s: float
-    code: grpc.StatusCode
-    beyond_encoding_us: int = 0
-    """What the server spent beside tokenising and encoding."""
-
-    @property
-    def latency_ms(self) -> float:
-        """From when it was due."""
-        return (self.ended_s - self.due_s) * 1000
-
-
-class Caller:
-    """Sends texts, one after the other, over one channel."""
-
-    def __init__(self, channel: grpc.aio.Channel, texts: Sequence[str]) -> None:
-        self._embed = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
-        self._requests = [
-            embedding_pb2.EmbedRequest(inputs=[embedding_pb2.EmbedInput(text=text)])
-            for text in texts
-        ]
-        self._number = count()
-
-    async def call(self, due_s: float, timeout_s: float) -> Call:
-        """Send the next text; a failure is an outcome as well."""
-        request = self._requests[next(self._number) * 7919 % len(self._requests)]
-        beyond_us = 0
-        try:
-            timings = (await self._embed(request, timeout=timeout_s)).timings
-            beyond_us = timings.total_us - timings.tokenise_us - timings.encode_us
-            code = OK
-        except grpc.aio.AioRpcError as error:
-            code = error.code()
-        return Call(
-            due_s=due_s, ended_s=time.perf_counter(), code=code, beyond_encoding_us=beyond_us
-        )
-
-    async def closed(self, clients: int, seconds: float) -> list[Call]:
-        """Keep so many calls in flight."""
-        stop_s = time.perf_counter() + seconds
-
-        async def client() -> list[Call]:
-            calls = []
-            while (now_s := time.perf_counter()) < stop_s:
-                calls.append(await self.call(now_s, PATIENCE_S))
-            return calls
-
-        return [
-            call
-            for each in await asyncio.gather(*(client() for _ in range(clients)))
-            for call in each
-        ]
-
-    async def open(self, rate_per_s: float, seconds: float, timeout_s: float) -> list[Call]:
-        """Send calls as a Poisson process does, whatever became of those before."""
-        gaps_s = np.random.default_rng(0).exponential(1 / rate_per_s, int(rate_per_s * seconds))
-        began_s = time.perf_counter()
-        tasks = []
-        for due_s in (began_s + np.cumsum(gaps_s)).tolist():
-            if (wait_s := due_s - time.perf_counter()) > 0:
-                await asyncio.sleep(wait_s)
-            tasks.append(asyncio.create_task(self.call(due_s, timeout_s)))
-        return await asyncio.gather(*tasks)
+METHOD = "/vecserve.v1.EmbeddingService/Embed"
+CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def main() -> int:
@@ -128,7 +59,7 @@ def main() -> int:
         with server:
             target = server.wait_ready(timeout_s=START_TIMEOUT_S)
             await_idle(descendants(os.getpid()), timeout_s=START_TIMEOUT_S)
-            report = asyncio.run(_measure(target, getattr(traffic, wanted.traffic), wanted))
+            report = _measure(target, getattr(traffic, wanted.traffic), wanted)
             server.stop()
     about = {
         "processor": processor(),
@@ -139,21 +70,32 @@ def main() -> int:
     return 0
 
 
-async def _measure(target: str, texts: Sequence[str], wanted: argparse.Namespace) -> dict[str, Any]:
+def _measure(target: str, texts: Sequence[str], wanted: argparse.Namespace) -> dict[str, Any]:
     seconds, deadline_s = wanted.seconds, wanted.deadline_ms / 1000
-    async with grpc.aio.insecure_channel(target) as channel:
-        caller = Caller(channel, texts)
-        await caller.closed(CLOSED_CLIENTS, WARM_S)
-        alone = _told("alone", await caller.closed(1, seconds / 3), seconds / 3)
-        full = _told("full", await caller.closed(CLOSED_CLIENTS, seconds / 3), seconds / 3)
-        capacity = full["answered_per_s"]
-        arrived = await caller.open(STEADY_LOAD * capacity, seconds, PATIENCE_S)
-        steady = _told("steady", arrived, seconds)
-        began_s = time.process_time()
-        arrived = await caller.open(OVERLOAD * capacity, seconds, deadline_s)
-        client_cores = (time.process_time() - began_s) / seconds
-        overload = _told("overload", arrived, seconds) | {"client_cores": round(client_cores, 2)}
-        after = await caller.open(AFTERWARDS_LOAD * capacity, AFTERWARDS_S, PATIENCE_S)
+    requests = [
+        embedding_pb2.EmbedRequest(inputs=[embedding_pb2.EmbedInput(text=text)]) for text in texts
+    ]
+    messages = [request.SerializeToString() for request in requests]
+    client = LightClient(target=target, method=METHOD, messages=messages)
+
+    def closed(name: str, clients: int, *, keep_replies: bool = False) -> dict[str, Any]:
+        part_s = seconds / 3
+        calls = client.closed(clients, part_s, PATIENCE_S, keep_replies=keep_replies)
+        return _told(name, calls, part_s)
+
+    client.closed(CLOSED_CLIENTS, WARM_S, PATIENCE_S)
+    alone = closed("alone", 1, keep_replies=True)
+    full = closed("full", CLOSED_CLIENTS)
+    capacity = full["answered_per_s"]
+    steady_calls = client.open(_arrivals_s(STEADY_LOAD * capacity, seconds), PATIENCE_S)
+    steady = _told("steady", steady_calls, seconds)
+    began_s = time.process_time()
+    overload_calls = client.open(_arrivals_s(OVERLOAD * capacity, seconds), deadline_s)
+    client_cores = (time.process_time() - began_s) / seconds
+    overload = _told("overload", overload_calls, seconds)
+    overload["client_cores"] = round(client_cores, 2)
+    after = client.open(_arrivals_s(AFTERWARDS_LOAD * capacity, AFTERWARDS_S), PATIENCE_S)
+    client.close()
     return {
         "alone": alone,
         "full": full,
@@ -163,6 +105,13 @@ async def _measure(target: str, texts: Sequence[str], wanted: argparse.Namespace
         "steady_p95_over_alone_p50": round(steady["p95_ms"] / alone["p50_ms"], 2),
         "overload_answered_over_capacity": round(overload["answered_per_s"] / capacity, 3),
     }
+
+
+def _arrivals_s(rate_per_s: float, seconds: float) -> list[float]:
+    """Return the times of a Poisson process that begins now."""
+    gaps_s = np.random.default_rng(0).exponential(1 / rate_per_s, int(rate_per_s * seconds))
+    times_s: list[float] = (time.perf_counter() + np.cumsum(gaps_s)).tolist()
+    return times_s
 
 
 def _recovery_s(calls: Sequence[Call], bound_ms: float) -> float:
@@ -177,17 +126,18 @@ def _recovery_s(calls: Sequence[Call], bound_ms: float) -> float:
 
 
 def _summary(calls: Sequence[Call], seconds: float) -> dict[str, Any]:
-    answered = [call for call in calls if call.code is OK]
-    refused = [call.latency_ms for call in calls if call.code is REFUSED]
+    answered = [call for call in calls if call.code == OK]
+    refused = [call.latency_ms for call in calls if call.code == RESOURCE_EXHAUSTED]
     p50, p95, p99 = np.percentile([call.latency_ms for call in answered], [50, 95, 99])
     found: dict[str, Any] = {
         "answered_per_s": round(len(answered) / seconds, 1),
         "p50_ms": round(float(p50), 2),
         "p95_ms": round(float(p95), 2),
         "p99_ms": round(float(p99), 2),
-        "beyond_encoding_p50_us": float(np.median([call.beyond_encoding_us for call in answered])),
-        "codes": dict(Counter(call.code.name for call in calls)),
+        "codes": dict(Counter(CODES[call.code] for call in calls)),
     }
+    if replies := [call.reply for call in answered if call.reply]:
+        found["beyond_encoding_p50_us"] = float(np.median([*map(_beyond_encoding_us, replies)]))
     if refused:
         low, high = np.percentile(refused, [50, 95])
         found |= {
@@ -196,6 +146,12 @@ def _summary(calls: Sequence[Call], seconds: float) -> dict[str, Any]:
             "refused_longest_ms": round(max(refused), 2),
         }
     return found
+
+
+def _beyond_encoding_us(reply: bytes) -> int:
+    """Tell what the server spent beside tokenising and encoding."""
+    timings = embedding_pb2.EmbedResponse.FromString(reply).timings
+    return timings.total_us - timings.tokenise_us - timings.encode_us
 
 
 def _told(phase: str, calls: Sequence[Call], seconds: float) -> dict[str, Any]:

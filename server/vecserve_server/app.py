@@ -38,6 +38,7 @@ from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.exposition import serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
+from vecserve_server.scheduling.niceness import yield_to_others
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.classifying import ClassifyingService
@@ -224,8 +225,13 @@ class _Application:
             ),
         )
 
-    def _pool(self, stack: AsyncExitStack, name: str, threads: int) -> Executor:
-        pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    def _pool(self, stack: AsyncExitStack, name: str, threads: int, niceness: int = 0) -> Executor:
+        pool = ThreadPoolExecutor(
+            threads,
+            thread_name_prefix=name,
+            initializer=yield_to_others,
+            initargs=(niceness,),
+        )
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         return pool
 
@@ -257,7 +263,7 @@ class _Application:
             settings=self._settings,
             pools=Pools(
                 tokenise=tokenise_pool,
-                load=self._pool(stack, "load", 1),
+                load=self._pool(stack, "load", 1, self._settings.compute.model_niceness),
                 folders=self._pool(stack, "folders", 1),
             ),
             metrics=self._metrics,

@@ -37,7 +37,7 @@ from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
 from vecserve_server.settings import ModelSettings, Settings
 
-LOOK_AHEAD_ENTRIES = 32
+LOOK_AHEAD_ENTRIES = 16
 MIN_SHARE_TOKENS = 64
 
 
@@ -47,7 +47,10 @@ class Pools:
 
     tokenise: Executor
     load: Executor
-    """One thread: loads that ran side by side would spoil each other's measurements."""
+    """One thread: loads that ran side by side would spoil each other's measurements.
+
+    What it starts, an engine's threads among others, is as nice as it is.
+    """
     folders: Executor
 
 
@@ -113,7 +116,7 @@ def build_models(
     )
     statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
     metrics.registry.register(ModelMetrics(statistics))
-    cores = Cores(count=usable_physical_cores())
+    cores = Cores(count=usable_physical_cores(), niceness=settings.compute.model_niceness)
     cache = _response_cache(settings, metrics)
     lifecycle = ModelLifecycle(
         loading=ModelLoading(

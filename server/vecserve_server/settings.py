@@ -125,6 +125,8 @@ class ComputeSettings:
 
     tokenise_threads: int = 2
     search_threads: int = 2
+    model_niceness: int = 10
+    """How much the threads that run models yield to those that answer calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +347,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("models.delay_scheduler", 0, 1 << 20),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
+    ("compute.model_niceness", 0, 19),
     ("classify.temperature", 0.001, 1),
     ("classify.scope_cosine", -1, 1),
     ("classify.min_confidence", 0, 1),

@@ -96,10 +96,12 @@ async def test_an_instance_for_which_there_is_no_thread_starts_later(
     refusals = [RuntimeError("can't start new thread")] * 2
 
     class Scarce(WorkerThread):
-        def __init__(self, *, name: str, on_death: Callable[[BaseException], None]) -> None:
+        def __init__(
+            self, *, name: str, on_death: Callable[[BaseException], None], niceness: int
+        ) -> None:
             if refusals:
                 raise refusals.pop()
-            super().__init__(name=name, on_death=on_death)
+            super().__init__(name=name, on_death=on_death, niceness=niceness)
 
     monkeypatch.setattr(instance_pool, "WorkerThread", Scarce)
     monkeypatch.setattr(instance_pool, "RESTART_S", 0.001)

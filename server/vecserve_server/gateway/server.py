@@ -45,6 +45,7 @@ SERVICES: tuple[str, ...] = tuple(
         (service_pb2, "GRPCInferenceService"),
     )
 )
+MAX_UNSEEN_CALLS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,9 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # Two servers on one port would split the calls between them.
                 ("grpc.so_reuseport", 0),
+                # Calls that nobody has looked at yet; what is more is cancelled, without a reason.
+                ("grpc.server.max_pending_requests", MAX_UNSEEN_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_UNSEEN_CALLS),
                 # Clients may keep idle channels alive as tritonclient does.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),

@@ -13,8 +13,10 @@ from vecserve_server.scheduling.core_shares import CoreShares, Share
 class Cores:
     """A number of cores, and the models that run on them."""
 
-    def __init__(self, *, count: int) -> None:
+    def __init__(self, *, count: int, niceness: int = 0) -> None:
+        """Take their number, and how much the models' threads yield to those that answer calls."""
         self._shares = CoreShares(cores=count)
+        self._niceness = niceness
         self._resume: dict[Share, Callable[[], None]] = {}
 
     def join(self, resume: Callable[[], None]) -> CoreUse:
@@ -27,7 +29,13 @@ class Cores:
             self._resume.pop(share, None)
             self._offer()
 
-        return CoreUse(share=share, shares=self._shares, offer=self._offer, leave=leave)
+        return CoreUse(
+            share=share,
+            shares=self._shares,
+            offer=self._offer,
+            leave=leave,
+            niceness=self._niceness,
+        )
 
     def _offer(self) -> None:
         # Each turn ends a wait, and a model that waits again may not start.
@@ -45,11 +53,13 @@ class CoreUse:
         shares: CoreShares,
         offer: Callable[[], None],
         leave: Callable[[], None],
+        niceness: int,
     ) -> None:
         self._share = share
         self._shares = shares
         self._offer = offer
         self.leave = leave
+        self.niceness = niceness
 
     def allowance(self, free_instances: int) -> int:
         """Return how many free instances may start; where none may, `resume` will be called."""

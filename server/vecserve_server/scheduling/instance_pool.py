@@ -144,7 +144,11 @@ class InstancePool(Generic[B, R]):
 
         number = self._instances.index(instance)
         try:
-            instance.worker = WorkerThread(name=f"model-{self._name}-{number}", on_death=on_death)
+            instance.worker = WorkerThread(
+                name=f"model-{self._name}-{number}",
+                on_death=on_death,
+                niceness=self._cores.niceness if self._cores else 0,
+            )
         except RuntimeError as error:  # the system's limit of threads
             log_event(
                 self._log, logging.ERROR, "instance_not_started", model=self._name, reason=error
