@@ -41,7 +41,7 @@ from vecserve_server.scheduling.pace import Pace
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
 # A little more than is expected, so that nearly all who are let in are answered in time.
-_CAUTION = 1.5
+_CAUTION = 1.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
