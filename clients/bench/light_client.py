@@ -29,6 +29,11 @@ _TABLE_SIZE, _STREAM_WINDOW = 1, 4
 _READ_BYTES: Final = 1 << 18
 _STATUS: Final = b"\x0bgrpc-status"
 """With its length: names that begin like it are others."""
+_PREFIX: Final = struct.Struct(">BI")
+"""Before each message: whether it is compressed, and its length."""
+_NEVER_S: Final = float("inf")
+_LOOK_S: Final = 0.1
+"""How often the end of a load is looked for where nothing comes."""
 _CONNECT_S: Final = 10.0
 _STRIDE: Final = 7919
 """Prime, so that neighbours among the messages do not follow each other."""
@@ -190,12 +195,6 @@ class LightClient:
         self._flush()
         self._receive(_CONNECT_S)
         self._flush()
-
-
-_NEVER_S: Final = float("inf")
-_LOOK_S: Final = 0.1
-"""How often the end of a load is looked for where nothing comes."""
-_PREFIX: Final = struct.Struct(">BI")
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
