@@ -40,7 +40,7 @@ from vecserve_server.scheduling.instance_pool import Finished, InstancePool
 from vecserve_server.scheduling.pace import Pace
 from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
-# A little more than is expected, so that nearly all who are let in are answered in time.
+# Times the wait that is expected: calls wait for the event loop as well, and the pace varies.
 _CAUTION = 1.6
 
 

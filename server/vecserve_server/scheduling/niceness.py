@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import Final
+
+_NICEST: Final = 19
 
 
 def yield_to_others(niceness: int) -> None:
@@ -19,6 +22,3 @@ def yield_to_others(niceness: int) -> None:
         thread = threading.get_native_id()
         now = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, min(now + niceness, _NICEST))
-
-
-_NICEST = 19
