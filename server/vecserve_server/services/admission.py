@@ -1,7 +1,8 @@
 """Who may come in.
 
 Owns the bounds on accepted, unanswered items and their bytes, and the closing of the doors when
-the server drains. First in every call and never waits. Loop only.
+the server drains. A call passes here before its work begins, and never waits here; what only
+reports or sets something in the inference protocol passes by. Loop only.
 """
 
 from __future__ import annotations
