@@ -54,6 +54,10 @@ serve: $(MODEL) ## Serve on 127.0.0.1:8001 until interrupted (ARGS="--port 9001 
 test: $(MODEL) ## Run the tests (ARGS="-k search …")
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-quiet
+test-quiet: $(MODEL) ## Have every command run for a minute where nothing can leave the machine or stay in the home folder
+	VECSERVE_QUIET_S=60 $(BIN)/python -m pytest tests/quiet $(ARGS)
+
 ROUNDS ?= 200
 STRIDE ?= 1
 

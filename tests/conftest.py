@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# USearch makes NumKong's symbols global; ONNX Runtime crashes if it is loaded after that.
-import onnxruntime  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, settings
+
+# First of all: it loads ONNX Runtime, without its uploader, before USearch, after which it crashes.
+import vecserve_server.index  # noqa: F401
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 

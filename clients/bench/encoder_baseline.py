@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vecserve_server.export.graph import CONTRIB_DOMAIN, GraphBuilder, Value
+
+# isort: split
+# After the package, which keeps ONNX Runtime from starting its uploader.
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import load
-
-from vecserve_server.export.graph import CONTRIB_DOMAIN, GraphBuilder, Value
 
 _HEADS = 12
 _MASKED = -1e9

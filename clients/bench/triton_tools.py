@@ -68,6 +68,7 @@ class Tools:
             "PATH": path,
             "LD_LIBRARY_PATH": str(_libpython().parent),
             "TOKENIZERS_PARALLELISM": "false",
+            "ORT_DISABLE_TELEMETRY": "1",
         }
 
 

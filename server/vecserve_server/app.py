@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vecserve_server import __version__
+from vecserve_server import MAY_REPORT, __version__
 from vecserve_server.assembly import ModelParts, Pools, build_indexes, build_models
 from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import ConfigError
@@ -53,6 +53,7 @@ from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.settings import Settings
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
+from vecserve_server.telemetry import warning
 
 EXIT_OK, EXIT_FAILED, EXIT_FORCED = 0, 1, 130
 # Threads hand the GIL over this often; the default of 5 ms would be most of a search's time.
@@ -113,6 +114,8 @@ class _Application:
         """Start, serve, drain."""
         started_ns = self._clock_ns()
         self._watch_signals()
+        if MAY_REPORT:
+            log_event(self._log, logging.WARNING, "telemetry", problem=warning(MAY_REPORT))
         async with AsyncExitStack() as stack:
             limits = self._settings.limits
             admission = Admission(

@@ -211,3 +211,24 @@ def test_a_seq_is_expected_only_of_an_id_that_is_deleted() -> None:
     )
     with pytest.raises(InvalidArgument, match="'c' is not among ids"):
         calls.delete("docs", ids=["a"], expected_seqs={"c": 7})
+
+
+@pytest.mark.parametrize(
+    ("target", "direct"),
+    [
+        ("127.0.0.1:8001", True),
+        ("127.1.2.3:8001", True),
+        ("localhost:8001", True),
+        ("LOCALHOST", True),
+        ("dns:///localhost:8001", True),
+        ("ipv4:127.0.0.1:8001", True),
+        ("[::1]:8001", True),
+        ("ipv6:[::1]:8001", True),
+        ("127.0.0.1.example.org:8001", False),
+        ("localhost.example.org:8001", False),
+        ("10.0.0.7:8001", False),
+        ("vectors.internal:8001", False),
+    ],
+)
+def test_what_is_meant_for_this_machine_takes_no_proxy(target: str, direct: bool) -> None:
+    assert (("grpc.enable_http_proxy", 0) in channel.options_for(target)) is direct

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.testing as npt
-import onnxruntime  # noqa: F401  after USearch's library its own would crash when it is loaded
 from numpy.typing import NDArray
 
 from tests.crash.model import (

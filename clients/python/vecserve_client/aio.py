@@ -24,9 +24,9 @@ from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
     DEFAULT_TARGET,
     HEALTH_POLL_S,
-    OPTIONS,
     Patience,
     closed_as_cancelled,
+    options_for,
     serialise,
 )
 from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
@@ -70,7 +70,7 @@ class AsyncClient:
         retry: RetryPolicy | None = None,
     ) -> None:
         self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
-        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._channel = grpc.aio.insecure_channel(target, options=options_for(target))
         self.admin = AsyncAdmin(self._invoke)
         """Aliases, re-indexing, snapshots and upkeep."""
 

@@ -6,6 +6,7 @@ Owns the channel's options and the defaults of a client. Must not know what call
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,19 @@ OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+
+_THIS_MACHINE: Final = re.compile(
+    r"(dns:(//[^/]*/)?|ipv[46]:)?(localhost|127(\.\d+){3}|::1|\[::1\])(:\d+)?", re.IGNORECASE
+)
+
+
+def options_for(target: str) -> tuple[tuple[str, int], ...]:
+    """Return the options of a channel to a server.
+
+    gRPC obeys `http_proxy` for every address; what is meant for this machine must not leave it.
+    """
+    direct = (("grpc.enable_http_proxy", 0),) if _THIS_MACHINE.fullmatch(target) else ()
+    return (*OPTIONS, *direct)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
     DEFAULT_TARGET,
     HEALTH_POLL_S,
-    OPTIONS,
     Patience,
     closed_as_cancelled,
+    options_for,
     serialise,
 )
 from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
@@ -68,7 +68,7 @@ class Client:
         retry: RetryPolicy | None = None,
     ) -> None:
         self._patience = Patience(deadline_s=deadline_s, retry=retry or RetryPolicy())
-        self._channel = grpc.insecure_channel(target, options=OPTIONS)
+        self._channel = grpc.insecure_channel(target, options=options_for(target))
         self.admin = Admin(self._invoke)
         """Aliases, re-indexing, snapshots and upkeep."""
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vecserve_server import __version__
+from vecserve_server import MAY_REPORT, __version__
 from vecserve_server.cli import (
     aliases,
     classify,
@@ -27,6 +27,7 @@ from vecserve_server.cli import (
 )
 from vecserve_server.cli.exits import Exit, exit_for
 from vecserve_server.cli.output import complain
+from vecserve_server.telemetry import warning
 
 app = typer.Typer(
     name="vecserve",
@@ -59,7 +60,8 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _program(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - ends the program by itself
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
@@ -67,6 +69,8 @@ def _program(
     ] = False,
 ) -> None:
     """Take the options that stand before every command."""
+    if MAY_REPORT and context.invoked_subcommand != "serve":  # which says so in its log
+        complain(f"vecserve: {warning(MAY_REPORT)}")
 
 
 def run(args: Sequence[str]) -> int:
