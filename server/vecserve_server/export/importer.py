@@ -19,7 +19,7 @@ from vecserve_server.export.calibration import SHIPPED_TEXTS, Calibration, Calib
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
-from vecserve_server.export.encoder_graph import is_supported
+from vecserve_server.export.families import is_supported
 from vecserve_server.export.memory import available_memory_bytes
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
 from vecserve_server.export.parity import check_parity, embed_with, measure
@@ -65,6 +65,11 @@ class Build(Protocol):
     @property
     def max_tokens(self) -> int:
         """Longest text, special tokens included."""
+        ...
+
+    @property
+    def clamped(self) -> str | None:
+        """Which limit of the checkpoint's own is not kept, in words."""
         ...
 
     @property
@@ -230,7 +235,7 @@ def _build(
         layout=build.layout,
         pooling="+".join(checkpoint.modules.head.poolings),
         normalise=checkpoint.modules.head.normalise,
-        assumed=checkpoint.modules.assumed,
+        assumed="; ".join(filter(None, (checkpoint.modules.assumed, build.clamped))) or None,
         dim=build.dim,
         max_tokens=build.max_tokens,
         calibration=calibration_name if "int8" in precisions else None,

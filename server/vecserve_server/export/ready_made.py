@@ -16,12 +16,14 @@ from vecserve_server.errors import ModelError
 from vecserve_server.export.blocks import TokenPlaces
 from vecserve_server.export.calibration import Calibration
 from vecserve_server.export.checkpoint import Checkpoint
-from vecserve_server.export.encoder_graph import family_for, is_supported
+from vecserve_server.export.external_data import external_files, load_model, take_in
+from vecserve_server.export.families import family_for, is_supported
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.head import EMBEDDING, NORM, Head, add_head, publish
-from vecserve_server.export.limits import max_tokens
+from vecserve_server.export.limits import TokenLimit, token_limit
 from vecserve_server.export.memory import check_fits
 from vecserve_server.export.model_file import save_model
+from vecserve_server.export.sentence_settings import is_positive
 
 ONNX_FILES = ("model.onnx", "onnx/model.onnx")
 
@@ -33,6 +35,9 @@ _STATES = ("last_hidden_state", "token_embeddings")
 _OLDEST_OPSET = 20
 """The first in which every operator of a head is standard."""
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
+"""What families call the number of their positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +47,19 @@ class ReadyMade:
     file: Path
     model: onnx.ModelProto
     dim: int
-    max_tokens: int
+    limit: TokenLimit
+    weight_paths: tuple[Path, ...]
+    """The files that hold the graph and its tensors."""
 
     @property
-    def weight_paths(self) -> tuple[Path, ...]:
-        """Return the files that hold the graph and its tensors."""
-        beside = sorted(self.file.parent.glob(f"{self.file.name}[_.]*"))
-        return (self.file, *beside)
+    def max_tokens(self) -> int:
+        """See `Build`."""
+        return self.limit.tokens
+
+    @property
+    def clamped(self) -> str | None:
+        """See `Build`."""
+        return self.limit.clamped
 
     @property
     def architecture(self) -> str:
@@ -92,22 +103,30 @@ def ready_made(
     Raises `ModelError` for a damaged file, for inputs and outputs that are not a text encoder's,
     and for too little memory.
     """
-    check_fits(sum(path.stat().st_size for path in file.parent.glob("*.onnx*")), memory_limit_bytes)
-    longest = _longest(checkpoint)
-    model = _read(file)
-    dim = _finish(model, checkpoint.modules.head, file.name)
-    chosen = max_tokens(checkpoint, longest=longest, wanted=max_length)
-    return ReadyMade(file=file, model=model, dim=dim, max_tokens=chosen)
+    check_fits(file.stat().st_size, memory_limit_bytes)
+    model = load_model(file)
+    files = (file, *external_files(model, file))
+    size_bytes = sum(path.stat().st_size for path in files if path.is_file())
+    check_fits(size_bytes, memory_limit_bytes)
+    limit = token_limit(checkpoint, longest=_longest(checkpoint), wanted=max_length)
+    take_in(model, file)
+    model = _raised(model, file)
+    return ReadyMade(
+        file=file,
+        model=model,
+        dim=_finish(model, checkpoint.modules.head, file.name),
+        limit=limit,
+        weight_paths=files,
+    )
 
 
-def _read(file: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(file)
-        opset = next(
-            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
-        )
-    except Exception as error:
-        raise ModelError(f"{file.name}: not a readable ONNX model ({error})") from error
+def _raised(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """Return the model in an opset that a head can be appended in."""
+    opset = next(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None
+    )
+    if opset is None:
+        raise ModelError(f"{file.name}: not a readable ONNX model (it states no opset)")
     if opset >= _OLDEST_OPSET:
         return model
     try:
@@ -130,9 +149,9 @@ def _finish(model: onnx.ModelProto, head: Head, name: str) -> int:
     kind = outputs[chosen].type.tensor_type
     width = kind.shape.dim[-1].dim_value if kind.shape.dim else 0
     rank = len(kind.shape.dim)
-    if kind.elem_type != TensorProto.FLOAT or rank not in (2, 3) or width < 1:
+    if kind.elem_type not in _FLOATS or rank not in (2, 3) or width < 1:
         raise ModelError(
-            f"{name}: output {chosen} must be float32 [N, D] or [N, T, D] with a known D"
+            f"{name}: output {chosen} must be floats [N, D] or [N, T, D] with a known D"
         )
     _take_inputs(model, name)
     # The finished model's outputs may be called as something within it is.
@@ -140,6 +159,8 @@ def _finish(model: onnx.ModelProto, head: Head, name: str) -> int:
         _rename(model, taken, f"given_{taken}")
     chosen = f"given_{chosen}" if chosen in (EMBEDDING, NORM) else chosen
     graph = GraphBuilder(prefix="vecserve_")
+    if kind.elem_type != TensorProto.FLOAT:
+        chosen = graph.op("Cast", chosen, to=TensorProto.FLOAT)
     if rank == 2:
         publish(graph, chosen, dim=width)
         dim = width
@@ -211,9 +232,10 @@ def _places(graph: GraphBuilder) -> TokenPlaces:
     )
 
 
-def _longest(checkpoint: Checkpoint) -> int:
+def _longest(checkpoint: Checkpoint) -> int | None:
     """Return the longest text that the encoder takes, as well as the files tell."""
     config = checkpoint.config
     if is_supported(config):
-        return family_for(config.architecture()).size(config).max_tokens
-    return config.integer("max_position_embeddings")
+        return family_for(config).size(config).max_tokens
+    stated = next((key for key in _LENGTH_KEYS if is_positive(config.values.get(key))), None)
+    return None if stated is None else config.integer(stated)
