@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from vecserve_server.errors import InvalidArgument, ModelError
-from vecserve_server.export.hub import HubSource, fetch, needed_files, parse_source
-from vecserve_server.export.importer import Origin, import_model
+from vecserve_server.export.hub import HubSource, parse_source, settings_files, weight_files
+from vecserve_server.export.hub import fetch as fetch_if_buildable
+from vecserve_server.export.importer import Origin, import_model, is_buildable
 
 from .tiny_bert import CheckpointFiles
 
@@ -24,6 +26,9 @@ pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed"
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "org/tiny"
+
+
+fetch = partial(fetch_if_buildable, is_buildable=is_buildable)
 
 
 @dataclass(frozen=True)
@@ -202,9 +207,14 @@ def test_a_malformed_source_is_refused(text: str) -> None:
 
 
 def test_shards_are_needed_and_onnx_only_without_weights() -> None:
-    common = ["config.json", "tokenizer.json", "1_Pooling/config.json", "2_Dense/model.safetensors"]
-    shards = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+    common = ["config.json", "tokenizer.json", "1_Pooling/config.json"]
+    dense = ["2_Dense/model.safetensors"]
+    shards = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
     onnx = ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    names = [*common, *dense, *shards, *onnx]
 
-    assert needed_files([*common, *shards, *onnx]) == sorted([*common, *shards])
-    assert needed_files([*common, *onnx]) == sorted([*common, "onnx/model.onnx"])
+    assert settings_files(names) == sorted(common)
+    assert weight_files(names, buildable=True) == sorted([*dense, *shards])
+    assert weight_files(names, buildable=False) == sorted([*dense, "onnx/model.onnx"])
+    assert weight_files([*common, *dense, *shards], buildable=False) == sorted([*dense, *shards])
+    assert weight_files([*common, *onnx], buildable=True) == ["onnx/model.onnx"]

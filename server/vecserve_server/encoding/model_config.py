@@ -100,7 +100,7 @@ def read_model_config(path: Path) -> model_config_pb2.ModelConfig:
     """Parse the file; raises `ModelError` where it is missing or not a `ModelConfig`."""
     proto = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse(path.read_text("utf-8"), proto)
+        text_format.Parse(path.read_text("utf-8-sig"), proto)
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:

@@ -73,6 +73,7 @@ def read_checkpoint(
     chained = modules.assumed is None
     sentence = read_sentence_settings(modules.encoder) if chained else SentenceSettings()
     prompts, default_prompt = _prompts(folder) if chained else ({}, None)
+    prompt_files = (folder / _NAME,) if chained and (folder / _NAME).is_file() else ()
     return Checkpoint(
         folder=folder,
         config=config,
@@ -88,7 +89,7 @@ def read_checkpoint(
         prompts=prompts,
         default_prompt=default_prompt,
         licence=_licence(folder),
-        files=(config_file, *tokenizer.files, *sentence.files, *modules.files),
+        files=(config_file, *tokenizer.files, *sentence.files, *prompt_files, *modules.files),
     )
 
 

@@ -1,4 +1,4 @@
-"""Read the tensors that an ONNX file keeps in files beside it.
+"""Read an ONNX file of a checkpoint, and the tensors that it keeps in files beside it.
 
 Owns where such a file may lie and how its tensors come into the model. Must not know encoders.
 """
@@ -12,6 +12,9 @@ from typing import BinaryIO
 import onnx
 
 from vecserve_server.errors import ModelError
+
+ONNX_FILES = ("model.onnx", "onnx/model.onnx")
+"""Where a checkpoint keeps its encoder as ONNX, the first that is there."""
 
 
 def load_model(file: Path) -> onnx.ModelProto:

@@ -68,6 +68,14 @@ def read_modules(folder: Path) -> Modules:
     )
 
 
+def encoder_folder(folder: Path) -> Path:
+    """Return the folder of the transformer; raises `ModelError` for an unsupported chain."""
+    if not (folder / "modules.json").exists():
+        return folder
+    chain = _chain(folder)
+    return chain[0][1] if chain else folder
+
+
 def read_poolings(path: Path) -> tuple[str, ...]:
     """Return the pooling modes that a module's `config.json` names, in joining order.
 

@@ -16,7 +16,12 @@ from vecserve_server.errors import ModelError
 from vecserve_server.export.blocks import TokenPlaces
 from vecserve_server.export.calibration import Calibration
 from vecserve_server.export.checkpoint import Checkpoint
-from vecserve_server.export.external_data import external_files, load_model, take_in
+from vecserve_server.export.external_data import (
+    ONNX_FILES,
+    external_files,
+    load_model,
+    take_in,
+)
 from vecserve_server.export.families import family_for, is_supported
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.head import EMBEDDING, NORM, Head, add_head, publish
@@ -24,8 +29,6 @@ from vecserve_server.export.limits import TokenLimit, token_limit
 from vecserve_server.export.memory import check_fits
 from vecserve_server.export.model_file import save_model
 from vecserve_server.export.sentence_settings import is_positive
-
-ONNX_FILES = ("model.onnx", "onnx/model.onnx")
 
 _TAKEN = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs of the finished model, int64 [N, T]; the last where the file has it."""
