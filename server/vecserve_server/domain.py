@@ -124,7 +124,7 @@ class Source:
     prompt_name: str = ""
     prompt_text: str = ""
     truncate: str = ""
-    """Which end is kept of a text that is too long; empty: its beginning."""
+    """The end that a text loses that is too long: `left` or `right`; empty: as the model says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

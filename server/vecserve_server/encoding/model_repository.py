@@ -165,6 +165,8 @@ class _VersionFolder:
     sha256_by_file: dict[str, str]
     max_tokens: int
     dim: int
+    include_prompt: bool
+    """Whether the graph pools the tokens of a prompt like any others."""
 
     @classmethod
     def open(cls, model: Path, version: str) -> _VersionFolder:
@@ -172,7 +174,13 @@ class _VersionFolder:
         try:
             card = json.loads(path.read_bytes())
             digests = {name: str(file["sha256"]) for name, file in card["files"].items()}
-            return cls(path.parent, digests, int(card["max_tokens"]), int(card["dim"]))
+            return cls(
+                path=path.parent,
+                sha256_by_file=digests,
+                max_tokens=int(card["max_tokens"]),
+                dim=int(card["dim"]),
+                include_prompt=bool(card.get("include_prompt", True)),
+            )
         except FileNotFoundError as error:
             raise ModelError(f"{path} is missing: {_HINT}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -237,6 +245,11 @@ def _check_fit(files: _VersionFolder, config: EncoderConfig) -> None:
         raise ModelError(
             f'{config.name}/{MODEL_CONFIG_FILE}: parameter "max_tokens" is {config.max_tokens}, '
             f"the model takes {files.max_tokens}"
+        )
+    if files.include_prompt and not config.include_prompt:
+        raise ModelError(
+            f'{config.name}/{MODEL_CONFIG_FILE}: parameter "include_prompt" is false, '
+            "the model was not built for it"
         )
     if config.dim != files.dim:
         raise ModelError(

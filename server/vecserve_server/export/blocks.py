@@ -6,7 +6,7 @@ know any one architecture or checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,21 @@ def packed_rows(graph: GraphBuilder) -> PackedRows:
         attention_bias=_block_diagonal_bias(graph, segments),
         row_shape=graph.op("Shape", ids),
     )
+
+
+def unmarked(graph: GraphBuilder, rows: PackedRows) -> tuple[PackedRows, TokenPlaces]:
+    """Return the rows with plain ids, and the places without the tokens whose ids were marked."""
+    marked, ids = plain_ids(graph, rows.token_ids)
+    nowhere = graph.const(np.int64(-1))
+    segments = graph.op("Where", marked, nowhere, rows.places.segments)
+    return replace(rows, token_ids=ids), replace(rows.places, segments=segments)
+
+
+def plain_ids(graph: GraphBuilder, ids: Value) -> tuple[Value, Value]:
+    """Return which ids are marked by their bitwise complement, and all ids without the mark."""
+    marked = graph.op("Less", ids, graph.const(np.int64(0)))
+    complement = graph.op("Sub", graph.const(np.int64(-1)), ids)
+    return marked, graph.op("Where", marked, complement, ids)
 
 
 def _block_diagonal_bias(graph: GraphBuilder, segments: Value) -> Value:

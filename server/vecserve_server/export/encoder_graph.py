@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx
 
-from vecserve_server.export.blocks import packed_rows
+from vecserve_server.export.blocks import packed_rows, unmarked
 from vecserve_server.export.families import family_for
 from vecserve_server.export.family import EncoderParts, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder
@@ -32,8 +32,11 @@ def encoder_graph(
     family = family_for(config)
     graph = GraphBuilder(half=half)
     rows = packed_rows(graph)
+    pooled = rows.places
+    if not head.include_prompt:
+        rows, pooled = unmarked(graph, rows)
     states = family.token_states(
         EncoderParts(graph=graph, rows=rows, config=config, weights=weights, linear=linear)
     )
-    add_head(graph, head, rows.places, graph.in_float32(states), hidden=family.size(config).hidden)
+    add_head(graph, head, pooled, graph.in_float32(states), hidden=family.size(config).hidden)
     return graph.model("packed_encoder")

@@ -49,6 +49,8 @@ class Head:
 
     poolings: tuple[str, ...]
     steps: tuple[Step, ...] = ()
+    include_prompt: bool = True
+    """Whether the tokens of a prompt count in the pooling; else their ids come marked."""
     normalise: bool = True
     """Whether the model's users expect vectors of length 1; the graph is the same either way."""
 

@@ -243,6 +243,7 @@ def _build(
         layout=build.layout,
         pooling="+".join(checkpoint.modules.head.poolings),
         normalise=checkpoint.modules.head.normalise,
+        include_prompt=checkpoint.modules.head.include_prompt,
         assumed="; ".join(filter(None, (checkpoint.modules.assumed, build.clamped))) or None,
         dim=build.dim,
         max_tokens=build.max_tokens,
@@ -265,6 +266,8 @@ def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:
         precision=precision,
         layout=card.layout,
         normalise=card.normalise,
+        include_prompt=card.include_prompt,
+        truncation_side=checkpoint.truncation_side,
         prompts=checkpoint.prompts,
         default_prompt=checkpoint.default_prompt,
     )

@@ -61,6 +61,7 @@ def read_modules(folder: Path) -> Modules:
         encoder=chain[0][1],
         head=Head(
             poolings=read_poolings(chain[1][1] / "config.json"),
+            include_prompt=_include_prompt(chain[1][1] / "config.json"),
             steps=tuple(steps[:-1] if normalise else steps),
             normalise=normalise,
         ),
@@ -89,6 +90,14 @@ def read_poolings(path: Path) -> tuple[str, ...]:
         supported = ", ".join(POOLING_BY_NAME)
         raise ModelError(f"{where}: pooling mode {unknown[0]!r} (supported: {supported})")
     return tuple(modes)
+
+
+def _include_prompt(path: Path) -> bool:
+    value = read_object(path).get("include_prompt", True)
+    if not isinstance(value, bool):
+        where = f"{path.parent.name}/{path.name}"
+        raise ModelError(f"{where}: include_prompt is {value!r}, not true or false")
+    return value
 
 
 def _stated_modes(config: JsonObject) -> list[str]:

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, version_converter
 
 from vecserve_server.errors import ModelError
-from vecserve_server.export.blocks import TokenPlaces
+from vecserve_server.export.blocks import TokenPlaces, plain_ids
 from vecserve_server.export.calibration import Calibration
 from vecserve_server.export.checkpoint import Checkpoint
 from vecserve_server.export.external_data import (
@@ -156,7 +156,9 @@ def _finish(model: onnx.ModelProto, head: Head, name: str) -> int:
         raise ModelError(
             f"{name}: output {chosen} must be floats [N, D] or [N, T, D] with a known D"
         )
-    _take_inputs(model, name)
+    if rank == 2 and not head.include_prompt:
+        raise ModelError(f"{name}: pools by itself, which include_prompt = false does not allow")
+    marked = _take_inputs(model, name, with_marks=not head.include_prompt)
     # The finished model's outputs may be called as something within it is.
     for taken in (EMBEDDING, NORM):
         _rename(model, taken, f"given_{taken}")
@@ -169,14 +171,17 @@ def _finish(model: onnx.ModelProto, head: Head, name: str) -> int:
         dim = width
     else:
         flat = graph.op("Reshape", chosen, graph.const(np.array([-1, width], np.int64)))
-        add_head(graph, head, _places(graph), flat, hidden=width)
+        add_head(graph, head, _places(graph, marked), flat, hidden=width)
         dim = head.dim(width)
     graph.append_to(model)
     return dim
 
 
-def _take_inputs(model: onnx.ModelProto, name: str) -> None:
-    """Declare our inputs and derive the model's own from them, whatever their integer type."""
+def _take_inputs(model: onnx.ModelProto, name: str, *, with_marks: bool) -> Value | None:
+    """Declare our inputs and derive the model's own from them, whatever their integer type.
+
+    Returns which ids are marked, [N, T], where some may be.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name: value for value in model.graph.input if value.name not in constants}
     kinds = {key: value.type.tensor_type.elem_type for key, value in inputs.items()}
@@ -190,16 +195,19 @@ def _take_inputs(model: onnx.ModelProto, name: str) -> None:
             f"token_type_ids and position_ids; found {sorted(inputs)}"
         )
     graph = GraphBuilder(prefix="vecserve_in_")
+    marked, ids = plain_ids(graph, "input_ids") if with_marks else (None, "input_ids")
+    sources = {"input_ids": ids, **{key: _positions(graph) for key in _COMPUTED if key in inputs}}
     for key in _TAKEN:
         if key in inputs:
             graph.input(key, TensorProto.INT64, ["N", "T"])
     for key, kind in kinds.items():
-        derived: Value = _positions(graph) if key in _COMPUTED else key
+        derived: Value = sources.get(key, key)
         if kind != TensorProto.INT64:
             derived = graph.op("Cast", derived, to=kind)
         if derived != key:
             _rename(model, key, derived)
     graph.prepend_to(model)
+    return marked
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
@@ -218,8 +226,11 @@ def _positions(graph: GraphBuilder) -> Value:
     return graph.op("Max", place, graph.const(np.int64(0)))
 
 
-def _places(graph: GraphBuilder) -> TokenPlaces:
-    """Describe padded batches [N, T] as a head wants them: by token and by sequence."""
+def _places(graph: GraphBuilder, marked: Value | None) -> TokenPlaces:
+    """Describe padded batches [N, T] as a head wants them: by token and by sequence.
+
+    Tokens that are `marked` belong to none.
+    """
     flat = graph.const(np.array([-1], np.int64))
     count = graph.op("Shape", "attention_mask", end=1)
     zero, one = graph.const(np.int64(0)), graph.const(np.int64(1))
@@ -227,6 +238,8 @@ def _places(graph: GraphBuilder) -> TokenPlaces:
     sequences = graph.op("Range", zero, scalar, one)
     column = graph.op("Unsqueeze", sequences, graph.const(np.array([1], np.int64)))
     real = graph.op("Greater", "attention_mask", zero)
+    if marked is not None:
+        real = graph.op("And", real, graph.op("Not", marked))
     segments = graph.op("Where", real, column, graph.const(np.int64(-1)))
     return TokenPlaces(
         positions=graph.op("Reshape", _positions(graph), flat),
