@@ -310,27 +310,13 @@ def test_a_task_head_is_left_out(family: TinyFamily, head: str, tmp_path: Path) 
     _same_vectors(source, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gelu",
-        "gelu_fast",
-        "gelu_new",
-        "gelu_accurate",
-        "gelu_10",
-        "gelu_python_tanh",
-        "quick_gelu",
-        "relu",
-        "relu2",
-        "relu6",
-        "leaky_relu",
-        "silu",
-        "mish",
-        "hardswish",
-        "sigmoid",
-        "linear",
-    ],
+ACTIVATIONS = (
+    "gelu gelu_fast gelu_new gelu_accurate gelu_10 gelu_python_tanh quick_gelu relu relu2 relu6 "
+    "leaky_relu silu mish hardswish sigmoid tanh linear"
 )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS.split())
 def test_an_activation(name: str, tmp_path: Path) -> None:
     family = TINY_FAMILIES[0]
     config = {**family.config, "hidden_act": name}

@@ -77,7 +77,7 @@ def plain_ids(graph: GraphBuilder, ids: Value) -> tuple[Value, Value]:
     """Return which ids are marked by their bitwise complement, and all ids without the mark."""
     marked = graph.op("Less", ids, graph.const(np.int64(0)))
     complement = graph.op("Sub", graph.const(np.int64(-1)), ids)
-    return marked, graph.op("Where", marked, complement, ids)
+    return marked, graph.op("Max", ids, complement)
 
 
 def _block_diagonal_bias(graph: GraphBuilder, segments: Value) -> Value:
