@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vecserve_server.domain import Vectors
 from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.services.embedding import finish, tokenise
+from vecserve_server.services.embedding import Truncate, finish, tokenise
 
 
 def served(
@@ -20,7 +20,7 @@ def served(
 ) -> Vectors:
     """Return float32 [N, D] as the model is configured, each text after the prompt."""
     model = ModelRepository(repository).load(name, precision=precision, engine="onnxruntime")
-    side = "left" if model.config.truncation_side == "left" else "right"
+    side: Truncate = "left" if model.config.truncation_side == "left" else "right"
     prompted = [f"{prompt}{text}" for text in texts]
     ids = [item.ids for item in tokenise(model, prompted, prompt=prompt, truncate=side)]
     encodings = model.encoder.run(ids)
