@@ -20,6 +20,7 @@ from vecserve_server.export.hub import HubSource, parse_source, settings_files, 
 from vecserve_server.export.hub import fetch as fetch_if_buildable
 from vecserve_server.export.importer import Origin, import_model, is_buildable
 
+from .test_ready_made import graph_file
 from .tiny_bert import CheckpointFiles
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -137,6 +138,26 @@ def test_a_checkpoint_is_fetched_and_pinned(hub: Hub, tmp_path: Path, revision: 
     assert found.sha256_by_file.keys() == {"model.safetensors"}
     assert not {"pytorch_model.bin", "onnx/model.onnx", "train.py"} & set(hub.asked)
     assert steps == sorted(steps)
+
+
+def test_an_onnx_file_is_fetched_with_its_tensors_where_the_weights_cannot_be_used(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    graph_file(tmp_path / "model.onnx", external=True, location="the tensors")
+    files["onnx/model.onnx"] = (tmp_path / "model.onnx").read_bytes()
+    files["onnx/the tensors"] = (tmp_path / "the tensors").read_bytes()
+    files["onnx/model_fp16.onnx"] = b"another variant"
+    files["config.json"] = b'{"model_type": "nomic_bert", "n_positions": 64}'
+    (tmp_path / "tokenizer.json").write_bytes(files["tokenizer.json"])
+
+    found = fetch(
+        HubSource(repository=REPOSITORY), endpoint=hub.endpoint, cache_folder=tmp_path / "cache"
+    )
+    card = import_model(source=found.folder, repository=tmp_path / "models", name="tiny")
+
+    assert (card.layout, card.max_tokens) == ("padded", 40)
+    assert {"onnx/model.onnx", "onnx/the tensors"} <= card.source_sha256.keys()
+    assert not {"model.safetensors", "onnx/model_fp16.onnx"} & set(hub.asked)
 
 
 def test_a_file_that_differs_from_what_the_hub_says_is_refused(hub: Hub, tmp_path: Path) -> None:
