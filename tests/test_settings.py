@@ -78,5 +78,10 @@ def test_variables_of_other_programs_are_left_alone(tmp_path: Path) -> None:
     assert load(tmp_path, environ=environ) == load(tmp_path)
 
 
+@pytest.mark.parametrize("precision", ["", "int8", "fp32", "fp16"])
+def test_every_precision_of_a_model_can_be_set_for_all(tmp_path: Path, precision: str) -> None:
+    assert load(tmp_path, f"[models]\nprecision = '{precision}'").models.precision == precision
+
+
 def _text(value: object) -> str:
     return "" if value is None else str(value)

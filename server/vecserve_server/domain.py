@@ -15,10 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Names of collections, aliases and models; fit for a folder."""
+"""Names of collections and aliases; fit for a folder."""
+
+MODEL_NAME_PATTERN = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
+"""Names of models, at import, at load and in the index; fit for a folder."""
+
+MODEL_NAME_RULE = "a model's name is 1 to 128 of A-Z a-z 0-9 . _ -, the first not a dot"
 
 MODEL_CONFIG_FILE = "config.pbtxt"
 """What a model's folder calls its configuration: Triton's ModelConfig as text."""
+
+SHIPPED_MODEL = "all-MiniLM-L6-v2"
+"""The text encoder that `vecserve models add default` brings, and that is served by default."""
 
 Vectors: TypeAlias = NDArray[np.float32]
 """Row vectors, float32 [N, D]."""
@@ -116,7 +124,7 @@ class Source:
     prompt_name: str = ""
     prompt_text: str = ""
     truncate: str = ""
-    """Which end is kept of a text that is too long; empty: its beginning."""
+    """The end that a text loses that is too long: `left` or `right`; empty: as the model says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
+from vecserve_server.domain import SHIPPED_MODEL
 from vecserve_server.errors import ConfigError
 
 MIB = 1 << 20
@@ -103,7 +104,7 @@ class ModelSettings:
     """Which models are served."""
 
     repository: Path = Path("model_repository")
-    default: str = "all-MiniLM-L6-v2"
+    default: str = SHIPPED_MODEL
     """Used where a request names no model."""
     load: tuple[str, ...] = ()
     """Names to load. Empty: all of the repository."""
@@ -357,7 +358,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
-    ("models.precision", ("", "int8", "fp32")),
+    ("models.precision", ("", "int8", "fp32", "fp16")),
     ("models.control_mode", ("none", "explicit", "poll")),
     ("reindex.on_new_version", ("start", "ignore")),
 )

@@ -60,4 +60,4 @@ def test_without_models_it_says_what_to_do(tmp_path: Path) -> None:
     with demo(tmp_path / "nothing") as process:
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out) == (2, "")
-    assert "make models" in err
+    assert "vecserve models add default" in err

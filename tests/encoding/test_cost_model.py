@@ -121,3 +121,15 @@ def test_full_runs_come_first() -> None:
 
     assert found[:3] == [Shape(8, 32), Shape(4, 64), Shape(2, 128)]
     assert len(found) == 16
+
+
+@given(max_tokens=st.integers(3, 512), run_tokens=st.integers(1, 512), shared=st.booleans())
+def test_some_shape_of_any_model_is_measured(
+    max_tokens: int, run_tokens: int, shared: bool
+) -> None:
+    shapes = run_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+
+    measured = measured_shapes(shapes, run_tokens)
+
+    assert measured
+    assert set(measured) <= set(shapes)

@@ -55,6 +55,8 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         engine="auto",
         layout="packed",
         normalise=True,
+        truncation_side="right",
+        include_prompt=True,
         instance_count=0,
         intra_op_thread_count=1,
         fixed_shapes=16,

@@ -66,7 +66,7 @@ def test_an_absent_repository_has_no_models(tmp_path: Path) -> None:
 def test_a_missing_version_says_how_to_get_it(copy: Path) -> None:
     shutil.rmtree(copy / NAME / "1")
 
-    with pytest.raises(ModelError, match="make models"):
+    with pytest.raises(ModelError, match="vecserve models add default"):
         ModelRepository(copy).load(NAME)
 
 

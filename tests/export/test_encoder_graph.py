@@ -159,7 +159,7 @@ def test_equal_constants_are_stored_once() -> None:
     [
         ({"architectures": ["MambaModel"]}, r"MambaModel is not supported \(supported: BertModel"),
         ({"architectures": []}, "architectures"),
-        ({"hidden_act": "mish"}, "'mish' is not supported .*gelu"),
+        ({"hidden_act": "prelu"}, "'prelu' is not supported .*gelu"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 5}, "does not divide into 5 heads"),
         ({"num_hidden_layers": -1}, "num_hidden_layers"),

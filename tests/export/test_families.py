@@ -15,7 +15,8 @@ from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.encoding.packing import pack, plan_rows
 from vecserve_server.errors import ModelError
 from vecserve_server.export.calibration import calibrate
-from vecserve_server.export.encoder_graph import encoder_graph, family_for
+from vecserve_server.export.encoder_graph import encoder_graph
+from vecserve_server.export.families import family_for
 from vecserve_server.export.family import ModelConfigJson, Weights
 from vecserve_server.export.head import Dense, Head, Normalise
 from vecserve_server.export.linear import Int8Linear, Linear, float_linear
@@ -194,7 +195,7 @@ def test_fp32_needs_standard_operators_only(family: TinyFamily) -> None:
 def test_positions_limit_the_length(name: str, tokens: int) -> None:
     config = next(ModelConfigJson(item.config) for item in TINY_FAMILIES if item.name == name)
 
-    assert family_for(config.architecture()).size(config).max_tokens == tokens
+    assert family_for(config).size(config).max_tokens == tokens
 
 
 @pytest.mark.parametrize(

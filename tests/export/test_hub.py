@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,15 +16,20 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from vecserve_server.errors import InvalidArgument, ModelError
-from vecserve_server.export.hub import HubSource, fetch, needed_files, parse_source
-from vecserve_server.export.importer import Origin, import_model
+from vecserve_server.export.hub import HubSource, parse_source, settings_files, weight_files
+from vecserve_server.export.hub import fetch as fetch_if_buildable
+from vecserve_server.export.importer import Origin, import_model, is_buildable
 
+from .test_ready_made import graph_file
 from .tiny_bert import CheckpointFiles
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "org/tiny"
+
+
+fetch = partial(fetch_if_buildable, is_buildable=is_buildable)
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,26 @@ def test_a_checkpoint_is_fetched_and_pinned(hub: Hub, tmp_path: Path, revision: 
     assert steps == sorted(steps)
 
 
+def test_an_onnx_file_is_fetched_with_its_tensors_where_the_weights_cannot_be_used(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    graph_file(tmp_path / "model.onnx", external=True, location="the tensors")
+    files["onnx/model.onnx"] = (tmp_path / "model.onnx").read_bytes()
+    files["onnx/the tensors"] = (tmp_path / "the tensors").read_bytes()
+    files["onnx/model_fp16.onnx"] = b"another variant"
+    files["config.json"] = b'{"model_type": "nomic_bert", "n_positions": 64}'
+    (tmp_path / "tokenizer.json").write_bytes(files["tokenizer.json"])
+
+    found = fetch(
+        HubSource(repository=REPOSITORY), endpoint=hub.endpoint, cache_folder=tmp_path / "cache"
+    )
+    card = import_model(source=found.folder, repository=tmp_path / "models", name="tiny")
+
+    assert (card.layout, card.max_tokens) == ("padded", 40)
+    assert {"onnx/model.onnx", "onnx/the tensors"} <= card.source_sha256.keys()
+    assert not {"model.safetensors", "onnx/model_fp16.onnx"} & set(hub.asked)
+
+
 def test_a_file_that_differs_from_what_the_hub_says_is_refused(hub: Hub, tmp_path: Path) -> None:
     source = HubSource(repository=REPOSITORY)
     found = fetch(source, endpoint=hub.endpoint, cache_folder=tmp_path / "cache")
@@ -202,9 +228,14 @@ def test_a_malformed_source_is_refused(text: str) -> None:
 
 
 def test_shards_are_needed_and_onnx_only_without_weights() -> None:
-    common = ["config.json", "tokenizer.json", "1_Pooling/config.json", "2_Dense/model.safetensors"]
-    shards = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+    common = ["config.json", "tokenizer.json", "1_Pooling/config.json"]
+    dense = ["2_Dense/model.safetensors"]
+    shards = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
     onnx = ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    names = [*common, *dense, *shards, *onnx]
 
-    assert needed_files([*common, *shards, *onnx]) == sorted([*common, *shards])
-    assert needed_files([*common, *onnx]) == sorted([*common, "onnx/model.onnx"])
+    assert settings_files(names) == sorted(common)
+    assert weight_files(names, buildable=True) == sorted([*dense, *shards])
+    assert weight_files(names, buildable=False) == sorted([*dense, "onnx/model.onnx"])
+    assert weight_files([*common, *dense, *shards], buildable=False) == sorted([*dense, *shards])
+    assert weight_files([*common, *onnx], buildable=True) == ["onnx/model.onnx"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vecserve_server.export.importer import import_model
 from vecserve_server.export.sample_run import open_session, run_together
 
 from .multilingual_tokenizer import multilingual_tokenizer
+from .served_vectors import served
 from .tiny_families import POOLINGS, VOCABULARY, pooled, sequences
 
 WIDTH = 8
@@ -39,6 +41,8 @@ def graph_file(
     output: str = "last_hidden_state",
     mean: bool = False,
     external: bool = False,
+    location: str = "model.onnx_data",
+    floats: int = TensorProto.FLOAT,
 ) -> None:
     """Write an encoder that looks token ids up, and positions where it takes them."""
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["words"])]
@@ -51,7 +55,7 @@ def graph_file(
     if mean:
         nodes.append(helper.make_node("ReduceMean", [last], ["pooled"], axes=[1], keepdims=0))
         last = "pooled"
-    nodes.append(helper.make_node("Identity", [last], [output]))
+    nodes.append(helper.make_node("Cast", [last], [output], to=floats))
     nodes.append(helper.make_node("Identity", ["attention_mask"], ["unused"]))
     shape: list[str | int] = ["batch", WIDTH] if mean else ["batch", "sequence", WIDTH]
     graph = helper.make_graph(
@@ -62,7 +66,7 @@ def graph_file(
             for name in ("input_ids", "attention_mask", *more_inputs)
         ],
         [
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info(output, floats, shape),
             helper.make_tensor_value_info("unused", kind, ["batch", "sequence"]),
         ],
         [
@@ -73,7 +77,7 @@ def graph_file(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, file, save_as_external_data=external, location="model.onnx_data")
+    onnx.save(model, file, save_as_external_data=external, location=location, size_threshold=0)
 
 
 @pytest.fixture
@@ -211,3 +215,163 @@ def test_int8_cannot_be_asked_of_it(source: Path, repository: Path) -> None:
     with pytest.raises(ModelError, match="ready-made model cannot be built in int8"):
         import_model(source=source, repository=repository, name="tiny", precisions=("int8",))
     assert list(repository.iterdir()) == []
+
+
+def exact_means() -> list[NDArray[np.float64]]:
+    return [pooled(token_states(ids, positions=False), "mean") for ids in sequences()]
+
+
+@pytest.mark.parametrize("location", ["model.onnx.data", "weights/part 1", "model.onnx_data"])
+@pytest.mark.parametrize("place", ["model.onnx", "onnx/model.onnx"])
+def test_a_folder_of_links_is_read_wherever_its_tensors_lie(
+    source: Path, repository: Path, tmp_path: Path, place: str, location: str
+) -> None:
+    """As a download cache has it: every file a link to one that is called by its hash."""
+    published = tmp_path / "published"
+    (published / place).parent.joinpath(location).parent.mkdir(parents=True)
+    graph_file(published / place, external=True, location=location)
+    (tmp_path / "blobs").mkdir()
+    for number, file in enumerate(path for path in published.rglob("*") if path.is_file()):
+        blob = file.rename(tmp_path / "blobs" / f"{number:040}")
+        link = source / file.relative_to(published)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+
+    found = imported(source, repository)
+
+    np.testing.assert_allclose(found, exact_means(), atol=1e-5)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "a/../../secret", "", "a\0b"])
+def test_tensors_that_lie_elsewhere_are_refused(
+    source: Path, repository: Path, location: str
+) -> None:
+    (source.parent / "secret").write_bytes(b"0" * 100_000)
+    graph_file(source / "model.onnx", external=True)
+    model = onnx.load(source / "model.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    (source / "model.onnx").write_bytes(model.SerializeToString())
+
+    with pytest.raises(ModelError, match=r"model\.onnx: its tensors lie at .* not beside it"):
+        import_model(source=source, repository=repository, name="tiny")
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [(None, "model.onnx_data is missing from"), (9, "model.onnx_data: ends within tensor")],
+)
+def test_tensors_that_are_not_there_are_named(
+    source: Path, repository: Path, size: int | None, problem: str
+) -> None:
+    graph_file(source / "model.onnx", external=True)
+    data = source / "model.onnx_data"
+    content = data.read_bytes()
+    data.unlink()
+    if size is not None:
+        data.write_bytes(content[:size])
+
+    with pytest.raises(ModelError, match=problem):
+        import_model(source=source, repository=repository, name="tiny")
+
+
+def test_another_variant_beside_it_does_not_count(source: Path, repository: Path) -> None:
+    graph_file(source / "onnx" / "model.onnx")
+    for name in ("model_fp16.onnx_data", "model.onnx.bak", "model_O4.onnx"):
+        with (source / "onnx" / name).open("wb") as sparse:
+            sparse.truncate(40 << 30)
+
+    card = import_model(
+        source=source, repository=repository, name="tiny", memory_limit_bytes=1 << 30
+    )
+
+    assert not [name for name in card.source_sha256 if "model" in name and name[5:] != "model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "tokens"),
+    [
+        ({"n_positions": 90}, {}, 90),
+        ({"max_sequence_length": 80}, {}, 80),
+        ({}, {"max_length": 64}, 64),
+        ({"max_position_embeddings": -1}, {"max_length": 64}, 64),
+    ],
+)
+def test_the_length_comes_from_any_of_its_names_or_the_user(
+    source: Path,
+    repository: Path,
+    config: dict[str, int],
+    options: dict[str, int],
+    tokens: int,
+) -> None:
+    graph_file(source / "model.onnx")
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    card = import_model(source=source, repository=repository, name="tiny", **options)  # type: ignore[arg-type]
+
+    assert card.max_tokens == tokens
+
+
+def test_a_length_that_nobody_states_is_asked_for(source: Path, repository: Path) -> None:
+    graph_file(source / "model.onnx")
+    (source / "config.json").write_text("{}", encoding="utf-8")
+
+    with pytest.raises(ModelError, match=r"max_position_embeddings is missing: .*--max-length"):
+        import_model(source=source, repository=repository, name="tiny")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "nomic_bert"},
+        {"architectures": ["T5EncoderModel"]},
+        {"model_type": "bert", "auto_map": {"AutoModel": "theirs.Model"}},
+        {"model_type": "bert", "position_embedding_type": "alibi"},
+    ],
+)
+def test_weights_that_cannot_be_used_give_way_to_the_onnx_file(
+    source: Path, repository: Path, config: dict[str, object]
+) -> None:
+    graph_file(source / "onnx" / "model.onnx")
+    (source / "model.safetensors").write_bytes(b"of an architecture that nobody knows")
+    stated = json.dumps({"max_position_embeddings": 200, **config})
+    (source / "config.json").write_text(stated, encoding="utf-8")
+
+    np.testing.assert_allclose(imported(source, repository), exact_means(), atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(
+    "floats", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE], ids=str
+)
+def test_other_floats_come_out_as_float32(
+    source: Path, repository: Path, floats: int, mean: bool
+) -> None:
+    graph_file(source / "model.onnx", floats=floats, mean=mean)
+    import_model(source=source, repository=repository, name="tiny")
+
+    session = open_session(repository / "tiny" / "1" / "model.onnx")
+    found = [run_together(session, [ids]) for ids in sequences()]
+    vectors = [embedding[0] * norm[0] for embedding, norm in found]
+    np.testing.assert_allclose(vectors, exact_means(), atol=2e-2)
+
+
+def test_prompts_can_be_left_out_of_its_pooling(source: Path, repository: Path) -> None:
+    graph_file(source / "model.onnx", kind=TensorProto.INT32)
+    kinds = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in kinds
+    ]
+    (source / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (source / "1_Pooling").mkdir()
+    settings = json.dumps({"include_prompt": False})
+    (source / "1_Pooling" / "config.json").write_text(settings, encoding="utf-8")
+    import_model(source=source, repository=repository, name="tiny")
+
+    found = served(repository, ["hello", "Where is my order?"], prompt="hello ")
+
+    tokenizer = multilingual_tokenizer()
+    count = len(tokenizer.encode("hello ").ids) - 1
+    for text, vector in zip(("hello", "Where is my order?"), found, strict=True):
+        rest = np.array(tokenizer.encode(f"hello {text}").ids)[count:]
+        np.testing.assert_allclose(vector, TABLE[rest].mean(axis=0), atol=1e-5)

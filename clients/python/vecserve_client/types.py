@@ -46,7 +46,8 @@ class EmbedOptions:
     dimensions: int = 0
     """Components to keep; 0: all."""
     skip_normalise: bool = False
-    truncation: Truncation = "right"
+    truncation: Truncation | None = None
+    """What becomes of a text that is too long; None: as the model is configured."""
     encoding: Encoding = "f32"
 
 

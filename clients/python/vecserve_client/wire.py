@@ -38,6 +38,7 @@ from vecserve_client.types import (
 )
 
 _TRUNCATIONS: Final = {
+    None: embedding_pb2.TRUNCATION_UNSPECIFIED,
     "right": embedding_pb2.TRUNCATION_RIGHT,
     "left": embedding_pb2.TRUNCATION_LEFT,
     "error": embedding_pb2.TRUNCATION_ERROR,

@@ -27,7 +27,7 @@ class _Truncation:
 class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Truncation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRUNCATION_UNSPECIFIED: _Truncation.ValueType  # 0
-    """RIGHT."""
+    """As the model is configured: RIGHT, unless its truncation_side is left."""
     TRUNCATION_RIGHT: _Truncation.ValueType  # 1
     """Keep the beginning."""
     TRUNCATION_LEFT: _Truncation.ValueType  # 2
@@ -39,7 +39,7 @@ class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper):
     """What to do with a text that is longer than the model takes."""
 
 TRUNCATION_UNSPECIFIED: Truncation.ValueType  # 0
-"""RIGHT."""
+"""As the model is configured: RIGHT, unless its truncation_side is left."""
 TRUNCATION_RIGHT: Truncation.ValueType  # 1
 """Keep the beginning."""
 TRUNCATION_LEFT: Truncation.ValueType  # 2

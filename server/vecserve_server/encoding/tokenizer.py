@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -29,6 +29,17 @@ class Tokenised:
     total_tokens: int
     """Ids before truncation."""
     truncated: bool
+
+
+def hidden_from_pooling(tokenised: Tokenised, count: int) -> Tokenised:
+    """Mark the first `count` ids for a graph that leaves them out of the pooling.
+
+    An id is marked by its bitwise complement, which is negative. The last one is never marked.
+    """
+    ids = tokenised.ids.copy()
+    marked = slice(0, min(count, len(ids) - 1))
+    ids[marked] = ~ids[marked]
+    return replace(tokenised, ids=ids)
 
 
 class TextTokenizer:
@@ -53,6 +64,11 @@ class TextTokenizer:
     def vocabulary_size(self) -> int:
         """Ids are below this number."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def prompt_tokens(self, prompt: str, *, max_tokens: int) -> int:
+        """Count the ids that a prompt puts before a text, leading special tokens included."""
+        ids = self.encode([prompt], max_tokens=max_tokens)[0].ids
+        return len(ids) - min(1, self._trailing)
 
     def encode(
         self, texts: Sequence[str], *, max_tokens: int, truncate: Truncate = "right"

@@ -5,6 +5,8 @@ Owns the names and the settings of BERT checkpoints. Must not know pooling, prec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vecserve_server.errors import ModelError
 from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
 from vecserve_server.export.graph import Value
@@ -33,24 +35,46 @@ class BertFamily:
     """Build `BertModel` checkpoints, with or without a task head around them."""
 
     @property
-    def architectures(self) -> tuple[str, ...]:
+    def class_by_model_type(self) -> Mapping[str, str]:
         """See `Family`."""
-        return ("BertModel", "BertForMaskedLM")
+        return {"bert": "Bert"}
 
     def size(self, config: ModelConfigJson) -> FamilySize:
         """See `Family`."""
+        config = bert_config(config)
         return FamilySize(
             hidden=bert_shape(config).hidden, max_tokens=config.integer("max_position_embeddings")
         )
 
     def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = post_norm_build(parts, prefix="bert.", shape=bert_shape(parts.config))
-        return bert_states(build, parts.config, parts.rows.places.positions)
+        config = bert_config(parts.config)
+        build = post_norm_build(parts, prefix="bert.", shape=bert_shape(config))
+        return bert_states(build, config, parts.rows.places.positions)
+
+
+def bert_config(config: ModelConfigJson, *, vocab_size: int = 30522) -> ModelConfigJson:
+    """Return the settings with the defaults that BERT and its relatives share."""
+    return config.filled(
+        {
+            "hidden_act": "gelu",
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "layer_norm_eps": 1e-12,
+            "max_position_embeddings": 512,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+            "type_vocab_size": 2,
+            "vocab_size": vocab_size,
+        }
+    )
 
 
 def bert_shape(config: ModelConfigJson) -> PostNormShape:
-    """Read the dimensions; raises `ModelError` for relative positions and odd heads."""
+    """Read the dimensions of filled settings.
+
+    Raises `ModelError` for relative positions and for heads that do not divide.
+    """
     kind = config.text("position_embedding_type", "absolute")
     if kind != "absolute":
         raise ModelError(
@@ -63,7 +87,7 @@ def bert_shape(config: ModelConfigJson) -> PostNormShape:
         inner=config.integer("intermediate_size"),
         heads=heads,
         activation=config.text("hidden_act"),
-        epsilon=config.number("layer_norm_eps", 1e-12),
+        epsilon=config.number("layer_norm_eps"),
     )
 
 

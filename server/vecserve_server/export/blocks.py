@@ -1,20 +1,17 @@
 """The blocks that transformer encoders share, over rows of packed sequences.
 
-Owns the packed inputs, attention confined to a sequence, normalisation and activations. Must not
+Owns the packed inputs, attention confined to a sequence and normalisation. Must not
 know any one architecture or checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from vecserve_server.errors import ModelError
 from vecserve_server.export.graph import GraphBuilder, Value
 
 _MASKED = -1e9
@@ -66,6 +63,21 @@ def packed_rows(graph: GraphBuilder) -> PackedRows:
         attention_bias=_block_diagonal_bias(graph, segments),
         row_shape=graph.op("Shape", ids),
     )
+
+
+def unmarked(graph: GraphBuilder, rows: PackedRows) -> tuple[PackedRows, TokenPlaces]:
+    """Return the rows with plain ids, and the places without the tokens whose ids were marked."""
+    marked, ids = plain_ids(graph, rows.token_ids)
+    nowhere = graph.const(np.int64(-1))
+    segments = graph.op("Where", marked, nowhere, rows.places.segments)
+    return replace(rows, token_ids=ids), replace(rows.places, segments=segments)
+
+
+def plain_ids(graph: GraphBuilder, ids: Value) -> tuple[Value, Value]:
+    """Return which ids are marked by their bitwise complement, and all ids without the mark."""
+    marked = graph.op("Less", ids, graph.const(np.int64(0)))
+    complement = graph.op("Sub", graph.const(np.int64(-1)), ids)
+    return marked, graph.op("Max", ids, complement)
 
 
 def _block_diagonal_bias(graph: GraphBuilder, segments: Value) -> Value:
@@ -128,25 +140,3 @@ def layer_norm(
     shift = () if bias is None else (graph.const(bias),)
     scale = graph.const(weight)
     return graph.op("LayerNormalization", x, scale, *shift, axis=-1, epsilon=epsilon)
-
-
-def activation(graph: GraphBuilder, name: str, x: Value) -> Value:
-    """Apply the activation that a checkpoint calls `name`; raises `ModelError` for others."""
-    if name in _GELU_APPROXIMATE_BY_NAME:
-        return graph.op("Gelu", x, approximate=_GELU_APPROXIMATE_BY_NAME[name])
-    if name in _OPERATOR_BY_NAME:
-        return graph.op(_OPERATOR_BY_NAME[name], x)
-    if name in ("silu", "swish"):
-        return graph.op("Mul", x, graph.op("Sigmoid", x))
-    if name == "identity":
-        return x
-    known = ", ".join([*_GELU_APPROXIMATE_BY_NAME, *_OPERATOR_BY_NAME, "silu", "swish", "identity"])
-    raise ModelError(f"activation {name!r} is not supported (supported: {known})")
-
-
-_GELU_APPROXIMATE_BY_NAME: Mapping[str, str] = MappingProxyType(
-    {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-)
-_OPERATOR_BY_NAME: Mapping[str, str] = MappingProxyType(
-    {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
-)

@@ -20,7 +20,7 @@ from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.encoding.packing import plan_rows
 from vecserve_server.errors import ModelError
 from vecserve_server.export.blocks import packed_rows
-from vecserve_server.export.encoder_graph import family_for
+from vecserve_server.export.families import family_for
 from vecserve_server.export.family import EncoderParts, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.int8 import (
@@ -210,7 +210,7 @@ def _recording(
     """Build the encoder in fp32; its outputs are what goes into linear blocks and attentions."""
     graph = GraphBuilder()
     rows = packed_rows(graph)
-    family_for(config.architecture()).token_states(
+    family_for(config).token_states(
         EncoderParts(graph=graph, rows=rows, config=config, weights=weights, linear=recorder)
     )
     for name, (value, weight) in recorder.blocks.items():

@@ -61,6 +61,8 @@ class ModelCard:
     """Whether the graph takes packed rows or padded batches."""
     normalise: bool = True
     """Whether the checkpoint itself ends in a normalisation."""
+    include_prompt: bool = True
+    """Whether the graph pools the tokens of a prompt like any others."""
     assumed: str | None = None
     """What the checkpoint does not state and was taken for granted."""
     calibration: str | None = None

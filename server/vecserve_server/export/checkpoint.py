@@ -5,29 +5,27 @@ Owns the meaning of its files and the checks on them. Must not know ONNX or the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vecserve_server.domain import Json
 from vecserve_server.errors import ModelError
 from vecserve_server.export.card import sha256_of
 from vecserve_server.export.family import ModelConfigJson
 from vecserve_server.export.json_file import existing, read_object, read_object_if_there
 from vecserve_server.export.modules import Modules, read_modules
-
-_NO_LIMIT = 1_000_000
-"""`model_max_length` is a huge number where a tokenizer knows no limit."""
-_SLOW_TOKENIZERS = (
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.model",
-    "vocab.txt",
-    "vocab.json",
+from vecserve_server.export.sentence_settings import (
+    SENTENCE_FILES,
+    SentenceSettings,
+    read_sentence_settings,
 )
+from vecserve_server.export.tokenizer_settings import lower_casing, read_tokenizer
+
+_ADAPTER = "adapter_config.json"
+_NAME = "config_sentence_transformers.json"
+_OWN_PROMPTS = ("query", "document")
+"""sentence-transformers knows these names, with empty prompts, whether they are stated or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +36,10 @@ class Checkpoint:
     config: ModelConfigJson
     modules: Modules
     tokenizer_json: bytes
-    max_seq_length: int | None
-    """The limit that the authors set, special tokens included; None where they set none."""
+    truncation_side: str
+    """`right` or `left`: the end at which texts that are too long are cut."""
+    sentence: SentenceSettings
+    """What sentence-transformers keeps beside the encoder."""
     model_max_length: int | None
     """The tokenizer's limit, which may exceed what the encoder takes."""
     prompts: Mapping[str, str]
@@ -64,23 +64,41 @@ def read_checkpoint(
     """
     _check_hashes(folder, expected_sha256 or {})
     modules = read_modules(folder)
+    if (modules.encoder / _ADAPTER).is_file():
+        raise ModelError(f"{_ADAPTER}: an adapter is not applied; merge it into the weights first")
     config_file = existing(modules.encoder / "config.json")
-    tokenizer_file = _tokenizer_file(modules.encoder)
-    prompts, default_prompt = _prompts(folder)
-    lower_case, max_seq_length = _sentence_settings(modules.encoder)
-    tokenizer_json = tokenizer_file.read_bytes()
+    config = ModelConfigJson(read_object(config_file))
+    tokenizer = read_tokenizer(modules.encoder, config)
+    # Without modules.json sentence-transformers reads none of its own files.
+    chained = modules.assumed is None
+    sentence = read_sentence_settings(modules.encoder) if chained else SentenceSettings()
+    prompts, default_prompt = _prompts(folder) if chained else ({}, None)
+    prompt_files = (folder / _NAME,) if chained and (folder / _NAME).is_file() else ()
     return Checkpoint(
         folder=folder,
-        config=ModelConfigJson(read_object(config_file)),
-        modules=modules,
-        tokenizer_json=_lower_casing(tokenizer_json) if lower_case else tokenizer_json,
-        max_seq_length=max_seq_length,
-        model_max_length=_model_max_length(modules.encoder),
+        config=config,
+        modules=modules if chained else replace(modules, assumed=_assumed(modules)),
+        tokenizer_json=(
+            lower_casing(tokenizer.tokenizer_json)
+            if sentence.lower_case
+            else tokenizer.tokenizer_json
+        ),
+        truncation_side=tokenizer.truncation_side,
+        sentence=sentence,
+        model_max_length=tokenizer.max_tokens,
         prompts=prompts,
         default_prompt=default_prompt,
         licence=_licence(folder),
-        files=(config_file, tokenizer_file, *modules.files),
+        files=(config_file, *tokenizer.files, *sentence.files, *prompt_files, *modules.files),
     )
+
+
+def _assumed(modules: Modules) -> str:
+    """Say what was taken for granted, and which files count for nothing without `modules.json`."""
+    files = (modules.encoder / name for name in (*SENTENCE_FILES, _NAME))
+    names = [file.name for file in files if read_object_if_there(file)]
+    unread = f", without which {names[0]} is not read either" if names else ""
+    return f"{modules.assumed}{unread}"
 
 
 def _check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
@@ -90,70 +108,31 @@ def _check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
             raise ModelError(f"{name}: sha256 is {found}, expected {digest}")
 
 
-def _tokenizer_file(folder: Path) -> Path:
-    path = folder / "tokenizer.json"
-    slow = [name for name in _SLOW_TOKENIZERS if (folder / name).is_file()]
-    if slow and not path.is_file():
-        raise ModelError(
-            f"tokenizer.json is missing from {folder}: {slow[0]} alone is not read; write it with "
-            "transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
-    return existing(path)
-
-
-def _sentence_settings(encoder: Path) -> tuple[bool, int | None]:
-    """Return whether texts are lower-cased first, and the longest text in tokens."""
-    name = "sentence_bert_config.json"
-    settings = read_object_if_there(encoder / name)
-    limit = settings.get("max_seq_length")
-    if limit is not None and not _is_positive(limit):
-        raise ModelError(f"{name}: max_seq_length is {limit!r}, not a positive whole number")
-    return settings.get("do_lower_case") is True, limit if isinstance(limit, int) else None
-
-
-def _model_max_length(encoder: Path) -> int | None:
-    limit = read_object_if_there(encoder / "tokenizer_config.json").get("model_max_length")
-    known = isinstance(limit, int) and _is_positive(limit) and limit < _NO_LIMIT
-    return limit if known and isinstance(limit, int) else None
-
-
-def _is_positive(value: Json) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _lower_casing(tokenizer_json: bytes) -> bytes:
-    """Return the tokenizer with lower-casing before its own normalisation."""
-    try:
-        tokenizer = json.loads(tokenizer_json)
-        steps = [{"type": "Lowercase"}, tokenizer["normalizer"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"tokenizer.json: not a usable tokenizer ({error})") from error
-    normalizers = [step for step in steps if step is not None]
-    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": normalizers}
-    return json.dumps(tokenizer, ensure_ascii=False).encode()
-
-
 def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
-    path = folder / "config_sentence_transformers.json"
-    settings = read_object_if_there(path)
+    settings = read_object_if_there(folder / _NAME)
+    kind = settings.get("model_type")
+    if kind not in (None, "SentenceTransformer"):
+        raise ModelError(f"{_NAME}: model_type {kind!r} is not supported (SentenceTransformer is)")
     prompts = settings.get("prompts") or {}
     default = settings.get("default_prompt_name")
     if not isinstance(prompts, dict):
-        raise ModelError(f"{path.name}: prompts is not an object")
-    texts = {name: text for name, text in prompts.items() if isinstance(text, str)}
+        raise ModelError(f"{_NAME}: prompts is not an object")
+    texts = {name: text or "" for name, text in prompts.items() if isinstance(text, str | None)}
     if len(texts) != len(prompts):
-        raise ModelError(f"{path.name}: a prompt is not a string")
+        raise ModelError(f"{_NAME}: a prompt is not a string")
     if default is None:
         return texts, None
+    if default in _OWN_PROMPTS:
+        texts.setdefault(str(default), "")
     if not isinstance(default, str) or default not in texts:
-        raise ModelError(f"{path.name}: default_prompt_name {default!r} names no prompt")
+        raise ModelError(f"{_NAME}: default_prompt_name {default!r} names no prompt")
     return texts, default
 
 
 def _licence(folder: Path) -> str | None:
     """Return the licence that the front matter of README.md states."""
     path = folder / "README.md"
-    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    text = path.read_text("utf-8-sig", errors="replace") if path.exists() else ""
     front_matter = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     stated = re.search(r"^license:\s*(\S+)", front_matter[1] if front_matter else "", re.MULTILINE)
     return stated[1] if stated else None

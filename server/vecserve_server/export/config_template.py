@@ -17,6 +17,8 @@ def render_config(
     precision: str,
     layout: str = "packed",
     normalise: bool = True,
+    include_prompt: bool = True,
+    truncation_side: str = "right",
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
 ) -> str:
@@ -44,6 +46,14 @@ def render_config(
     if not normalise:
         lines.append(
             _parameter("normalise", "false", "Vectors keep the length that the model gives them.")
+        )
+    if truncation_side != "right":
+        lines.append(
+            _parameter("truncation_side", truncation_side, "The end that texts lose, if too long.")
+        )
+    if not include_prompt:
+        lines.append(
+            _parameter("include_prompt", "false", "The tokens of a prompt are left out of pooling.")
         )
     for key, text in (prompts or {}).items():
         lines.append(

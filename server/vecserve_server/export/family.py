@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -26,8 +27,8 @@ class Family(Protocol):
     """One architecture family, such as BERT."""
 
     @property
-    def architectures(self) -> tuple[str, ...]:
-        """Names under `architectures` of `config.json` that this family builds."""
+    def class_by_model_type(self) -> Mapping[str, str]:
+        """What `model_type` of `config.json` may be, and how the names of its classes begin."""
         ...
 
     def size(self, config: ModelConfigJson) -> FamilySize:
@@ -57,12 +58,28 @@ class ModelConfigJson:
 
     values: Mapping[str, Json]
 
-    def architecture(self) -> str:
-        """Return the first of `architectures`."""
+    def model_type(self) -> str | None:
+        """Return `model_type`, None where the file does not state it."""
+        value = self.values.get("model_type")
+        return value if isinstance(value, str) and value else None
+
+    def architecture(self) -> str | None:
+        """Return the first of `architectures`, None where the file states none."""
         names = self.values.get("architectures")
-        if not isinstance(names, list) or not names or not isinstance(names[0], str):
-            raise ModelError("config.json: architectures is missing or not a list of names")
-        return names[0]
+        first = names[0] if isinstance(names, list) and names else None
+        return first if isinstance(first, str) else None
+
+    def filled(
+        self, defaults: Mapping[str, Json], *, aliases: Mapping[str, str] = MappingProxyType({})
+    ) -> ModelConfigJson:
+        """Return the settings with the family's defaults for those that are not stated.
+
+        `aliases` maps other names of settings to those that the family uses.
+        """
+        renamed = {
+            name: self.values[alias] for alias, name in aliases.items() if alias in self.values
+        }
+        return ModelConfigJson({**defaults, **renamed, **self.values})
 
     def integer(self, key: str, default: int | None = None) -> int:
         """Return a positive whole number."""
@@ -126,7 +143,7 @@ class Weights:
     def take(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Return a tensor; raises `ModelError` where it is missing or has another shape."""
         full_name = self.prefix + name
-        tensor = self.tensors.get(full_name)
+        tensor = self.tensors.get(full_name, self.tensors.get(_older_name(full_name)))
         if tensor is None:
             raise ModelError(f"model.safetensors: tensor {full_name} is missing")
         if tensor.shape != shape:
@@ -135,6 +152,15 @@ class Weights:
                 f"model.safetensors: tensor {full_name} has shape {found}, expected {expected}"
             )
         return tensor
+
+
+def _older_name(name: str) -> str:
+    """Return what checkpoints converted from TensorFlow call a normalisation's tensors."""
+    stem, dot, kind = name.rpartition(".")
+    return f"{stem}{dot}{_OLDER_KINDS.get(kind, kind)}"
+
+
+_OLDER_KINDS: Mapping[str, str] = MappingProxyType({"weight": "gamma", "bias": "beta"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

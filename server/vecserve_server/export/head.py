@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from vecserve_server.domain import Vectors
 from vecserve_server.errors import ModelError
-from vecserve_server.export.blocks import TokenPlaces, activation
+from vecserve_server.export.activations import activation
+from vecserve_server.export.blocks import TokenPlaces
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.pooling import POOLING_BY_NAME
 
@@ -48,6 +49,8 @@ class Head:
 
     poolings: tuple[str, ...]
     steps: tuple[Step, ...] = ()
+    include_prompt: bool = True
+    """Whether the tokens of a prompt count in the pooling; else their ids come marked."""
     normalise: bool = True
     """Whether the model's users expect vectors of length 1; the graph is the same either way."""
 

@@ -5,22 +5,24 @@ Owns the order of the steps: read, build, measure, put in place. Must not know h
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from vecserve_server.domain import MODEL_CONFIG_FILE
+from vecserve_server.domain import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
-from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
+from vecserve_server.errors import AlreadyExists, InvalidArgument, ModelError, StorageError
 from vecserve_server.export import openvino_build
 from vecserve_server.export.calibration import SHIPPED_TEXTS, Calibration, CalibrationSource
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
-from vecserve_server.export.encoder_graph import is_supported
+from vecserve_server.export.families import is_supported
+from vecserve_server.export.family import ModelConfigJson
+from vecserve_server.export.json_file import read_object
 from vecserve_server.export.memory import available_memory_bytes
+from vecserve_server.export.modules import encoder_folder
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
 from vecserve_server.export.parity import check_parity, embed_with, measure
 from vecserve_server.export.ready_made import find_onnx, ready_made
@@ -32,8 +34,6 @@ Progress: TypeAlias = Callable[[str, float], None]
 """Told each step and the fraction done before it, in [0, 1]."""
 
 VERSION = "1"
-
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,11 @@ class Build(Protocol):
     @property
     def max_tokens(self) -> int:
         """Longest text, special tokens included."""
+        ...
+
+    @property
+    def clamped(self) -> str | None:
+        """Which limit of the checkpoint's own is not kept, in words."""
         ...
 
     @property
@@ -151,13 +156,21 @@ def import_model(  # noqa: PLR0913 - a use case with its options, all but three 
     return card
 
 
+def is_buildable(folder: Path) -> bool:
+    """Return whether the encoder of a folder can be built from its weights, by its settings."""
+    try:
+        return is_supported(ModelConfigJson(read_object(encoder_folder(folder) / "config.json")))
+    except ModelError:
+        return True  # the import will say what is wrong
+
+
 def _check_request(name: str, precisions: tuple[str, ...]) -> None:
     unknown = set(precisions) - MODEL_FILE_BY_PRECISION.keys()
     if unknown:
         supported = ", ".join(MODEL_FILE_BY_PRECISION)
         raise InvalidArgument("precisions", f"{sorted(unknown)} are not among {supported}")
-    if not _NAME.fullmatch(name):
-        raise InvalidArgument("name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot")
+    if not MODEL_NAME_PATTERN.fullmatch(name):
+        raise InvalidArgument("name", f"{name!r}: {MODEL_NAME_RULE}")
 
 
 def _check_is_free(repository: Path, name: str, *, replace: bool) -> None:
@@ -172,7 +185,7 @@ def _open(
     calibration: CalibrationSource,
 ) -> Build:
     """Choose how to build: from the weights where that can be done, else from an ONNX file."""
-    file = find_onnx(checkpoint.folder)
+    file = find_onnx(checkpoint.modules.encoder) or find_onnx(checkpoint.folder)
     buildable = has_weights(checkpoint.modules.encoder) and is_supported(checkpoint.config)
     if file is None or buildable:
         return packed_build(
@@ -230,7 +243,8 @@ def _build(
         layout=build.layout,
         pooling="+".join(checkpoint.modules.head.poolings),
         normalise=checkpoint.modules.head.normalise,
-        assumed=checkpoint.modules.assumed,
+        include_prompt=checkpoint.modules.head.include_prompt,
+        assumed="; ".join(filter(None, (checkpoint.modules.assumed, build.clamped))) or None,
         dim=build.dim,
         max_tokens=build.max_tokens,
         calibration=calibration_name if "int8" in precisions else None,
@@ -252,6 +266,8 @@ def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:
         precision=precision,
         layout=card.layout,
         normalise=card.normalise,
+        include_prompt=card.include_prompt,
+        truncation_side=checkpoint.truncation_side,
         prompts=checkpoint.prompts,
         default_prompt=checkpoint.default_prompt,
     )

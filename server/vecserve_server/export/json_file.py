@@ -5,6 +5,7 @@ Owns the wording of what is wrong with one. Must not know what the files mean.
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import TypeAlias
@@ -38,7 +39,12 @@ def read_object_if_there(path: Path) -> JsonObject:
 def read_json(path: Path) -> Json:
     """Return a file's value; raises `ModelError` where it is missing or malformed."""
     try:
-        value: Json = json.loads(existing(path).read_bytes())
+        value: Json = json.loads(without_mark(existing(path).read_bytes()))
     except ValueError as error:
         raise ModelError(f"{path.name}: not valid JSON ({error})") from error
     return value
+
+
+def without_mark(content: bytes) -> bytes:
+    """Return a file's content without the byte order mark that some editors put before it."""
+    return content.removeprefix(codecs.BOM_UTF8)

@@ -5,15 +5,16 @@ Owns the names and the wiring of ModernBERT checkpoints. Must not know pooling, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.errors import ModelError
+from vecserve_server.export.activations import activation
 from vecserve_server.export.blocks import (
     PackedRows,
-    activation,
     attention,
     layer_norm,
     sliding_window_bias,
@@ -31,12 +32,13 @@ class ModernBertFamily:
     """Build `ModernBertModel` checkpoints, with or without a task head around them."""
 
     @property
-    def architectures(self) -> tuple[str, ...]:
+    def class_by_model_type(self) -> Mapping[str, str]:
         """See `Family`."""
-        return ("ModernBertModel", "ModernBertForMaskedLM")
+        return {"modernbert": "ModernBert"}
 
     def size(self, config: ModelConfigJson) -> FamilySize:
         """See `Family`."""
+        config = _config(config)
         hidden, heads = config.divided("hidden_size", "num_attention_heads")
         if hidden // heads % 2:
             raise ModelError(f"config.json: heads of {hidden // heads} cannot be rotated in pairs")
@@ -44,16 +46,17 @@ class ModernBertFamily:
 
     def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
+        config = _config(parts.config)
         build = _ModernBertBuild(
             graph=parts.graph,
             rows=parts.rows,
-            config=parts.config,
+            config=config,
             weights=parts.weights.under(("model.",), "embeddings.tok_embeddings.weight"),
             linear=parts.linear,
-            hidden=self.size(parts.config).hidden,
+            hidden=self.size(config).hidden,
         )
         states = build.embeddings()
-        kinds = _layer_kinds(parts.config)
+        kinds = _layer_kinds(config)
         views = {kind: build.view(kind) for kind in sorted(set(kinds))}
         for i, kind in enumerate(kinds):
             states = build.layer(states, i, views[kind])
@@ -91,7 +94,7 @@ class _ModernBertBuild:
     def view(self, kind: str) -> _View:
         bias = self.rows.attention_bias
         if kind == _SLIDING:
-            reach = self.config.integer("local_attention", 128) // 2
+            reach = self.config.integer("local_attention") // 2
             bias = sliding_window_bias(self.graph, self.rows, reach=reach)
         angles = self._angles(_theta(self.config, kind))
         tables = [self.graph.const(f(angles).astype(np.float32)) for f in (np.cos, np.sin)]
@@ -110,7 +113,7 @@ class _ModernBertBuild:
         scale = self.weights.take(f"{name}.weight", self.hidden)
         with_bias = self.config.flag("norm_bias", default=False)
         shift = self.weights.take(f"{name}.bias", self.hidden) if with_bias else None
-        epsilon = self.config.number("norm_eps", 1e-5)
+        epsilon = self.config.number("norm_eps")
         return layer_norm(self.graph, x, scale, shift, epsilon=epsilon)
 
     def _attention(self, states: Value, name: str, view: _View) -> Value:
@@ -131,7 +134,7 @@ class _ModernBertBuild:
         inner = self.config.integer("intermediate_size")
         wide = self._linear(states, f"{name}.Wi", self.hidden, 2 * inner, bias="mlp_bias")
         passed, gate = self.graph.ops("Split", wide, outputs=2, axis=1, num_outputs=2)
-        passed = activation(self.graph, self.config.text("hidden_activation", "gelu"), passed)
+        passed = activation(self.graph, self.config.text("hidden_activation"), passed)
         gated = self.graph.op("Mul", passed, gate)
         return self._linear(gated, f"{name}.Wo", inner, self.hidden, bias="mlp_bias")
 
@@ -149,6 +152,23 @@ class _ModernBertBuild:
         # In float32, as the original computes them.
         speed = 1 / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / width)
         return np.asarray(np.outer(np.arange(places, dtype=np.float32), speed), np.float32)
+
+
+def _config(config: ModelConfigJson) -> ModelConfigJson:
+    """Return the settings with their defaults."""
+    return config.filled(
+        {
+            "hidden_activation": "gelu",
+            "hidden_size": 768,
+            "intermediate_size": 1152,
+            "local_attention": 128,
+            "max_position_embeddings": 8192,
+            "norm_eps": 1e-5,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 22,
+            "vocab_size": 50368,
+        }
+    )
 
 
 def _layer_kinds(config: ModelConfigJson) -> list[str]:

@@ -12,7 +12,12 @@ from pathlib import Path
 
 from vecserve_server.errors import ModelError
 from vecserve_server.export.head import Dense, Head, Normalise, Step
-from vecserve_server.export.json_file import JsonObject, read_json, read_object
+from vecserve_server.export.json_file import (
+    JsonObject,
+    read_json,
+    read_object,
+    read_object_if_there,
+)
 from vecserve_server.export.pooling import POOLING_BY_NAME
 from vecserve_server.export.tensors import WEIGHTS_FILE, weight_files
 
@@ -56,6 +61,7 @@ def read_modules(folder: Path) -> Modules:
         encoder=chain[0][1],
         head=Head(
             poolings=read_poolings(chain[1][1] / "config.json"),
+            include_prompt=_include_prompt(chain[1][1] / "config.json"),
             steps=tuple(steps[:-1] if normalise else steps),
             normalise=normalise,
         ),
@@ -63,19 +69,35 @@ def read_modules(folder: Path) -> Modules:
     )
 
 
+def encoder_folder(folder: Path) -> Path:
+    """Return the folder of the transformer; raises `ModelError` for an unsupported chain."""
+    if not (folder / "modules.json").exists():
+        return folder
+    chain = _chain(folder)
+    return chain[0][1] if chain else folder
+
+
 def read_poolings(path: Path) -> tuple[str, ...]:
-    """Return the pooling modes that a module's `config.json` names, in joining order."""
+    """Return the pooling modes that a module's `config.json` names, in joining order.
+
+    Mean where it names none, as in sentence-transformers.
+    """
     config = read_object(path)
     where = f"{path.parent.name}/{path.name}"
-    if config.get("include_prompt") is False:
-        raise ModelError(f"{where}: include_prompt = false is not supported")
-    modes = _stated_modes(config) or _switched_on_modes(config)
+    modes = _stated_modes(config) or _switched_on_modes(config) or ["mean"]
     unknown = [mode for mode in modes if mode not in POOLING_BY_NAME]
-    if unknown or not modes:
+    if unknown:
         supported = ", ".join(POOLING_BY_NAME)
-        found = f"pooling mode {unknown[0]!r}" if unknown else "no pooling mode"
-        raise ModelError(f"{where}: {found} (supported: {supported})")
+        raise ModelError(f"{where}: pooling mode {unknown[0]!r} (supported: {supported})")
     return tuple(modes)
+
+
+def _include_prompt(path: Path) -> bool:
+    value = read_object(path).get("include_prompt", True)
+    if not isinstance(value, bool):
+        where = f"{path.parent.name}/{path.name}"
+        raise ModelError(f"{where}: include_prompt is {value!r}, not true or false")
+    return value
 
 
 def _stated_modes(config: JsonObject) -> list[str]:
@@ -105,7 +127,12 @@ def _chain(folder: Path) -> list[tuple[str, Path]]:
     for module in listed:
         if not isinstance(module, dict):
             raise ModelError("modules.json: a module is not an object")
-        kind = str(module.get("type", "")).rpartition(".")[2]
+        package, _, kind = str(module.get("type", "")).rpartition(".")
+        if package.partition(".")[0] != _PACKAGE:
+            raise ModelError(
+                f"modules.json: type {module.get('type')!r} is code of the checkpoint's own, "
+                "which is not run"
+            )
         allowed = ("Dense", "Dropout", "Normalize") if len(chain) > 1 else _FIRST[len(chain)]
         if kind not in allowed:
             raise ModelError(
@@ -121,6 +148,7 @@ def _files(folders: Iterable[Path]) -> Iterator[Path]:
         yield from (folder / name for name in _MODULE_FILES if (folder / name).is_file())
 
 
+_PACKAGE = "sentence_transformers"
 _SENTENCE = "sentence_embedding"
 _MODULE_FILES = ("config.json", WEIGHTS_FILE)
 _FIRST = (("Transformer",), ("Pooling",))
@@ -133,16 +161,26 @@ def _subfolder(folder: Path, relative: str) -> Path:
 
 
 def _step(kind: str, folder: Path) -> Step:
-    return _dense(folder) if kind == "Dense" else Normalise()
+    if kind == "Dense":
+        return _dense(folder)
+    _check_names(folder, read_object_if_there(folder / "config.json"))
+    return Normalise()
+
+
+def _check_names(folder: Path, config: JsonObject) -> None:
+    """Refuse a module between other values than the pooled vectors."""
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, _SENTENCE):
+            raise ModelError(
+                f"{folder.name}/config.json: {key} must be {_SENTENCE}, found {config[key]!r}"
+            )
 
 
 def _dense(folder: Path) -> Dense:
     config = read_object(folder / "config.json")
-    if config.get("module_input_name", _SENTENCE) != _SENTENCE:
-        raise ModelError(
-            f"{folder.name}/config.json: module_input_name must be {_SENTENCE}, "
-            f"found {config['module_input_name']!r}"
-        )
+    _check_names(folder, config)
+    if config.get("use_residual"):
+        raise ModelError(f"{folder.name}/config.json: use_residual is not supported")
     weights = weight_files(folder).read()
     if "linear.weight" not in weights or weights["linear.weight"].ndim != 2:
         raise ModelError(f"{folder.name}/model.safetensors: tensor linear.weight [N, K] is missing")
@@ -157,21 +195,34 @@ def _dense(folder: Path) -> Dense:
 
 def _activation(folder: Path, config: JsonObject) -> str:
     """Return the exporter's name for a PyTorch class such as `torch.nn.modules.activation.Tanh`."""
-    stated = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
-    if stated not in _ACTIVATION_BY_CLASS:
+    stated = str(config.get("activation_function", _DEFAULT_ACTIVATION))
+    package, _, name = stated.rpartition(".")
+    if package.partition(".")[0] != "torch" or name not in _ACTIVATION_BY_CLASS:
         known = ", ".join(_ACTIVATION_BY_CLASS)
         raise ModelError(
             f"{folder.name}/config.json: activation_function {stated} is not supported "
-            f"(supported: {known})"
+            f"(supported, of torch.nn: {known})"
         )
-    return _ACTIVATION_BY_CLASS[stated]
+    return _ACTIVATION_BY_CLASS[name]
 
 
+_DEFAULT_ACTIVATION = "torch.nn.modules.activation.Tanh"
 _ACTIVATION_BY_CLASS = {
     "Identity": "identity",
     "Tanh": "tanh",
     "GELU": "gelu",
     "ReLU": "relu",
+    "ReLU6": "relu6",
+    "LeakyReLU": "leaky_relu",
+    "ELU": "elu",
+    "SELU": "selu",
     "Sigmoid": "sigmoid",
+    "LogSigmoid": "logsigmoid",
+    "Hardsigmoid": "hardsigmoid",
+    "Hardswish": "hardswish",
+    "Hardtanh": "hardtanh",
+    "Mish": "mish",
     "SiLU": "silu",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
 }

@@ -7,11 +7,12 @@ precision or files.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.export.bert import bert_shape
+from vecserve_server.export.bert import bert_config, bert_shape
 from vecserve_server.export.blocks import position_distance
 from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
 from vecserve_server.export.graph import Value
@@ -28,6 +29,7 @@ _LAYER = LayerNames(
     down="output.dense",
     output_norm="output.LayerNorm",
 )
+_VOCABULARY = 30527
 _FIRST_POSITION = 2
 _FARTHEST = 128
 """Distances from here on share a bucket."""
@@ -37,30 +39,32 @@ class MPNetFamily:
     """Build `MPNetModel` checkpoints, with or without a task head around them."""
 
     @property
-    def architectures(self) -> tuple[str, ...]:
+    def class_by_model_type(self) -> Mapping[str, str]:
         """See `Family`."""
-        return ("MPNetModel", "MPNetForMaskedLM")
+        return {"mpnet": "MPNet"}
 
     def size(self, config: ModelConfigJson) -> FamilySize:
         """See `Family`."""
+        config = bert_config(config, vocab_size=_VOCABULARY)
         places = config.integer("max_position_embeddings")
         return FamilySize(hidden=bert_shape(config).hidden, max_tokens=places - _FIRST_POSITION)
 
     def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = post_norm_build(parts, prefix="mpnet.", shape=bert_shape(parts.config))
+        config = bert_config(parts.config, vocab_size=_VOCABULARY)
+        build = post_norm_build(parts, prefix="mpnet.", shape=bert_shape(config))
         first = parts.graph.const(np.int64(_FIRST_POSITION))
         states = build.embeddings(
-            words=("embeddings.word_embeddings.weight", parts.config.integer("vocab_size")),
+            words=("embeddings.word_embeddings.weight", config.integer("vocab_size")),
             positions=(
                 "embeddings.position_embeddings.weight",
-                parts.config.integer("max_position_embeddings"),
+                config.integer("max_position_embeddings"),
             ),
             token_types=None,
             at=parts.graph.op("Add", parts.rows.places.positions, first),
             norm="embeddings.LayerNorm",
         )
-        return build.layers(states, _LAYER, _relative_bias(build, parts.config))
+        return build.layers(states, _LAYER, _relative_bias(build, config))
 
 
 def _relative_bias(build: PostNormBuild, config: ModelConfigJson) -> Value:

@@ -18,9 +18,10 @@ from vecserve_server.export.calibration import (
     calibration_sequences,
 )
 from vecserve_server.export.checkpoint import Checkpoint
-from vecserve_server.export.encoder_graph import encoder_graph, family_for
+from vecserve_server.export.encoder_graph import encoder_graph
+from vecserve_server.export.families import class_name, family_for
 from vecserve_server.export.family import FamilySize, Weights
-from vecserve_server.export.limits import max_tokens
+from vecserve_server.export.limits import TokenLimit, token_limit
 from vecserve_server.export.linear import Int8Linear, float_linear
 from vecserve_server.export.memory import check_fits
 from vecserve_server.export.model_file import save_model
@@ -37,9 +38,19 @@ class PackedBuild:
 
     checkpoint: Checkpoint
     weights: Weights
-    max_tokens: int
+    limit: TokenLimit
     weight_paths: tuple[Path, ...]
     calibration_source: CalibrationSource = SHIPPED_TEXTS
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Build`."""
+        return self.limit.tokens
+
+    @property
+    def clamped(self) -> str | None:
+        """See `Build`."""
+        return self.limit.clamped
 
     @property
     def dim(self) -> int:
@@ -49,7 +60,7 @@ class PackedBuild:
     @property
     def architecture(self) -> str:
         """See `Build`."""
-        return self.checkpoint.config.architecture()
+        return class_name(self.checkpoint.config)
 
     @property
     def layout(self) -> str:
@@ -101,7 +112,7 @@ def packed_build(
     checkpoint.modules.head.dim(_size(checkpoint).hidden)
     return PackedBuild(
         checkpoint=checkpoint,
-        max_tokens=max_tokens(checkpoint, longest=longest, wanted=max_length),
+        limit=token_limit(checkpoint, longest=longest, wanted=max_length),
         weights=Weights(found.read()),
         weight_paths=found.files,
         calibration_source=calibration,
@@ -109,4 +120,4 @@ def packed_build(
 
 
 def _size(checkpoint: Checkpoint) -> FamilySize:
-    return family_for(checkpoint.config.architecture()).size(checkpoint.config)
+    return family_for(checkpoint.config).size(checkpoint.config)

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.export.activations import activation
 from vecserve_server.export.blocks import (
     PackedRows,
-    activation,
     attention,
     layer_norm,
     split_in_rows,

@@ -13,17 +13,22 @@ import onnx
 from onnx import TensorProto, version_converter
 
 from vecserve_server.errors import ModelError
-from vecserve_server.export.blocks import TokenPlaces
+from vecserve_server.export.blocks import TokenPlaces, plain_ids
 from vecserve_server.export.calibration import Calibration
 from vecserve_server.export.checkpoint import Checkpoint
-from vecserve_server.export.encoder_graph import family_for, is_supported
+from vecserve_server.export.external_data import (
+    ONNX_FILES,
+    external_files,
+    load_model,
+    take_in,
+)
+from vecserve_server.export.families import family_for, is_supported
 from vecserve_server.export.graph import GraphBuilder, Value
 from vecserve_server.export.head import EMBEDDING, NORM, Head, add_head, publish
-from vecserve_server.export.limits import max_tokens
+from vecserve_server.export.limits import TokenLimit, token_limit
 from vecserve_server.export.memory import check_fits
 from vecserve_server.export.model_file import save_model
-
-ONNX_FILES = ("model.onnx", "onnx/model.onnx")
+from vecserve_server.export.sentence_settings import is_positive
 
 _TAKEN = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs of the finished model, int64 [N, T]; the last where the file has it."""
@@ -33,6 +38,9 @@ _STATES = ("last_hidden_state", "token_embeddings")
 _OLDEST_OPSET = 20
 """The first in which every operator of a head is standard."""
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx")
+"""What families call the number of their positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +50,19 @@ class ReadyMade:
     file: Path
     model: onnx.ModelProto
     dim: int
-    max_tokens: int
+    limit: TokenLimit
+    weight_paths: tuple[Path, ...]
+    """The files that hold the graph and its tensors."""
 
     @property
-    def weight_paths(self) -> tuple[Path, ...]:
-        """Return the files that hold the graph and its tensors."""
-        beside = sorted(self.file.parent.glob(f"{self.file.name}[_.]*"))
-        return (self.file, *beside)
+    def max_tokens(self) -> int:
+        """See `Build`."""
+        return self.limit.tokens
+
+    @property
+    def clamped(self) -> str | None:
+        """See `Build`."""
+        return self.limit.clamped
 
     @property
     def architecture(self) -> str:
@@ -92,22 +106,30 @@ def ready_made(
     Raises `ModelError` for a damaged file, for inputs and outputs that are not a text encoder's,
     and for too little memory.
     """
-    check_fits(sum(path.stat().st_size for path in file.parent.glob("*.onnx*")), memory_limit_bytes)
-    longest = _longest(checkpoint)
-    model = _read(file)
-    dim = _finish(model, checkpoint.modules.head, file.name)
-    chosen = max_tokens(checkpoint, longest=longest, wanted=max_length)
-    return ReadyMade(file=file, model=model, dim=dim, max_tokens=chosen)
+    check_fits(file.stat().st_size, memory_limit_bytes)
+    model = load_model(file)
+    files = (file, *external_files(model, file))
+    size_bytes = sum(path.stat().st_size for path in files if path.is_file())
+    check_fits(size_bytes, memory_limit_bytes)
+    limit = token_limit(checkpoint, longest=_longest(checkpoint), wanted=max_length)
+    take_in(model, file)
+    model = _raised(model, file)
+    return ReadyMade(
+        file=file,
+        model=model,
+        dim=_finish(model, checkpoint.modules.head, file.name),
+        limit=limit,
+        weight_paths=files,
+    )
 
 
-def _read(file: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(file)
-        opset = next(
-            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
-        )
-    except Exception as error:
-        raise ModelError(f"{file.name}: not a readable ONNX model ({error})") from error
+def _raised(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """Return the model in an opset that a head can be appended in."""
+    opset = next(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None
+    )
+    if opset is None:
+        raise ModelError(f"{file.name}: not a readable ONNX model (it states no opset)")
     if opset >= _OLDEST_OPSET:
         return model
     try:
@@ -130,29 +152,36 @@ def _finish(model: onnx.ModelProto, head: Head, name: str) -> int:
     kind = outputs[chosen].type.tensor_type
     width = kind.shape.dim[-1].dim_value if kind.shape.dim else 0
     rank = len(kind.shape.dim)
-    if kind.elem_type != TensorProto.FLOAT or rank not in (2, 3) or width < 1:
+    if kind.elem_type not in _FLOATS or rank not in (2, 3) or width < 1:
         raise ModelError(
-            f"{name}: output {chosen} must be float32 [N, D] or [N, T, D] with a known D"
+            f"{name}: output {chosen} must be floats [N, D] or [N, T, D] with a known D"
         )
-    _take_inputs(model, name)
+    if rank == 2 and not head.include_prompt:
+        raise ModelError(f"{name}: pools by itself, which include_prompt = false does not allow")
+    marked = _take_inputs(model, name, with_marks=not head.include_prompt)
     # The finished model's outputs may be called as something within it is.
     for taken in (EMBEDDING, NORM):
         _rename(model, taken, f"given_{taken}")
     chosen = f"given_{chosen}" if chosen in (EMBEDDING, NORM) else chosen
     graph = GraphBuilder(prefix="vecserve_")
+    if kind.elem_type != TensorProto.FLOAT:
+        chosen = graph.op("Cast", chosen, to=TensorProto.FLOAT)
     if rank == 2:
         publish(graph, chosen, dim=width)
         dim = width
     else:
         flat = graph.op("Reshape", chosen, graph.const(np.array([-1, width], np.int64)))
-        add_head(graph, head, _places(graph), flat, hidden=width)
+        add_head(graph, head, _places(graph, marked), flat, hidden=width)
         dim = head.dim(width)
     graph.append_to(model)
     return dim
 
 
-def _take_inputs(model: onnx.ModelProto, name: str) -> None:
-    """Declare our inputs and derive the model's own from them, whatever their integer type."""
+def _take_inputs(model: onnx.ModelProto, name: str, *, with_marks: bool) -> Value | None:
+    """Declare our inputs and derive the model's own from them, whatever their integer type.
+
+    Returns which ids are marked, [N, T], where some may be.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name: value for value in model.graph.input if value.name not in constants}
     kinds = {key: value.type.tensor_type.elem_type for key, value in inputs.items()}
@@ -166,16 +195,19 @@ def _take_inputs(model: onnx.ModelProto, name: str) -> None:
             f"token_type_ids and position_ids; found {sorted(inputs)}"
         )
     graph = GraphBuilder(prefix="vecserve_in_")
+    marked, ids = plain_ids(graph, "input_ids") if with_marks else (None, "input_ids")
+    sources = {"input_ids": ids, **{key: _positions(graph) for key in _COMPUTED if key in inputs}}
     for key in _TAKEN:
         if key in inputs:
             graph.input(key, TensorProto.INT64, ["N", "T"])
     for key, kind in kinds.items():
-        derived: Value = _positions(graph) if key in _COMPUTED else key
+        derived: Value = sources.get(key, key)
         if kind != TensorProto.INT64:
             derived = graph.op("Cast", derived, to=kind)
         if derived != key:
             _rename(model, key, derived)
     graph.prepend_to(model)
+    return marked
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
@@ -194,8 +226,11 @@ def _positions(graph: GraphBuilder) -> Value:
     return graph.op("Max", place, graph.const(np.int64(0)))
 
 
-def _places(graph: GraphBuilder) -> TokenPlaces:
-    """Describe padded batches [N, T] as a head wants them: by token and by sequence."""
+def _places(graph: GraphBuilder, marked: Value | None) -> TokenPlaces:
+    """Describe padded batches [N, T] as a head wants them: by token and by sequence.
+
+    Tokens that are `marked` belong to none.
+    """
     flat = graph.const(np.array([-1], np.int64))
     count = graph.op("Shape", "attention_mask", end=1)
     zero, one = graph.const(np.int64(0)), graph.const(np.int64(1))
@@ -203,6 +238,8 @@ def _places(graph: GraphBuilder) -> TokenPlaces:
     sequences = graph.op("Range", zero, scalar, one)
     column = graph.op("Unsqueeze", sequences, graph.const(np.array([1], np.int64)))
     real = graph.op("Greater", "attention_mask", zero)
+    if marked is not None:
+        real = graph.op("And", real, graph.op("Not", marked))
     segments = graph.op("Where", real, column, graph.const(np.int64(-1)))
     return TokenPlaces(
         positions=graph.op("Reshape", _positions(graph), flat),
@@ -211,9 +248,10 @@ def _places(graph: GraphBuilder) -> TokenPlaces:
     )
 
 
-def _longest(checkpoint: Checkpoint) -> int:
+def _longest(checkpoint: Checkpoint) -> int | None:
     """Return the longest text that the encoder takes, as well as the files tell."""
     config = checkpoint.config
     if is_supported(config):
-        return family_for(config.architecture()).size(config).max_tokens
-    return config.integer("max_position_embeddings")
+        return family_for(config).size(config).max_tokens
+    stated = next((key for key in _LENGTH_KEYS if is_positive(config.values.get(key))), None)
+    return None if stated is None else config.integer(stated)

@@ -5,9 +5,11 @@ Owns where the positions start. Must not know pooling, precision or files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from vecserve_server.export.bert import bert_shape, bert_states
+from vecserve_server.export.bert import bert_config, bert_shape, bert_states
 from vecserve_server.export.family import EncoderParts, FamilySize, ModelConfigJson
 from vecserve_server.export.graph import Value
 from vecserve_server.export.post_norm import post_norm_build
@@ -17,13 +19,13 @@ class RobertaFamily:
     """Build `RobertaModel` checkpoints and those of its renamed copies."""
 
     @property
-    def architectures(self) -> tuple[str, ...]:
+    def class_by_model_type(self) -> Mapping[str, str]:
         """See `Family`."""
-        names = ("Roberta", "XLMRoberta", "Camembert")
-        return tuple(f"{name}{head}" for name in names for head in ("Model", "ForMaskedLM"))
+        return {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 
     def size(self, config: ModelConfigJson) -> FamilySize:
         """See `Family`."""
+        config = _config(config)
         places = config.integer("max_position_embeddings")
         return FamilySize(
             hidden=bert_shape(config).hidden, max_tokens=places - first_position(config)
@@ -31,11 +33,16 @@ class RobertaFamily:
 
     def token_states(self, parts: EncoderParts) -> Value:
         """See `Family`."""
-        build = post_norm_build(parts, prefix="roberta.", shape=bert_shape(parts.config))
-        first = parts.graph.const(np.int64(first_position(parts.config)))
-        return bert_states(
-            build, parts.config, parts.graph.op("Add", parts.rows.places.positions, first)
-        )
+        config = _config(parts.config)
+        build = post_norm_build(parts, prefix="roberta.", shape=bert_shape(config))
+        first = parts.graph.const(np.int64(first_position(config)))
+        return bert_states(build, config, parts.graph.op("Add", parts.rows.places.positions, first))
+
+
+def _config(config: ModelConfigJson) -> ModelConfigJson:
+    """Return the settings with their defaults; RoBERTa's own vocabulary is the larger one."""
+    is_roberta = config.model_type() in (None, "roberta")
+    return bert_config(config, vocab_size=50265 if is_roberta else 30522)
 
 
 def first_position(config: ModelConfigJson) -> int:

@@ -27,8 +27,8 @@ INT8 = common_pb2.VECTOR_ENCODING_INT8
 BINARY = common_pb2.VECTOR_ENCODING_BINARY
 
 MAX_DIM = 8192
-TRUNCATE: dict[int, Truncate] = {
-    embedding_pb2.TRUNCATION_UNSPECIFIED: "right",
+TRUNCATE: dict[int, Truncate | None] = {
+    embedding_pb2.TRUNCATION_UNSPECIFIED: None,
     embedding_pb2.TRUNCATION_RIGHT: "right",
     embedding_pb2.TRUNCATION_LEFT: "left",
     embedding_pb2.TRUNCATION_ERROR: "error",

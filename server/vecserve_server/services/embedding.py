@@ -16,7 +16,8 @@ import numpy as np
 
 from vecserve_server.domain import Encodings, Vectors
 from vecserve_server.encoding.model_config import EncoderConfig
-from vecserve_server.encoding.tokenizer import Tokenised
+from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.encoding.tokenizer import Tokenised, hidden_from_pooling
 from vecserve_server.errors import InvalidArgument, RequestError
 from vecserve_server.observability.metrics import Metrics, length_label
 from vecserve_server.services.catalog import Catalog, ServedModel
@@ -41,7 +42,8 @@ class EmbedOptions:
     dimensions: int = 0
     normalise: bool | None = None
     """Whether vectors get length 1; as the model is configured when None."""
-    truncate: Truncate = "right"
+    truncate: Truncate | None = None
+    """Where texts are cut that are too long; as the model is configured when None."""
     field: str = "options"
     """The field that they stand in, for messages."""
 
@@ -157,7 +159,7 @@ class EmbeddingService:
             served=served,
             texts=texts,
             prompt=resolve_prompt(options, served.text.config),
-            truncate=options.truncate,
+            truncate=options.truncate or _side(served.text.config),
             normalise=_normalises(options, served.text.config),
             deadline_ns=deadline_ns,
             start_by_ns=start_by_ns,
@@ -224,11 +226,7 @@ class EmbeddingService:
         texts = [f"{call.prompt}{call.texts[index]}" for index in piece]
 
         def work() -> list[Tokenised]:
-            return text_model.tokenizer.encode(
-                texts,
-                max_tokens=text_model.config.max_tokens,
-                truncate="left" if call.truncate == "left" else "right",
-            )
+            return tokenise(text_model, texts, prompt=call.prompt, truncate=call.truncate)
 
         started_ns = self._clock_ns()
         if sum(map(len, texts)) <= TOKENISE_ON_LOOP_CHARACTERS:
@@ -253,6 +251,24 @@ class EmbeddingService:
             call.tokens[index] = len(item.ids)
             fitting.append(index)
         return fitting
+
+
+def tokenise(
+    model: TextModel, texts: Sequence[str], *, prompt: str, truncate: Truncate
+) -> list[Tokenised]:
+    """Tokenise texts that begin with the prompt, to as many ids as the model takes."""
+    config = model.config
+    tokenised = model.tokenizer.encode(
+        texts, max_tokens=config.max_tokens, truncate="left" if truncate == "left" else "right"
+    )
+    if config.include_prompt or not prompt:
+        return tokenised
+    count = model.tokenizer.prompt_tokens(prompt, max_tokens=config.max_tokens)
+    return [hidden_from_pooling(item, count) for item in tokenised]
+
+
+def _side(config: EncoderConfig) -> Truncate:
+    return "left" if config.truncation_side == "left" else "right"
 
 
 def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:

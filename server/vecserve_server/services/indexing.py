@@ -293,7 +293,7 @@ def _source(text: str, options: EmbedOptions) -> Source:
         text=text,
         prompt_name=options.prompt_name,
         prompt_text=options.prompt_text,
-        truncate="left" if options.truncate == "left" else "",
+        truncate=options.truncate if options.truncate in ("left", "right") else "",
     )
 
 

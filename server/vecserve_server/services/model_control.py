@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from tritonclient.grpc import service_pb2
 
+from vecserve_server.domain import SHIPPED_MODEL
 from vecserve_server.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -27,7 +28,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.observability.model_statistics import StatisticsTable
-from vecserve_server.services.control import READY, ModelEntry
+from vecserve_server.services.control import READY, UNAVAILABLE, ModelEntry
 from vecserve_server.services.model_folders import (
     FoundModel,
     TemporaryRoot,
@@ -35,6 +36,7 @@ from vecserve_server.services.model_folders import (
     materialise,
     parse_config,
     scan,
+    unusable,
 )
 from vecserve_server.services.model_lifecycle import ModelLifecycle, WantedModel
 from vecserve_server.services.model_record import ModelRecord
@@ -77,6 +79,7 @@ class ModelControl:
         self._statistics = statistics
         self._log = get_logger("models")
         self._changes: set[asyncio.Task[None]] = set()
+        self._reported: dict[str, str] = {}
 
     async def start(self) -> None:
         """Load what is to be served from the start; in mode poll, begin to watch the repository.
@@ -85,12 +88,13 @@ class ModelControl:
         others stay out of service.
         """
         found = await self._scan(self._policy.names)
+        await self._report_unusable()
         required = self._required(found)
         wanted = required if self._policy.mode == "explicit" else required | set(found)
         for name in sorted(wanted):
             try:
                 if name not in found:
-                    raise ModelError(f"model {name!r} is not in {self._root}: run `make models`")
+                    raise ModelError(await self._why_missing(name))
                 await self._lifecycle.apply(WantedModel(found=found[name]))
             except VecserveError:
                 if name in required:
@@ -116,10 +120,13 @@ class ModelControl:
     async def index(self, ready_only: bool) -> Sequence[ModelEntry]:
         """List the versions of all models, those of the repository that are not loaded included."""
         found = {} if ready_only else await self._scan()
+        reasons = {} if ready_only else await self._unusable()
         entries = []
-        for name in sorted({*found, *self._lifecycle.models}):
+        for name in sorted({*found, *reasons, *self._lifecycle.models}):
             record = self._lifecycle.models.get(name)
-            entries += record.entries() if record else [ModelEntry(name, "", "", "")]
+            reason = reasons.get(name, "")
+            unknown = ModelEntry(name, "", UNAVAILABLE if reason else "", reason)
+            entries += record.entries() if record else [unknown]
         return [entry for entry in entries if entry.state == READY or not ready_only]
 
     async def load(
@@ -206,7 +213,8 @@ class ModelControl:
         if not files:
             found = (await self._scan((name,))).get(name)
             if found is None:
-                raise NotFound(f"failed to load {name!r}: it is not in the model repository")
+                reason = (await self._unusable()).get(name, "it is not in the model repository")
+                raise NotFound(f"failed to load {name!r}: {reason}")
             await self._lifecycle.apply(
                 WantedModel(found=found, config_json=config_json), retry=True
             )
@@ -226,6 +234,29 @@ class ModelControl:
     async def _scan(self, names: Collection[str] = ()) -> dict[str, FoundModel]:
         return await self._lifecycle.in_pool(lambda: scan(self._root, names))
 
+    async def _unusable(self) -> dict[str, str]:
+        return await self._lifecycle.in_pool(lambda: unusable(self._root))
+
+    async def _report_unusable(self) -> None:
+        """Log the folders that are no models, each once as long as it stays the same."""
+        reasons = await self._unusable()
+        for folder, reason in reasons.items():
+            if self._reported.get(folder) != reason:
+                log_event(
+                    self._log, logging.WARNING, "model_folder_refused", model=folder, reason=reason
+                )
+        self._reported = reasons
+
+    async def _why_missing(self, name: str) -> str:
+        reason = (await self._unusable()).get(name)
+        if reason is not None:
+            return f"model {name!r}: {reason}"
+        source = "default" if name == SHIPPED_MODEL else "SOURCE"
+        return (
+            f"model {name!r} is not in {self._root}: "
+            f"run `vecserve models add {source} --model-repository {self._root}`"
+        )
+
     async def _watch(self) -> None:
         """Follow the repository until the server ends."""
         before: Mapping[str, FoundModel] = {}
@@ -243,6 +274,7 @@ class ModelControl:
         nor does a folder that is gone for a moment.
         """
         found = await self._scan(self._policy.names)
+        await self._report_unusable()
         for name, model in found.items():
             record = self._lifecycle.models.get(name)
             if model != before.get(name) or (record and record.found == model.versions):

@@ -20,14 +20,15 @@ from typing import TypeAlias
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain import MODEL_CONFIG_FILE
+from vecserve_server.domain import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
 from vecserve_server.encoding.model_config import read_model_config
 from vecserve_server.errors import InvalidArgument, ModelError
 
 MAX_FILES = 1024
 """In one load request."""
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_LISTED = 5
+"""Most names in a message."""
 
 Signature: TypeAlias = str
 """Changes when a file of a version or the model's configuration does."""
@@ -56,10 +57,50 @@ def scan(root: Path, names: Iterable[str] = ()) -> dict[str, FoundModel]:
     return {
         folder.name: found
         for folder in sorted(root.iterdir())
-        if _NAME.fullmatch(folder.name)
+        if MODEL_NAME_PATTERN.fullmatch(folder.name)
         and (not wanted or folder.name in wanted)
         and (found := _look(root, folder)) is not None
     }
+
+
+def unusable(root: Path) -> dict[str, str]:
+    """Say of every folder under `root` that `scan` leaves out why it is no model.
+
+    A hidden folder counts only where it holds a configuration.
+    """
+    if not root.is_dir():
+        return {}
+    folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir())
+    reasons = {folder.name: _why_unusable(folder) for folder in folders}
+    return {_printable(name): reason for name, reason in reasons.items() if reason is not None}
+
+
+def no_version_reason(model: FoundModel) -> str:
+    """Say why none of a model's versions can be served."""
+    if model.versions:
+        return f"model {model.name!r} has no version that its policy admits"
+    return f"model {model.name!r} has no version: {_version_rule(model.folder)}"
+
+
+def _why_unusable(folder: Path) -> str | None:
+    has_config = (folder / MODEL_CONFIG_FILE).is_file()
+    if not MODEL_NAME_PATTERN.fullmatch(folder.name):
+        hidden = folder.name.startswith(".") and not has_config
+        return None if hidden else f"the folder's name cannot be served: {MODEL_NAME_RULE}"
+    if has_config or _versions(folder.iterdir()):
+        return None
+    return f"the folder holds neither {MODEL_CONFIG_FILE} nor a version: {_version_rule(folder)}"
+
+
+def _version_rule(folder: Path) -> str:
+    found = [_printable(path.name) for path in sorted(folder.iterdir()) if path.is_dir()]
+    listed = ", ".join(found[:_LISTED]) or "none"
+    return f"version folders are named 1, 2, 3 ... (found: {listed})"
+
+
+def _printable(name: str) -> str:
+    """Return a name as text, whatever bytes the file system has."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_config(model: FoundModel) -> model_config_pb2.ModelConfig:
@@ -120,15 +161,15 @@ def materialise(name: str, files: Mapping[str, bytes]) -> FoundModel:
 
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a model, and would lead out of the repository."""
-    if not _NAME.fullmatch(name):
-        raise InvalidArgument("model_name", "must be 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot")
+    if not MODEL_NAME_PATTERN.fullmatch(name):
+        raise InvalidArgument("model_name", f"{name!r}: {MODEL_NAME_RULE}")
 
 
 def _look(root: Path, folder: Path) -> FoundModel | None:
     if not folder.is_dir():
         return None
     parts = list(folder.iterdir())
-    versions = [path for path in parts if _VERSION.fullmatch(path.name) and path.is_dir()]
+    versions = _versions(parts)
     if not versions and not (folder / MODEL_CONFIG_FILE).is_file():
         return None
     # The configuration, and what it may name beside it: labels, inputs for warming up.
@@ -138,6 +179,10 @@ def _look(root: Path, folder: Path) -> FoundModel | None:
         root=root,
         versions={path.name: f"{common}-{_signature(_files(path))}" for path in versions},
     )
+
+
+def _versions(parts: Iterable[Path]) -> list[Path]:
+    return [path for path in parts if _VERSION.fullmatch(path.name) and path.is_dir()]
 
 
 def _files(path: Path) -> list[Path]:

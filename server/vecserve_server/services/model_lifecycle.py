@@ -24,6 +24,7 @@ from vecserve_server.services.model_folders import (
     FoundModel,
     TemporaryRoot,
     chosen_versions,
+    no_version_reason,
     parse_config,
     read_config,
 )
@@ -153,7 +154,7 @@ class ModelLifecycle:
                 record.reason = ""
                 versions = chosen_versions(proto, wanted.found.versions)
                 if not versions:
-                    raise ModelError(f"model {name!r} has no version that its policy admits")
+                    raise ModelError(no_version_reason(wanted.found))
             except VecserveError as error:
                 self._note(record, "", error)
                 raise

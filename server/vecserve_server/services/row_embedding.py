@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from types import MappingProxyType
 
 from vecserve_server.domain import NewRow, Row, Source, Vectors
 from vecserve_server.errors import CapacityError, Draining, FailedPrecondition
 from vecserve_server.services.catalog import ServedModel
-from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, Truncate, shorten
 from vecserve_server.services.rebuilding import MakeRows, copy_row
 
 TRIES = 60
@@ -50,6 +50,9 @@ def rows_with(embedding: EmbeddingService, served: ServedModel | None, *, dim: i
     return copy if served is None else embed
 
 
+_TRUNCATE: Mapping[str, Truncate] = MappingProxyType({"left": "left", "right": "right"})
+
+
 def _options(row: Row, sources: Mapping[int, Source]) -> EmbedOptions:
     source = sources.get(row.seq)
     if source is None:
@@ -57,12 +60,11 @@ def _options(row: Row, sources: Mapping[int, Source]) -> EmbedOptions:
             f"row {row.id!r} keeps no text that another model could embed: it was written as a "
             "vector, or before texts were kept"
         )
-    truncate: Literal["left", "right"] = "left" if source.truncate == "left" else "right"
     return EmbedOptions(
         prompt_name=source.prompt_name,
         prompt_text=source.prompt_text,
         normalise=True,
-        truncate=truncate,
+        truncate=_TRUNCATE.get(source.truncate),
     )
 
 
