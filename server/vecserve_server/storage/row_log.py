@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.row_models import name_model, read_models
 from vecserve_server.storage.row_queries import RowQueries
 from vecserve_server.storage.row_records import (
     COLUMNS,
@@ -38,6 +39,7 @@ from vecserve_server.storage.row_upkeep import MAX_PROBLEMS, copy_into, problems
 from vecserve_server.storage.sources import insert_sources, read_sources
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
+    in_slices,
     migrate,
     open_writable,
     translated_errors,
@@ -46,10 +48,8 @@ from vecserve_server.storage.sqlite_file import (
 from vecserve_server.storage.word_index import WordIndex
 
 _PAGE = f"SELECT {COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
-_VARIABLES = 500
 _FORGOTTEN_AT_ONCE = 1000
 NO_ANALYSIS = TextAnalysis()
-_Item = TypeVar("_Item")
 
 
 class RowLog:
@@ -101,10 +101,10 @@ class RowLog:
             writer = open_writable(path)
             try:
                 migrate(writer, path, MIGRATIONS)
-                _name_model(writer, model_digest, model_name, model_version)
+                name_model(writer, model_digest, model_name, model_version)
                 declared = declare(writer, fields, text_analysis)
                 fsync_folder(path.parent)
-                return cls(
+                log = cls(
                     path=path,
                     writer=writer,
                     dim=dim,
@@ -112,6 +112,8 @@ class RowLog:
                     readers=readers,
                     declared=declared,
                 )
+                log.bring_words_forward()  # all of them where the rows are few
+                return log
             except BaseException:
                 writer.close()
                 raise
@@ -211,14 +213,8 @@ class RowLog:
 
     def models(self) -> list[ModelRef]:
         """List the weights that made the rows; name and version of old ones may be empty."""
-        statement = """
-            SELECT DISTINCT rows.model, name, version
-            FROM rows LEFT JOIN models ON digest = rows.model
-        """
         with self._readers.snapshot() as connection:
-            found = connection.execute(statement).fetchall()
-        decoded = [[(part or b"").decode() for part in columns] for columns in found]
-        return [ModelRef(digest=d, name=name, version=version) for d, name, version in decoded]
+            return read_models(connection)
 
     def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
         """Read rows with their vectors as `scan` does, and what they were made of, by seq.
@@ -259,6 +255,23 @@ class RowLog:
         with self._writing:
             self._writer.close()
 
+    @property
+    def lacks_words(self) -> bool:
+        """Whether `bring_words_forward` has something to do."""
+        return self._words is not None and self._words.is_unfinished
+
+    def bring_words_forward(self) -> bool:
+        """Take some more rows into a word index that was made after them; tell if more is to do.
+
+        Any thread may call it; it holds commits up for some hundred milliseconds at most. Raises
+        StorageError.
+        """
+        if self._words is None or not self.lacks_words:
+            return False
+        with self._transaction():
+            self._words.continue_filling(self._writer)
+        return self.lacks_words
+
     def copy_into(self, copy: Path) -> int:
         """Write a consistent copy of the file while it is in use; return the highest seq in it.
 
@@ -272,6 +285,8 @@ class RowLog:
 
         Commits wait meanwhile. Raises StorageError.
         """
+        while self.bring_words_forward():
+            pass
         if self._words is not None:
             with self._transaction():
                 self._words.erase_removed(self._writer)
@@ -291,18 +306,21 @@ class RowLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._writing, translated_errors(self._path), write_transaction(self._writer):
-            yield
+        with self._writing, translated_errors(self._path):
+            with write_transaction(self._writer):
+                yield
+            if self._words is not None and self._words.is_unfinished:
+                self._words.refresh(self._writer)
 
     def _seqs_of(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
         _check_ids(ids)
-        for some, marks in _in_slices(ids):
+        for some, marks in in_slices(ids):
             statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
             for row_id, seq in self._writer.execute(statement, some):
                 yield row_id.decode(), seq
 
     def _existing(self, seqs: Sequence[int]) -> Iterator[int]:
-        for some, marks in _in_slices(seqs):
+        for some, marks in in_slices(seqs):
             statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
             for (seq,) in self._writer.execute(statement, some):
                 yield seq
@@ -345,7 +363,7 @@ class RowLog:
     def _select(self, column: str, keys: Sequence[str | int], with_vectors: bool) -> list[Row]:
         found: list[Any] = []
         with self._readers.snapshot() as connection:
-            for some, marks in _in_slices(keys):
+            for some, marks in in_slices(keys):
                 statement = f"SELECT {COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
                 found += connection.execute(statement, some).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
@@ -354,22 +372,9 @@ class RowLog:
         return read_record(self._path, columns, dim=self._dim, with_vector=with_vector)
 
 
-def _name_model(writer: sqlite3.Connection, digest: str, name: str, version: str) -> None:
-    if name:
-        statement = "INSERT OR IGNORE INTO models (digest, name, version) VALUES (?, ?, ?)"
-        writer.execute(statement, (digest, name, version))
-
-
 def _check_ids(ids: Sequence[str]) -> None:
     for id_ in ids:
         encoded("id", id_)
-
-
-def _in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:
-    """Cut `keys` into lists that fit one statement, each with its question marks."""
-    remaining = iter(keys)
-    while some := list(islice(remaining, _VARIABLES)):
-        yield some, ", ".join("?" * len(some))
 
 
 def _last_seq(writer: sqlite3.Connection, path: Path) -> int:
