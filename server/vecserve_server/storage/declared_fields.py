@@ -48,9 +48,9 @@ class Declared:
     analysis: TextAnalysis
 
     @property
-    def text_columns(self) -> str:
-        """Names of the word index's columns, for SQL."""
-        return ", ".join(_text_column(number) for number in range(len(self.texts)))
+    def text_columns(self) -> tuple[str, ...]:
+        """Names of the word index's columns."""
+        return tuple(_text_column(number) for number in range(len(self.texts)))
 
 
 @dataclass(frozen=True, slots=True)

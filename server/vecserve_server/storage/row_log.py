@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.row_checks import FileCheck, check_file
 from vecserve_server.storage.row_models import name_model, read_models
 from vecserve_server.storage.row_queries import RowQueries
 from vecserve_server.storage.row_records import (
@@ -35,7 +35,7 @@ from vecserve_server.storage.row_records import (
 )
 from vecserve_server.storage.row_removal import remove_rows
 from vecserve_server.storage.row_schema import MIGRATIONS
-from vecserve_server.storage.row_upkeep import MAX_PROBLEMS, copy_into, problems, rewrite
+from vecserve_server.storage.row_upkeep import copy_into, rewrite
 from vecserve_server.storage.sources import insert_sources, read_sources
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
@@ -63,6 +63,7 @@ class RowLog:
         dim: int,
         model_digest: str,
         readers: int,
+        fields: Sequence[FieldSpec],
         declared: Declared,
     ) -> None:
         self._path = path
@@ -72,6 +73,7 @@ class RowLog:
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
         self._model_digest = model_digest
+        self._fields = fields
         self._declared = declared
         self._words = WordIndex(declared) if declared.texts else None
         self.queries = RowQueries(readers=self._readers, declared=declared, words=self._words)
@@ -110,6 +112,7 @@ class RowLog:
                     dim=dim,
                     model_digest=model_digest,
                     readers=readers,
+                    fields=fields,
                     declared=declared,
                 )
                 log.bring_words_forward()  # all of them where the rows are few
@@ -293,16 +296,19 @@ class RowLog:
         with self._writing, translated_errors(self._path):
             rewrite(self._writer, self._path)
 
-    def verify(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Check every record; return the seqs of all rows and one sentence for each problem.
+    def check(self) -> FileCheck:
+        """Check every record and what was made of them, while the file is in use.
 
-        Raises Overloaded, StorageError.
+        Raises StorageError.
         """
-        with self._readers.snapshot() as connection:
-            found = problems(connection, dim=self._dim)
-            listed = list(islice(found, MAX_PROBLEMS))
-            seqs = connection.execute("SELECT seq FROM rows ORDER BY seq")
-            return np.fromiter((seq for (seq,) in seqs), np.int64), listed
+        with translated_errors(self._path):
+            return check_file(
+                self._path,
+                dim=self._dim,
+                fields=self._fields,
+                declared=self._declared,
+                words=self._words,
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -48,12 +48,18 @@ class LexicalMatches:
 
 
 class WordIndex:
-    """The word index of one file. Writes are for the writer thread, reads for any."""
+    """The word index of one file. Writes are for the writer thread, reads for any.
+
+    `texts` is SQL over one row for what each of the `columns` holds, on a connection that was
+    taught.
+    """
 
     def __init__(self, declared: Declared, *, scored_rows: int = SCORED_ROWS) -> None:
-        self._columns = declared.text_columns
+        self.analysis = declared.analysis
+        self.columns = declared.text_columns
         # As a blob: a damaged payload may hold what is no UTF-8.
-        self._texts = ", ".join(f"{_FUNCTION}(CAST({text} AS BLOB))" for text in declared.texts)
+        self.texts = tuple(f"{_FUNCTION}(CAST({text} AS BLOB))" for text in declared.texts)
+        self._columns, self._texts = ", ".join(self.columns), ", ".join(self.texts)
         self._terms = Terms(declared.analysis)
         self._scored_rows = scored_rows
         # Frequencies drift slowly; one that is counted anew when the collection has doubled does.
@@ -76,6 +82,10 @@ class WordIndex:
     def pending(self) -> word_table.Pending | None:
         """Which rows are not in the index yet."""
         return self._pending
+
+    def pending_in(self, reader: sqlite3.Connection) -> word_table.Pending | None:
+        """Tell which rows are not in the index at the moment that a connection reads."""
+        return word_table.pending(reader)
 
     @property
     def is_unfinished(self) -> bool:
