@@ -23,7 +23,7 @@ import numpy as np
 from index_timing import quantiles
 from numpy.typing import NDArray
 
-from vecserve_server.domain import FieldSpec, FieldType, NewRow
+from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis
 from vecserve_server.encoding.measurements import processor
 from vecserve_server.storage.declared_fields import Declared
 from vecserve_server.storage.operations import Upsert
@@ -106,7 +106,7 @@ def measure(
     path: Path, asked: Sequence[str], bounds: Sequence[int], *, rows: int, rounds: int
 ) -> dict[str, Any]:
     """Ask every query under each bound, in turns."""
-    declared = Declared(indexed={}, texts=())
+    declared = Declared(indexed={}, texts=(), analysis=TextAnalysis())
     indexes = {bound: WordIndex(declared, scored_rows=bound) for bound in bounds}
     times: dict[int, list[float]] = {bound: [] for bound in bounds}
     left_out = dict.fromkeys(bounds, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -123,19 +124,27 @@ def test_the_end_of_a_prefix_is_the_end(prefix: str, text: str) -> None:
         assert inside == other.startswith(prefix)
 
 
+A_DAY = timedelta(days=1) - timedelta(microseconds=1)
 DIGITS = st.text("0123456789", min_size=1, max_size=8)
+CLOCKS = ["{:02d}", "{:02d}:{:02d}", "{:02d}:{:02d}:{:02d}"]
 NEARLY_DATES = st.builds(
-    "{:04d}-{:02d}-{:02d}{}{:02d}:{:02d}:{:02d}{}{}".format,
+    lambda year, month, day, mark, clock, *numbers_and_ends: (
+        f"{year:04d}-{month:02d}-{day:02d}{mark}"
+        + clock.format(*numbers_and_ends[:3])
+        + "".join(numbers_and_ends[3:])
+    ),
     st.integers(0, 9999),
     st.integers(0, 13),
     st.integers(0, 32),
     st.sampled_from(["T", "t", " ", "", "x"]),
+    st.sampled_from(CLOCKS),
     st.integers(0, 25),
     st.integers(0, 61),
     st.integers(0, 61),
     st.just("") | DIGITS.map(lambda digits: f".{digits}") | st.sampled_from([".", ".1x", ","]),
-    st.sampled_from(["Z", "z", "+00:00", "-00:30", "+23:59", "+24:00", "-1:00", "", "+0100", "Zz"]),
-)
+    st.sampled_from(["Z", "z", "+00:00", "-00:30", "+23:59", "+24:00", "-1:00", "", "+0100", "Zz",
+                     "+01:02:03", "-00:00:00.5", "+01:02:60"]),
+)  # fmt: skip
 
 
 @given(NEARLY_DATES | NEARLY_DATES.map(lambda text: text[:10]) | st.text(max_size=30))
@@ -143,6 +152,8 @@ NEARLY_DATES = st.builds(
 @example("2024-02-30")
 @example("9999-12-31T23:59:59.999999-23:59")
 @example("0001-01-01T00:00:00+23:59")
+@example("2016-12-31T15:59:60.5-08:00")
+@example("2016-12-31T23:58:60Z")
 @settings(max_examples=300)
 def test_sql_and_python_agree_on_dates(text: str) -> None:
     text = text.replace("\0", "")  # no payload string is handed to it with one
@@ -156,3 +167,25 @@ def test_instants_are_microseconds_in_utc() -> None:
     assert parse_instant("1970-01-02") == 86_400_000_000
     assert parse_instant("1970-01-01T01:00:00.0000019+01:00") == 1
     assert parse_instant("1969-12-31T23:59:59.999999Z") == -1
+
+
+@given(
+    st.datetimes(timezones=st.none() | st.builds(timezone, st.timedeltas(-A_DAY, A_DAY))),
+    st.sampled_from("T "),
+    st.sampled_from(["hours", "minutes", "seconds", "milliseconds", "microseconds", "auto"]),
+)
+def test_all_that_isoformat_writes_is_an_instant(moment: datetime, mark: str, spec: str) -> None:
+    text = moment.isoformat(mark, spec)
+    written = datetime.fromisoformat(text)
+    if written.tzinfo is None:
+        written = written.replace(tzinfo=UTC)
+    since = written - datetime(1970, 1, 1, tzinfo=UTC)
+    assert parse_instant(text) == since // timedelta(microseconds=1)
+
+
+def test_a_leap_second_is_the_second_after_it() -> None:
+    after = parse_instant("2017-01-01T00:00:00Z")
+    for text in ("2016-12-31T23:59:60Z", "2016-12-31T15:59:60-08:00", "2016-12-31 23:59:60"):
+        assert parse_instant(text) == after
+    assert parse_instant("2016-12-31T23:58:60Z") is None
+    assert parse_instant("2016-12-31T23:59:60+08:00") is None

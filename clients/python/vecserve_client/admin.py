@@ -96,6 +96,11 @@ class Admin:
         """
         return self._invoke(admin_calls.compact_collection(collection), timeout_s)
 
-    def verify_collection(self, collection: str, *, timeout_s: float | None = None) -> Verification:
-        """Check every record of a collection, and that its rows are findable."""
-        return self._invoke(admin_calls.verify_collection(collection), timeout_s)
+    def verify_collection(
+        self, collection: str, *, repair: bool = False, timeout_s: float | None = None
+    ) -> Verification:
+        """Check every record of a collection, what was made of them, and that rows are findable.
+
+        `repair` makes anew from the rows what is damaged beside them.
+        """
+        return self._invoke(admin_calls.verify_collection(collection, repair=repair), timeout_s)

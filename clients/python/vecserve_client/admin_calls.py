@@ -154,13 +154,18 @@ def compact_collection(collection: str) -> Call[int]:
     )
 
 
-def verify_collection(collection: str) -> Call[Verification]:
+def verify_collection(collection: str, *, repair: bool) -> Call[Verification]:
     """Check a whole collection."""
     return unary(
         "AdminService/VerifyCollection",
-        admin_pb2.VerifyCollectionRequest(collection=collection),
+        admin_pb2.VerifyCollectionRequest(collection=collection, repair=repair),
         admin_pb2.VerifyCollectionResponse,
-        lambda reply: Verification(row_count=reply.row_count, problems=tuple(reply.problems)),
+        lambda reply: Verification(
+            row_count=reply.row_count,
+            problems=tuple(reply.problems),
+            repaired=tuple(reply.repaired),
+            has_damaged_rows=reply.has_damaged_rows,
+        ),
     )
 
 

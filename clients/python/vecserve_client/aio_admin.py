@@ -100,7 +100,11 @@ class AsyncAdmin:
         return await self._invoke(admin_calls.compact_collection(collection), timeout_s)
 
     async def verify_collection(
-        self, collection: str, *, timeout_s: float | None = None
+        self, collection: str, *, repair: bool = False, timeout_s: float | None = None
     ) -> Verification:
-        """Check every record of a collection, and that its rows are findable."""
-        return await self._invoke(admin_calls.verify_collection(collection), timeout_s)
+        """Check every record of a collection, what was made of them, and that rows are findable.
+
+        `repair` makes anew from the rows what is damaged beside them.
+        """
+        call = admin_calls.verify_collection(collection, repair=repair)
+        return await self._invoke(call, timeout_s)

@@ -270,7 +270,11 @@ class Verification:
 
     row_count: int
     problems: tuple[str, ...]
-    """One sentence each; empty if all is well."""
+    """One sentence each; empty if all is well. After a repair: what is left."""
+    repaired: tuple[str, ...] = ()
+    """Problems that a repair has mended."""
+    has_damaged_rows: bool = False
+    """Whether rows or their texts are not what was written; nothing is repaired then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

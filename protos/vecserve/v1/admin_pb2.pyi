@@ -613,16 +613,22 @@ class VerifyCollectionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
+    repair: _builtins.bool
+    """Make anew from the rows what was made of them, if any of it is damaged. The collection serves
+    meanwhile. Nothing is made anew where rows themselves are damaged.
+    """
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
+        repair: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "repair", b"repair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,21 +642,33 @@ class VerifyCollectionResponse(_message.Message):
 
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    HAS_DAMAGED_ROWS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
     """Rows that were checked."""
+    has_damaged_rows: _builtins.bool
+    """True if rows or their texts are not what was written. Write or delete these, or restore a
+    snapshot; then the rest can be repaired.
+    """
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One sentence each; empty if all is well. At most 1000."""
+        """One sentence each; empty if all is well. At most 1000. After a repair: what is left."""
+
+    @_builtins.property
+    def repaired(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Problems that a repair has mended. At most 1000."""
 
     def __init__(
         self,
         *,
         row_count: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        repaired: _abc.Iterable[_builtins.str] | None = ...,
+        has_damaged_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_damaged_rows", b"has_damaged_rows", "problems", b"problems", "repaired", b"repaired", "row_count", b"row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from vecserve_client import Verification
 from vecserve_server.cli.exits import CommandFailed
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
 from vecserve_server.cli.output import complain, print_json, size_text
@@ -21,18 +22,33 @@ PATIENCE_S: Final = 3600.0
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
 
 
-def verify(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
-    """Check every record of a collection, and that its rows are findable."""
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Make anew from the rows what is damaged beside them.")
+]
+
+
+def verify(
+    name: Name, server: Target = DEFAULT_TARGET, repair: Repair = False, json: Json = False
+) -> None:
+    """Check every record of a collection, what was made of them, and that rows are findable."""
     with connect(server, deadline_s=PATIENCE_S) as client, waiting("checking", silent=json):
-        found = client.admin.verify_collection(name)
+        found = client.admin.verify_collection(name, repair=repair)
     if json:
         print_json(dataclasses.asdict(found))
     else:
         for problem in found.problems:
             complain(problem)
+        for problem in found.repaired:
+            print(f"repaired: {problem}")
         print(f"{name}: {found.row_count} rows, {len(found.problems)} problems")
     if found.problems:
-        raise CommandFailed(f"{name} has {len(found.problems)} problems")
+        raise CommandFailed(f"{name} has {len(found.problems)} problems; {_cure(found)}")
+
+
+def _cure(found: Verification) -> str:
+    if found.has_damaged_rows:
+        return "write or delete the damaged rows, or restore a snapshot; then use --repair"
+    return "--repair makes anew what is damaged"
 
 
 def compact(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:

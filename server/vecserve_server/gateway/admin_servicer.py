@@ -161,9 +161,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.VerifyCollectionResponse:
         """Check a collection."""
         with self._scope.admit(request):
-            checked = await self._upkeep.verify(request.collection)
+            checked = await self._upkeep.verify(request.collection, repairs=request.repair)
             return admin_pb2.VerifyCollectionResponse(
-                row_count=checked.row_count, problems=checked.problems
+                row_count=checked.row_count,
+                problems=checked.problems,
+                repaired=checked.repaired,
+                has_damaged_rows=checked.has_damaged_rows or checked.has_lost_rows,
             )
 
     def _describe(self, served: ServedModel) -> admin_pb2.Model:

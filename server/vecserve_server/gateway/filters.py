@@ -145,7 +145,7 @@ def _number(field: str, text: str) -> float:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidArgument(
-            field, f"{text[:40]!r} is neither a JSON number nor an RFC 3339 date or date-time"
+            field, f"{text[:40]!r} is neither a JSON number nor a date or date-time"
         )
     return _finite(field, value)
 

@@ -5,15 +5,16 @@ Owns the sample and the judgement. Must not know how files are laid out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vecserve_server.errors import CorruptData
+from vecserve_server.errors import CorruptData, StorageError
 from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.storage.row_checks import MAX_PROBLEMS, Damaged
 from vecserve_server.storage.row_log import RowLog
-from vecserve_server.storage.row_upkeep import MAX_PROBLEMS
 
 SAMPLE_ROWS = 1000
 TOGETHER = 16
@@ -28,21 +29,54 @@ class Checked:
 
     row_count: int
     problems: Sequence[str]
-    """One sentence each."""
+    """One sentence each; what is wrong with rows themselves comes first."""
+    has_damaged_rows: bool = False
+    """Whether a row, or its text, is not what was written: no other file tells what it was."""
+    has_lost_rows: bool = False
+    """Whether rows are gone, or not all of them can be read."""
+    repaired: Sequence[str] = ()
+    """Problems that were found before, and are no more."""
 
 
 def check(log: RowLog, index: VectorIndex) -> Checked:
-    """Check every record and every file of the index, and search for the rows.
+    """Check every record, what was made of them, and every file of the index; search for the rows.
 
     The index searches for every row that it has sealed; a sample of all rows is looked for by
     their vectors on disk. Raises Overloaded, StorageError.
     """
-    seqs, problems = log.verify()
+    found, seqs = _check_file(log)
+    problems = [*found.problems, *_index_problems(log, index, seqs)]
+    return replace(found, problems=problems[:MAX_PROBLEMS])
+
+
+def check_rows(log: RowLog) -> Checked:
+    """Check every record and what was made of them in the same file. Raises StorageError."""
+    found, _ = _check_file(log)
+    return found
+
+
+def _check_file(log: RowLog) -> tuple[Checked, NDArray[np.int64]]:
+    file = log.check()
+    of_rows = [problem.text for problem in file.problems if problem.part is not Damaged.DERIVED]
+    derived = [problem.text for problem in file.problems if problem.part is Damaged.DERIVED]
+    checked = Checked(
+        row_count=len(file.seqs),
+        problems=[*of_rows, *derived][:MAX_PROBLEMS],
+        has_damaged_rows=file.has(Damaged.RECORD),
+        has_lost_rows=file.has(Damaged.LOST),
+    )
+    return checked, file.seqs
+
+
+def _index_problems(log: RowLog, index: VectorIndex, seqs: NDArray[np.int64]) -> Iterator[str]:
     verified = index.verify()
-    lost = {*verified.missing_seqs, *unfindable(log, index, seqs.tolist())}
-    problems += [f"{file}: is not what was written" for file in verified.damaged_files]
-    problems += [f"row seq {seq}: a search for it finds others" for seq in sorted(lost)]
-    return Checked(row_count=len(seqs), problems=problems[:MAX_PROBLEMS])
+    yield from (f"{file}: is not what was written" for file in verified.damaged_files)
+    lost = set(verified.missing_seqs)
+    try:
+        lost |= set(unfindable(log, index, seqs.tolist()))
+    except StorageError as error:
+        yield f"rows: cannot be searched for: {error}"
+    yield from (f"row seq {seq}: a search for it finds others" for seq in sorted(lost))
 
 
 def unfindable(log: RowLog, index: VectorIndex, seqs: Sequence[int]) -> list[int]:

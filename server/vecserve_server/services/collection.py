@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vecserve_server.domain import CollectionSpec, NewRow, Row, Source
 from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
-from vecserve_server.services.checking import Checked, check
+from vecserve_server.services.checking import Checked, check, check_rows
 from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Wanted
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
@@ -209,8 +209,12 @@ class Collection:
         await self._aside(self._log.compact)
 
     async def verify(self) -> Checked:
-        """Check every record, and that the index finds every row."""
+        """Check every record and what was made of them, and that the index finds every row."""
         return await self._aside(lambda: check(self._log, self._index))
+
+    async def verify_rows(self) -> Checked:
+        """Check every record and what was made of them in the rows' file."""
+        return await self._aside(lambda: check_rows(self._log))
 
     def supersede(self) -> None:
         """Refuse writes from now on: another generation serves. Reads go on until `close`."""

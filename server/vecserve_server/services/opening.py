@@ -14,6 +14,7 @@ from dataclasses import replace
 from vecserve_server.domain import CollectionSpec
 from vecserve_server.index.opening import Indexes
 from vecserve_server.services.collection import Collection
+from vecserve_server.services.word_filling import WordFilling
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.generations import (
     ROWS_FILE,
@@ -49,6 +50,7 @@ class Opening:
         self._clock_ns = clock_ns
         self._loop = loop
         self._max_read_s = max_read_s
+        self._filling = WordFilling()
 
     def open_live(self, name: str) -> tuple[Collection, Manifest]:
         """Bring a collection's folder up to date and open the generation that serves.
@@ -80,6 +82,8 @@ class Opening:
         except BaseException:
             log.close()
             raise
+        if log.lacks_words:
+            self._filling.take(folder / ROWS_FILE, log)
         return Collection(
             spec=spec,
             folder=folder,

@@ -13,13 +13,15 @@ from typing import Protocol
 import numpy as np
 
 from vecserve_server.domain import NewRow, Row, Source
-from vecserve_server.errors import FailedPrecondition
+from vecserve_server.errors import FailedPrecondition, StorageError
 from vecserve_server.services.collection import Collection
+from vecserve_server.services.collections import Collections, ManifestChange
 
 PAGE_ROWS = 64
 SMALL_ROWS = 32
 """So little to copy takes a moment, in which writers can be held back."""
 MAX_DELAY_S = 1.0
+SWITCH_TIMEOUT_S = 30.0
 
 
 class MakeRows(Protocol):
@@ -82,6 +84,33 @@ class Rebuild:
         """Leave the source as it was."""
         self._source.ignore_removals()
         self._source.gate.delay_s = 0.0
+
+
+async def switch(
+    collections: Collections,
+    *,
+    live: Collection,
+    target: Collection,
+    rebuild: Rebuild,
+    change: ManifestChange,
+) -> None:
+    """Hold the writers back, copy the rest, flip. Once begun it comes to its end.
+
+    Raises StorageError if that takes too long, and what the copying raises.
+    """
+
+    async def work() -> None:
+        try:
+            async with asyncio.timeout(SWITCH_TIMEOUT_S):
+                await live.gate.close()
+                await rebuild.finish()
+            await collections.flip(live, target, change)
+        except TimeoutError:
+            raise StorageError(f"the flip takes longer than {SWITCH_TIMEOUT_S:g} s") from None
+        finally:
+            live.gate.open()
+
+    await collections.held(work())
 
 
 async def drop_removed(*, source: Collection, target: Collection) -> None:

@@ -19,7 +19,6 @@ from vecserve_server.domain import ModelRef
 from vecserve_server.errors import (
     FailedPrecondition,
     NotFound,
-    StorageError,
     VecserveError,
     is_for_caller,
 )
@@ -29,7 +28,7 @@ from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections, ManifestChange
 from vecserve_server.services.comparing import compare
 from vecserve_server.services.embedding import EmbeddingService
-from vecserve_server.services.rebuilding import Rebuild
+from vecserve_server.services.rebuilding import Rebuild, switch
 from vecserve_server.services.reindex_rules import (
     check_comparison,
     check_sources,
@@ -43,7 +42,6 @@ from vecserve_server.services.row_embedding import rows_with
 from vecserve_server.settings import ReindexSettings
 from vecserve_server.storage.manifest import Generation, Manifest, Reindex, Retired
 
-SWITCH_TIMEOUT_S = 30.0
 UPKEEP_S = 3600.0
 
 
@@ -269,20 +267,7 @@ class ReindexingService:
     async def _switch(
         self, live: Collection, target: Collection, rebuild: Rebuild, change: ManifestChange
     ) -> None:
-        """Hold the writers back, copy the rest, flip. Once begun it comes to its end."""
-
-        async def work() -> None:
-            try:
-                async with asyncio.timeout(SWITCH_TIMEOUT_S):
-                    await live.gate.close()
-                    await rebuild.finish()
-                await self._collections.flip(live, target, change)
-            except TimeoutError:
-                raise StorageError(f"the flip takes longer than {SWITCH_TIMEOUT_S:g} s") from None
-            finally:
-                live.gate.open()
-
-        await self._collections.held(work())
+        await switch(self._collections, live=live, target=target, rebuild=rebuild, change=change)
 
     def _succession(self, done: Reindex) -> ManifestChange:
         def change(now: Manifest) -> Manifest:

@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vecserve_server.domain import FieldSpec, FieldType, TextAnalysis, Tokeniser
+from vecserve_server.domain import FieldSpec, FieldType, TextAnalysis
+from vecserve_server.storage import word_table
 from vecserve_server.storage.filter_sql import IndexedField
 from vecserve_server.storage.payload_sql import (
     boolean_sql,
@@ -22,8 +23,7 @@ from vecserve_server.storage.payload_sql import (
     text_sql,
 )
 from vecserve_server.storage.sqlite_file import write_transaction
-
-LEXICAL_TABLE = "words"
+from vecserve_server.storage.word_table import LEXICAL_TABLE
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS declared (name TEXT PRIMARY KEY, definition TEXT NOT NULL) STRICT
@@ -45,11 +45,12 @@ class Declared:
     indexed: Mapping[str, IndexedField]
     texts: tuple[str, ...]
     """SQL over one row for each column of the word index. Empty: there is none."""
+    analysis: TextAnalysis
 
     @property
-    def text_columns(self) -> str:
-        """Names of the word index's columns, for SQL."""
-        return ", ".join(_text_column(number) for number in range(len(self.texts)))
+    def text_columns(self) -> tuple[str, ...]:
+        """Names of the word index's columns."""
+        return tuple(_text_column(number) for number in range(len(self.texts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def declare(
 ) -> Declared:
     """Give the file the columns and indexes of `fields`, in one transaction, unless it has them.
 
-    A definition that changed is made anew, from the rows. Raises sqlite3.Error.
+    A definition that changed is made anew, from the rows; the word index is only begun, see
+    `word_table`. Raises sqlite3.Error.
     """
     wanted = {made.name: made for made in _objects(fields, analysis)}
     with write_transaction(connection):
@@ -78,15 +80,26 @@ def declare(
         found = _found(connection)
         for name in list(reversed(found)):
             if name not in wanted or wanted[name].definition != found[name].definition:
-                _run(connection, found[name].drop)
+                _remove(connection, found[name], has_successor=name in wanted)
                 connection.execute("DELETE FROM declared WHERE name = ?", (name,))
                 del found[name]
         for name, made in wanted.items():
             if name not in found:
                 _run(connection, made.create)
+                if name == LEXICAL_TABLE:
+                    word_table.expect_rows(connection)
                 row = (name, made.definition)
                 connection.execute("INSERT INTO declared (name, definition) VALUES (?, ?)", row)
-    return Declared(indexed=dict(_indexed(fields)), texts=_texts(fields))
+    return Declared(indexed=dict(_indexed(fields)), texts=_texts(fields), analysis=analysis)
+
+
+def _remove(connection: sqlite3.Connection, found: _Object, *, has_successor: bool) -> None:
+    if found.name == LEXICAL_TABLE and has_successor:
+        word_table.retire(connection)
+        return
+    _run(connection, found.drop)
+    if found.name == LEXICAL_TABLE:
+        word_table.forget(connection)
 
 
 def _objects(fields: Sequence[FieldSpec], analysis: TextAnalysis) -> Iterator[_Object]:
@@ -128,21 +141,8 @@ def _if_json(value: str) -> str:
 
 def _lexical(texts: Sequence[str], analysis: TextAnalysis) -> _Object:
     columns = ", ".join(_text_column(number) for number in range(len(texts)))
-    # Without content of its own: the texts are in the payloads already.
-    create = (
-        f"CREATE VIRTUAL TABLE {LEXICAL_TABLE} USING fts5("
-        f"{columns}, content='', tokenize={literal(_tokenize(analysis))})",
-        f"INSERT INTO {LEXICAL_TABLE} (rowid, {columns}) "  # noqa: S608
-        f"SELECT seq, {', '.join(texts)} FROM rows",
-    )
-    return _Object(LEXICAL_TABLE, create, (f"DROP TABLE {LEXICAL_TABLE}",))
-
-
-def _tokenize(analysis: TextAnalysis) -> str:
-    if analysis.tokeniser is Tokeniser.TRIGRAM:
-        return "trigram"
-    words = "unicode61 remove_diacritics 2"
-    return f"porter {words}" if analysis.porter else words
+    create = (word_table.create_sql(columns, analysis),)
+    return _Object(LEXICAL_TABLE, create, (word_table.drop_sql(),))
 
 
 def _indexed(fields: Sequence[FieldSpec]) -> Iterator[tuple[str, IndexedField]]:

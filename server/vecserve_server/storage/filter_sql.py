@@ -23,8 +23,8 @@ from vecserve_server.storage.conditions import (
     OneOf,
     StartsWith,
 )
+from vecserve_server.storage.instants import instant_sql
 from vecserve_server.storage.payload_sql import (
-    instant_of_spelling_sql,
     keyword_sql,
     number_sql,
     payload_path,
@@ -130,8 +130,9 @@ def _operand(
 
 
 def _instant_sql(path: str) -> str:
-    spelt = f"(SELECT {keyword_sql(path)} AS spelt)"
-    return f"SELECT {instant_of_spelling_sql('spelt')} FROM {spelt}"  # noqa: S608
+    # The limit keeps SQLite from writing the expression in place of each name.
+    spelt = f"(SELECT trim({keyword_sql(path)}, '\"') AS spelt LIMIT 1)"
+    return f"SELECT {instant_sql('spelt')} FROM {spelt}"  # noqa: S608
 
 
 def _in_bounds(bounds: Bounds[Any], operand: _Operand) -> Sql:

@@ -52,4 +52,4 @@ def text_sql(path: str) -> str:
 
 def instant_of_spelling_sql(spelt: str) -> str:
     """Write the instant that a spelt string names, else NULL; `spelt` is a column's name."""
-    return instant_sql(f"substr({spelt}, 2, length({spelt}) - 2)")
+    return instant_sql(f"trim({spelt}, '\"')")

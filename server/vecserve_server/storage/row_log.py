@@ -10,9 +10,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,8 @@ from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
+from vecserve_server.storage.row_checks import FileCheck, check_file
+from vecserve_server.storage.row_models import name_model, read_models
 from vecserve_server.storage.row_queries import RowQueries
 from vecserve_server.storage.row_records import (
     COLUMNS,
@@ -34,10 +35,11 @@ from vecserve_server.storage.row_records import (
 )
 from vecserve_server.storage.row_removal import remove_rows
 from vecserve_server.storage.row_schema import MIGRATIONS
-from vecserve_server.storage.row_upkeep import MAX_PROBLEMS, copy_into, problems, rewrite
+from vecserve_server.storage.row_upkeep import copy_into, rewrite
 from vecserve_server.storage.sources import insert_sources, read_sources
 from vecserve_server.storage.sqlite_file import (
     ReadConnections,
+    in_slices,
     migrate,
     open_writable,
     translated_errors,
@@ -46,10 +48,8 @@ from vecserve_server.storage.sqlite_file import (
 from vecserve_server.storage.word_index import WordIndex
 
 _PAGE = f"SELECT {COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
-_VARIABLES = 500
 _FORGOTTEN_AT_ONCE = 1000
 NO_ANALYSIS = TextAnalysis()
-_Item = TypeVar("_Item")
 
 
 class RowLog:
@@ -63,6 +63,7 @@ class RowLog:
         dim: int,
         model_digest: str,
         readers: int,
+        fields: Sequence[FieldSpec],
         declared: Declared,
     ) -> None:
         self._path = path
@@ -72,6 +73,7 @@ class RowLog:
         self._readers = ReadConnections(path, limit=readers)
         self._dim = dim
         self._model_digest = model_digest
+        self._fields = fields
         self._declared = declared
         self._words = WordIndex(declared) if declared.texts else None
         self.queries = RowQueries(readers=self._readers, declared=declared, words=self._words)
@@ -101,17 +103,20 @@ class RowLog:
             writer = open_writable(path)
             try:
                 migrate(writer, path, MIGRATIONS)
-                _name_model(writer, model_digest, model_name, model_version)
+                name_model(writer, model_digest, model_name, model_version)
                 declared = declare(writer, fields, text_analysis)
                 fsync_folder(path.parent)
-                return cls(
+                log = cls(
                     path=path,
                     writer=writer,
                     dim=dim,
                     model_digest=model_digest,
                     readers=readers,
+                    fields=fields,
                     declared=declared,
                 )
+                log.bring_words_forward()  # all of them where the rows are few
+                return log
             except BaseException:
                 writer.close()
                 raise
@@ -211,14 +216,8 @@ class RowLog:
 
     def models(self) -> list[ModelRef]:
         """List the weights that made the rows; name and version of old ones may be empty."""
-        statement = """
-            SELECT DISTINCT rows.model, name, version
-            FROM rows LEFT JOIN models ON digest = rows.model
-        """
         with self._readers.snapshot() as connection:
-            found = connection.execute(statement).fetchall()
-        decoded = [[(part or b"").decode() for part in columns] for columns in found]
-        return [ModelRef(digest=d, name=name, version=version) for d, name, version in decoded]
+            return read_models(connection)
 
     def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
         """Read rows with their vectors as `scan` does, and what they were made of, by seq.
@@ -259,6 +258,23 @@ class RowLog:
         with self._writing:
             self._writer.close()
 
+    @property
+    def lacks_words(self) -> bool:
+        """Whether `bring_words_forward` has something to do."""
+        return self._words is not None and self._words.is_unfinished
+
+    def bring_words_forward(self) -> bool:
+        """Take some more rows into a word index that was made after them; tell if more is to do.
+
+        Any thread may call it; it holds commits up for some hundred milliseconds at most. Raises
+        StorageError.
+        """
+        if self._words is None or not self.lacks_words:
+            return False
+        with self._transaction():
+            self._words.continue_filling(self._writer)
+        return self.lacks_words
+
     def copy_into(self, copy: Path) -> int:
         """Write a consistent copy of the file while it is in use; return the highest seq in it.
 
@@ -272,37 +288,45 @@ class RowLog:
 
         Commits wait meanwhile. Raises StorageError.
         """
+        while self.bring_words_forward():
+            pass
         if self._words is not None:
             with self._transaction():
                 self._words.erase_removed(self._writer)
         with self._writing, translated_errors(self._path):
             rewrite(self._writer, self._path)
 
-    def verify(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Check every record; return the seqs of all rows and one sentence for each problem.
+    def check(self) -> FileCheck:
+        """Check every record and what was made of them, while the file is in use.
 
-        Raises Overloaded, StorageError.
+        Raises StorageError.
         """
-        with self._readers.snapshot() as connection:
-            found = problems(connection, dim=self._dim)
-            listed = list(islice(found, MAX_PROBLEMS))
-            seqs = connection.execute("SELECT seq FROM rows ORDER BY seq")
-            return np.fromiter((seq for (seq,) in seqs), np.int64), listed
+        with translated_errors(self._path):
+            return check_file(
+                self._path,
+                dim=self._dim,
+                fields=self._fields,
+                declared=self._declared,
+                words=self._words,
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._writing, translated_errors(self._path), write_transaction(self._writer):
-            yield
+        with self._writing, translated_errors(self._path):
+            with write_transaction(self._writer):
+                yield
+            if self._words is not None and self._words.is_unfinished:
+                self._words.refresh(self._writer)
 
     def _seqs_of(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
         _check_ids(ids)
-        for some, marks in _in_slices(ids):
+        for some, marks in in_slices(ids):
             statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
             for row_id, seq in self._writer.execute(statement, some):
                 yield row_id.decode(), seq
 
     def _existing(self, seqs: Sequence[int]) -> Iterator[int]:
-        for some, marks in _in_slices(seqs):
+        for some, marks in in_slices(seqs):
             statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
             for (seq,) in self._writer.execute(statement, some):
                 yield seq
@@ -345,7 +369,7 @@ class RowLog:
     def _select(self, column: str, keys: Sequence[str | int], with_vectors: bool) -> list[Row]:
         found: list[Any] = []
         with self._readers.snapshot() as connection:
-            for some, marks in _in_slices(keys):
+            for some, marks in in_slices(keys):
                 statement = f"SELECT {COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
                 found += connection.execute(statement, some).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
@@ -354,22 +378,9 @@ class RowLog:
         return read_record(self._path, columns, dim=self._dim, with_vector=with_vector)
 
 
-def _name_model(writer: sqlite3.Connection, digest: str, name: str, version: str) -> None:
-    if name:
-        statement = "INSERT OR IGNORE INTO models (digest, name, version) VALUES (?, ?, ?)"
-        writer.execute(statement, (digest, name, version))
-
-
 def _check_ids(ids: Sequence[str]) -> None:
     for id_ in ids:
         encoded("id", id_)
-
-
-def _in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:
-    """Cut `keys` into lists that fit one statement, each with its question marks."""
-    remaining = iter(keys)
-    while some := list(islice(remaining, _VARIABLES)):
-        yield some, ", ".join("?" * len(some))
 
 
 def _last_seq(writer: sqlite3.Connection, path: Path) -> int:

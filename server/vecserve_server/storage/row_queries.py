@@ -17,7 +17,7 @@ from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared
 from vecserve_server.storage.filter_sql import Sql, compile_condition
 from vecserve_server.storage.sqlite_file import ReadConnections
-from vecserve_server.storage.word_index import LexicalMatches, WordIndex
+from vecserve_server.storage.word_index import LexicalMatches, WordIndex, refuse_if_pending
 
 
 class RowKey(NamedTuple):
@@ -90,10 +90,11 @@ class RowQueries:
         """Find the `limit` best rows by BM25 that hold any word of the text.
 
         `row_count` is about how many rows there are. Raises FailedPrecondition if no field is
-        declared as text.
+        declared as text, Starting while the word index is being built.
         """
         if self._words is None:
             raise FailedPrecondition("collection: declares no field of type TEXT")
+        refuse_if_pending(self._words.pending)
         where = self.compile(condition) if condition is not None else None
         with self._readers.snapshot(is_late=is_late) as connection:
             return self._words.search(connection, text, limit, row_count=row_count, where=where)

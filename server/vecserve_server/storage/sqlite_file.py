@@ -10,7 +10,9 @@ import queue
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from vecserve_server.errors import (
     ConfigError,
@@ -28,6 +30,8 @@ _LEASE_TIMEOUT_S = 5.0
 _WAL_KEPT_BYTES = 64 << 20
 # A millisecond or so between two looks at the clock.
 _STEPS_BETWEEN_LOOKS = 10_000
+_VARIABLES = 500
+_Key = TypeVar("_Key")
 
 
 class ReadConnections:
@@ -145,6 +149,13 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise _translate(path, error) from error
     except UnicodeDecodeError as error:
         raise CorruptData(f"{path}: is damaged: holds a text that is not UTF-8") from error
+
+
+def in_slices(keys: Sequence[_Key]) -> Iterator[tuple[list[_Key], str]]:
+    """Cut `keys` into lists that fit one statement, each with its question marks."""
+    remaining = iter(keys)
+    while some := list(islice(remaining, _VARIABLES)):
+        yield some, ", ".join("?" * len(some))
 
 
 @contextmanager
