@@ -5,14 +5,16 @@ Owns the order of write, fsync and rename. Must not know what the bytes mean.
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vecserve_server.errors import AlreadyExists, StorageError
+from vecserve_server.errors import AlreadyExists, Overloaded, StorageError
 
 _UNFINISHED = ".unfinished"
 _REMOVED = ".removed"
@@ -106,9 +108,26 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def descriptors_used_up() -> Overloaded | None:
+    """Return what to say if this process can open no more files, or None if it can."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return Overloaded(
+                f"the server has as many open files and connections as it may, {limit}; raise the "
+                "limit (ulimit -n, LimitNOFILE of systemd), or close connections",
+                retry_after_ms=1000,
+            )
+    return None
+
+
 @contextmanager
 def _io_errors(path: Path, problem: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE) and (used_up := descriptors_used_up()):
+            raise used_up from error
         raise StorageError(f"{path}: {problem}: {error.strerror}") from error
