@@ -291,8 +291,8 @@ class _Application:
             closing=self._closing,
             stream_window=self._settings.limits.max_stream_window,
             max_items_per_call=self._settings.limits.max_items_per_call,
+            filter_limits=filter_limits_of(self._settings.limits),
         )
-        filters = filter_limits_of(self._settings.limits)
         return Servicers(
             embedding=EmbeddingServicer(service=core.embedding, scope=scope),
             collection=CollectionServicer(
@@ -301,8 +301,10 @@ class _Application:
                 scope=scope,
                 wall_clock_ms=_wall_clock_ms,
             ),
-            index=IndexServicer(core.indexing, core.collections, scope, filters),
-            search=SearchServicer(core.searching, core.classifying, scope, filters),
+            index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
+            search=SearchServicer(
+                service=core.searching, classifying=core.classifying, scope=scope
+            ),
             admin=AdminServicer(
                 catalog=core.catalog,
                 collections=core.collections,

@@ -25,7 +25,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises StorageError; no temporary file stays behind.
     """
-    with _io_errors(path, "cannot be written"):
+    with io_errors(path, "cannot be written"):
         descriptor, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED
         )
@@ -48,7 +48,7 @@ def new_folder_atomically(folder: Path) -> Iterator[Path]:
 
     Raises AlreadyExists if `folder` holds anything by then, StorageError if the disk fails.
     """
-    with _io_errors(folder, "cannot be created"):
+    with io_errors(folder, "cannot be created"):
         unfinished = Path(
             tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=_UNFINISHED)
         )
@@ -68,7 +68,7 @@ def remove_folder_atomically(folder: Path) -> None:
 
     Raises StorageError, in which case the folder is still there, whole.
     """
-    with _io_errors(folder, "cannot be removed"):
+    with io_errors(folder, "cannot be removed"):
         removed = Path(
             tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=_REMOVED)
         )
@@ -88,7 +88,7 @@ def sweep_leftovers(folder: Path) -> None:
     Only the one process that owns the folder may call it, while no other call is in progress.
     Raises StorageError.
     """
-    with _io_errors(folder, "cannot be swept"):
+    with io_errors(folder, "cannot be swept"):
         for entry in folder.iterdir():
             if not (entry.name.startswith(".") and entry.name.endswith((_UNFINISHED, _REMOVED))):
                 continue
@@ -100,7 +100,7 @@ def sweep_leftovers(folder: Path) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Make the names inside `folder` durable. Raises StorageError."""
-    with _io_errors(folder, "cannot be made durable"):
+    with io_errors(folder, "cannot be made durable"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -124,7 +124,8 @@ def descriptors_used_up() -> Overloaded | None:
 
 
 @contextmanager
-def _io_errors(path: Path, problem: str) -> Iterator[None]:
+def io_errors(path: Path, problem: str) -> Iterator[None]:
+    """Turn OSError into StorageError, or into Overloaded where no more files can be opened."""
     try:
         yield
     except OSError as error:

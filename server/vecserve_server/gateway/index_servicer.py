@@ -18,7 +18,7 @@ from vecserve_server.gateway.converters import (
     write_item_error,
     write_row,
 )
-from vecserve_server.gateway.filters import ANY_SIZE, FilterLimits, read_filter
+from vecserve_server.gateway.filters import read_filter
 from vecserve_server.gateway.page_tokens import read_page_token, read_seq, write_page_token
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
@@ -33,15 +33,14 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
 
     def __init__(
         self,
+        *,
         service: IndexingService,
         collections: Collections,
         scope: CallScope,
-        filter_limits: FilterLimits = ANY_SIZE,
     ) -> None:
         self._service = service
         self._collections = collections
         self._scope = scope
-        self._filter_limits = filter_limits
 
     async def Upsert(
         self, request: index_pb2.UpsertRequest, context: Context
@@ -136,7 +135,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     ) -> Condition | None:
         if not request.HasField("filter"):
             return None
-        return read_filter("filter", request.filter, self._filter_limits)
+        return read_filter("filter", request.filter, self._scope.filter_limits)
 
     async def _delete_matching(
         self, request: index_pb2.DeleteRequest, deadline_ns: int | None
@@ -144,7 +143,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         with self._scope.admit(request) as arrived_ns:
             if request.ids or request.expected_seqs:
                 raise InvalidArgument("filter", "does not go with ids or expected_seqs")
-            condition = read_filter("filter", request.filter, self._filter_limits)
+            condition = read_filter("filter", request.filter, self._scope.filter_limits)
             count = await self._service.delete_matching(
                 request.collection, condition, deadline_ns=deadline_ns
             )

@@ -17,7 +17,6 @@ from vecserve_server.gateway.converters import (
     write_hit,
     write_item_error,
 )
-from vecserve_server.gateway.filters import ANY_SIZE, FilterLimits
 from vecserve_server.gateway.search_options import read_search_options
 from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.searching import QueryInput, Searched, SearchingService
@@ -29,16 +28,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Answer queries, one or many in a call, with rows or with a label."""
 
     def __init__(
-        self,
-        service: SearchingService,
-        classifying: ClassifyingService,
-        scope: CallScope,
-        filter_limits: FilterLimits = ANY_SIZE,
+        self, *, service: SearchingService, classifying: ClassifyingService, scope: CallScope
     ) -> None:
         self._service = service
         self._classifying = classifying
         self._scope = scope
-        self._filter_limits = filter_limits
 
     async def Search(
         self, request: search_pb2.SearchRequest, context: Context
@@ -87,7 +81,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return await self._service.search(
             request.collection,
             queries,
-            read_search_options(request.options, self._filter_limits),
+            read_search_options(request.options, self._scope.filter_limits),
             read_embed_options(request.embed_options, field="embed_options"),
             deadline_ns=self._scope.deadline_ns(context),
         )
