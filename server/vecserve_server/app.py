@@ -21,7 +21,17 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vecserve_server import MAY_REPORT, __version__
-from vecserve_server.assembly import ModelParts, Pools, build_indexes, build_models
+from vecserve_server.assembly import (
+    ModelParts,
+    Pools,
+    build_bounds,
+    build_indexes,
+    build_models,
+    build_upkeep,
+    filter_limits_of,
+    measure_collections,
+    measure_writer,
+)
 from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
@@ -35,6 +45,7 @@ from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
 from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.observability.descriptors import raise_descriptor_limit
 from vecserve_server.observability.exposition import serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
@@ -44,12 +55,12 @@ from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
-from vecserve_server.services.index_metrics import IndexMetrics
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.services.upkeep import UpkeepService
+from vecserve_server.services.watching import Watching
 from vecserve_server.settings import Settings
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
@@ -159,23 +170,23 @@ class _Application:
 
     async def _build_core(self, stack: AsyncExitStack) -> _Core:
         settings, limits = self._settings, self._settings.limits
+        bounds = build_bounds(settings, raise_descriptor_limit())
         folder = await asyncio.to_thread(DataFolder.open, settings.storage.data_dir)
         stack.callback(folder.close)
-        search_pool = self._pool(stack, "search", settings.compute.search_threads)
+        search_pool = self._pool(stack, "search", bounds.all_search_threads)
         tokenise_pool = self._pool(stack, "tokenise", settings.compute.tokenise_threads)
         writer = self._start_writer(stack)
         collections = Collections(
             folder=folder,
             writer=writer,
             search_pool=search_pool,
-            search_threads=settings.compute.search_threads,
             indexes=build_indexes(settings, self._start_maintenance(stack)),
             max_collections=limits.max_collections,
             clock_ns=self._clock_ns,
             metrics=self._metrics,
-            max_read_s=limits.max_read_s,
+            bounds=bounds,
         )
-        self._metrics.registry.register(IndexMetrics(collections.index_stats))
+        measure_collections(collections, self._metrics)
         stack.push_async_callback(self._close_collections, collections)
         rows = await collections.open_all()
         log_event(
@@ -186,6 +197,8 @@ class _Application:
             collections=len(collections.all()),
             rows=rows,
         )
+        watching = Watching(collections=collections, every_s=settings.storage.watch_s)
+        stack.push_async_callback(watching.start())
         models = await self._start_models(stack, tokenise_pool, collections)
         catalog, embedding = models.catalog, models.embedding
         searching = SearchingService(
@@ -201,10 +214,8 @@ class _Application:
         )
         stack.push_async_callback(reindexing.close)
         reindexing.open()
-        upkeep = UpkeepService(
-            collections=collections,
-            snapshots=settings.storage.snapshot_dir or settings.storage.data_dir / "snapshots",
-        )
+        upkeep = build_upkeep(settings, collections, self._metrics)
+        stack.push_async_callback(upkeep.close)
         await asyncio.to_thread(upkeep.open)
         return _Core(
             catalog=catalog,
@@ -246,10 +257,7 @@ class _Application:
             on_death=lambda death: _later(loop, self._die, death),
         )
         writer.start()
-        self._metrics.queued_rows.set_function(lambda: writer.stats().queued_rows)
-        self._metrics.commits.set_function(lambda: writer.stats().commits)
-        self._metrics.failed_commits.set_function(lambda: writer.stats().failed_commits)
-        self._metrics.commit_seconds.set_function(lambda: writer.stats().commit_seconds)
+        measure_writer(writer, self._metrics)
         stack.push_async_callback(asyncio.to_thread, writer.drain, CLOSE_TIMEOUT_S)
         return writer
 
@@ -286,6 +294,7 @@ class _Application:
             closing=self._closing,
             stream_window=self._settings.limits.max_stream_window,
             max_items_per_call=self._settings.limits.max_items_per_call,
+            filter_limits=filter_limits_of(self._settings.limits),
         )
         return Servicers(
             embedding=EmbeddingServicer(service=core.embedding, scope=scope),

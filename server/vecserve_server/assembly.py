@@ -11,6 +11,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.errors import ConfigError
+from vecserve_server.gateway.filters import FilterLimits
 from vecserve_server.index.build_job import BuildJob
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.opening import Indexes
@@ -28,17 +30,24 @@ from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.services.catalog import Catalog
+from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
+from vecserve_server.services.index_metrics import IndexMetrics
 from vecserve_server.services.model_control import ControlPolicy, ModelControl
 from vecserve_server.services.model_lifecycle import ModelLifecycle
 from vecserve_server.services.model_loading import ModelLoading
 from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
+from vecserve_server.services.opening import Bounds, readers_of
 from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
-from vecserve_server.settings import ModelSettings, Settings
+from vecserve_server.services.upkeep import UpkeepService
+from vecserve_server.settings import LimitSettings, ModelSettings, Settings
+from vecserve_server.storage.writer import RowWriter
 
 LOOK_AHEAD_ENTRIES = 16
 MIN_SHARE_TOKENS = 64
+MOST_OPEN_STORES = 128
+"""Of their own memory, open stores take some hundred kilobytes each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +100,72 @@ def build_indexes(settings: Settings, maintenance: IndexMaintenance) -> Indexes:
                 niceness=index.builder_niceness,
             ),
         ),
+    )
+
+
+def build_bounds(settings: Settings, descriptors: int) -> Bounds:
+    """Decide what collections share; half of the descriptors stay free for connections.
+
+    Raises ConfigError where the descriptors are too few to work with.
+    """
+    compute, wanted = settings.compute, settings.storage.max_open_collections
+    all_search_threads = compute.all_search_threads or 4 * compute.search_threads
+    # The file, its log and the memory that connections share; each reader opens the first two.
+    each = 3 + 2 * readers_of(compute.search_threads)
+    fitting = descriptors // 2 // each
+    # One for each thread that may use one: theirs are never closed.
+    needed = max(all_search_threads + compute.upkeep_threads + 2, wanted)
+    if fitting < needed:
+        raise ConfigError(
+            f"the process may have {descriptors} files open (ulimit -n), half of which suffice for "
+            f"{fitting} open collections of {each} files each; {needed} are needed by "
+            "compute.all_search_threads, compute.upkeep_threads and storage.max_open_collections: "
+            f"allow {2 * each * needed} files, or lower these"
+        )
+    return Bounds(
+        max_read_s=settings.limits.max_read_s,
+        search_threads=compute.search_threads,
+        all_search_threads=all_search_threads,
+        upkeep_threads=compute.upkeep_threads,
+        open_stores=wanted or min(fitting, MOST_OPEN_STORES),
+    )
+
+
+def build_upkeep(settings: Settings, collections: Collections, metrics: Metrics) -> UpkeepService:
+    """Put together what looks after collections."""
+    storage = settings.storage
+    upkeep = UpkeepService(
+        collections=collections,
+        snapshots=storage.snapshot_dir or storage.data_dir / "snapshots",
+        max_jobs=settings.limits.max_upkeep_jobs,
+    )
+    metrics.store.upkeep_jobs.set_function(lambda: upkeep.jobs)
+    return upkeep
+
+
+def measure_writer(writer: RowWriter, metrics: Metrics) -> None:
+    """Let metrics read what the writer did."""
+    metrics.queued_rows.set_function(lambda: writer.stats().queued_rows)
+    metrics.commits.set_function(lambda: writer.stats().commits)
+    metrics.failed_commits.set_function(lambda: writer.stats().failed_commits)
+    metrics.commit_seconds.set_function(lambda: writer.stats().commit_seconds)
+
+
+def measure_collections(collections: Collections, metrics: Metrics) -> None:
+    """Let metrics read the state of the collections."""
+    stores = collections.stores
+    metrics.registry.register(IndexMetrics(collections.index_stats))
+    metrics.store.open_stores.set_function(lambda: len(stores))
+    metrics.store.opened_stores.set_function(lambda: stores.opened)
+    metrics.store.waiting_reads.set_function(lambda: collections.reads.waiting)
+
+
+def filter_limits_of(limits: LimitSettings) -> FilterLimits:
+    """Tell how large a filter may be."""
+    return FilterLimits(
+        conditions=limits.max_filter_conditions,
+        values=limits.max_filter_values,
+        depth=limits.max_filter_depth,
     )
 
 

@@ -5,14 +5,16 @@ Owns the order of write, fsync and rename. Must not know what the bytes mean.
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vecserve_server.errors import AlreadyExists, StorageError
+from vecserve_server.errors import AlreadyExists, Overloaded, StorageError
 
 _UNFINISHED = ".unfinished"
 _REMOVED = ".removed"
@@ -23,7 +25,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises StorageError; no temporary file stays behind.
     """
-    with _io_errors(path, "cannot be written"):
+    with io_errors(path, "cannot be written"):
         descriptor, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED
         )
@@ -46,7 +48,7 @@ def new_folder_atomically(folder: Path) -> Iterator[Path]:
 
     Raises AlreadyExists if `folder` holds anything by then, StorageError if the disk fails.
     """
-    with _io_errors(folder, "cannot be created"):
+    with io_errors(folder, "cannot be created"):
         unfinished = Path(
             tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=_UNFINISHED)
         )
@@ -66,7 +68,7 @@ def remove_folder_atomically(folder: Path) -> None:
 
     Raises StorageError, in which case the folder is still there, whole.
     """
-    with _io_errors(folder, "cannot be removed"):
+    with io_errors(folder, "cannot be removed"):
         removed = Path(
             tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=_REMOVED)
         )
@@ -86,7 +88,7 @@ def sweep_leftovers(folder: Path) -> None:
     Only the one process that owns the folder may call it, while no other call is in progress.
     Raises StorageError.
     """
-    with _io_errors(folder, "cannot be swept"):
+    with io_errors(folder, "cannot be swept"):
         for entry in folder.iterdir():
             if not (entry.name.startswith(".") and entry.name.endswith((_UNFINISHED, _REMOVED))):
                 continue
@@ -98,7 +100,7 @@ def sweep_leftovers(folder: Path) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Make the names inside `folder` durable. Raises StorageError."""
-    with _io_errors(folder, "cannot be made durable"):
+    with io_errors(folder, "cannot be made durable"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -106,9 +108,27 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def descriptors_used_up() -> Overloaded | None:
+    """Return what to say if this process can open no more files, or None if it can."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return Overloaded(
+                f"the server has as many open files and connections as it may, {limit}; raise the "
+                "limit (ulimit -n, LimitNOFILE of systemd), or close connections",
+                retry_after_ms=1000,
+            )
+    return None
+
+
 @contextmanager
-def _io_errors(path: Path, problem: str) -> Iterator[None]:
+def io_errors(path: Path, problem: str) -> Iterator[None]:
+    """Turn OSError into StorageError, or into Overloaded where no more files can be opened."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE) and (used_up := descriptors_used_up()):
+            raise used_up from error
         raise StorageError(f"{path}: {problem}: {error.strerror}") from error

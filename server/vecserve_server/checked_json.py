@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vecserve_server.atomic_files import write_atomically
-from vecserve_server.errors import CorruptData, StorageError
+from vecserve_server.atomic_files import io_errors, write_atomically
+from vecserve_server.errors import CorruptData
 
 
 def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -31,12 +31,11 @@ def read_checked_json(path: Path) -> dict[str, Any]:
 
 def find_checked_json(path: Path) -> dict[str, Any] | None:
     """Read and verify the file; None if there is none. Raises CorruptData, StorageError."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    with io_errors(path, "cannot be read"):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
     checksum, _, body = data.partition(b"\n")
     if checksum != _checksum(body):
         raise CorruptData(f"{path}: the checksum does not match the content")

@@ -21,7 +21,8 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     ├── ConfigError           the operator can mend it; the server refuses to start
     │   └── ModelError
     └── StorageError          the disk or a file failed
-        └── CorruptData
+        ├── CorruptData
+        └── StoreGone
 """
 
 from __future__ import annotations
@@ -116,6 +117,15 @@ class StorageError(VecserveError):
 
 class CorruptData(StorageError):
     """Stored bytes do not match their checksum or their schema."""
+
+
+class StoreGone(StorageError):
+    """A file that is served was removed, or another one lies in its place."""
+
+    def __init__(self, message: str, *, replaced: bool = False) -> None:
+        super().__init__(message)
+        self.replaced = replaced
+        """Whether another one has its name."""
 
 
 def is_for_caller(error: Exception) -> TypeGuard[VecserveError]:

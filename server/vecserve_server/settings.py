@@ -17,6 +17,7 @@ from typing import Any, Literal, get_type_hints
 
 from vecserve_server.domain import SHIPPED_MODEL
 from vecserve_server.errors import ConfigError
+from vecserve_server.storage_settings import IndexSettings, StorageSettings
 
 MIB = 1 << 20
 ENV_PREFIX = "VECSERVE_"
@@ -69,34 +70,15 @@ class LimitSettings:
     max_collections: int = 1000
     max_read_s: float = 10.0
     """How long one query may read rows: filters and words, not the comparison of vectors."""
+    max_filter_conditions: int = 256
+    max_filter_values: int = 4096
+    """Scalars of all `one_of` of one filter."""
+    max_filter_depth: int = 8
+    """Levels of conditions inside conditions."""
+    max_upkeep_jobs: int = 16
+    """Snapshots, restores, checks and compactions that are under way or wait."""
     max_stream_window: int = 16
     """Unanswered messages on one stream before the server stops reading it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageSettings:
-    """Where rows live."""
-
-    data_dir: Path = Path("data")
-    snapshot_dir: Path | None = None
-    """Folder of the snapshots. None: `snapshots` in the data folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexSettings:
-    """How vectors are searched and when graphs are built for them."""
-
-    first_rows: int = 0
-    """Fewer rows in a collection are scanned without a graph. 0: as measured."""
-    delta_rows: int = 0
-    """So many rows that no graph knows yet are given one. 0: as measured."""
-    exact_rows: int = 10_000
-    """Up to so many rows that a filter lets through are all looked at."""
-    target_recall: float = 0.99
-    """Recall@10 against an exact search that the breadth of graph searches is chosen for."""
-    build_memory_bytes: int = 0
-    """Memory that a build may take. 0: half of what is free when it begins."""
-    builder_niceness: int = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +108,11 @@ class ComputeSettings:
 
     tokenise_threads: int = 2
     search_threads: int = 2
+    """Threads that read one collection at a time."""
+    all_search_threads: int = 0
+    """Threads that read all collections together. 0: four times as many as for one."""
+    upkeep_threads: int = 2
+    """Threads that snapshot, restore, check and compact."""
     model_niceness: int = 10
     """How much the threads that run models yield to those that answer calls."""
 
@@ -336,7 +323,13 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("limits.max_queued_rows", 1, 1 << 22),
     ("limits.max_collections", 1, 100_000),
     ("limits.max_read_s", 0.001, 3600),
+    ("limits.max_filter_conditions", 1, 256),
+    ("limits.max_filter_values", 1, 4096),
+    ("limits.max_filter_depth", 1, 8),
+    ("limits.max_upkeep_jobs", 1, 1024),
     ("limits.max_stream_window", 1, 1024),
+    ("storage.max_open_collections", 0, 100_000),
+    ("storage.watch_s", 0.05, 3600),
     ("index.first_rows", 0, 1 << 30),
     ("index.delta_rows", 0, 1 << 30),
     ("index.exact_rows", 0, 1 << 30),
@@ -348,6 +341,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("models.delay_scheduler", 0, 1 << 20),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
+    ("compute.all_search_threads", 0, 256),
+    ("compute.upkeep_threads", 1, 64),
     ("compute.model_niceness", 0, 19),
     ("classify.temperature", 0.001, 1),
     ("classify.scope_cosine", -1, 1),
@@ -387,5 +382,12 @@ def _cross_check(settings: Settings) -> None:
         low, high = _value(settings, smaller), _value(settings, larger)
         if low > high:
             raise ConfigError(f"{smaller} = {low}: exceeds {larger} = {high}")
+    compute = settings.compute
+    if 0 < compute.all_search_threads <= compute.search_threads:
+        raise ConfigError(
+            f"compute.all_search_threads = {compute.all_search_threads}: must exceed "
+            f"compute.search_threads = {compute.search_threads}, or one collection could hold "
+            "every thread"
+        )
     if models.load and models.default not in ("", *models.load):
         raise ConfigError(f"models.default = {models.default!r}: is not in models.load")

@@ -158,7 +158,6 @@ async def opened(root: Path, *, builder: Builder | None = None) -> AsyncIterator
             folder=folder,
             writer=writer,
             search_pool=pool,
-            search_threads=2,
             indexes=Indexes(maintenance=maintenance, options=options),
             max_collections=9,
             clock_ns=time.perf_counter_ns,

@@ -60,7 +60,6 @@ async def collections(folder: DataFolder, writer: RowWriter) -> AsyncIterator[Co
             folder=folder,
             writer=writer,
             search_pool=pool,
-            search_threads=2,
             indexes=Indexes(maintenance=IndexMaintenance(), options=IndexOptions()),
             max_collections=3,
             clock_ns=time.perf_counter_ns,
@@ -109,7 +108,7 @@ async def test_a_cancelled_creation_is_whole_or_nothing(
     await asyncio.gather(creation, return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S):
         while collections._changes:
-            await asyncio.wait(collections._changes)
+            await collections._changes.settled(PATIENCE_S)
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 
@@ -126,7 +125,7 @@ async def test_a_cancelled_drop_is_whole_or_nothing(
     await asyncio.gather(drop, return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S):
         while collections._changes:
-            await asyncio.wait(collections._changes)
+            await collections._changes.settled(PATIENCE_S)
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 

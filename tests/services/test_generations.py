@@ -72,7 +72,6 @@ async def collections(tmp_path: Path) -> AsyncIterator[Collections]:
             folder=folder,
             writer=writer,
             search_pool=pool,
-            search_threads=2,
             indexes=indexes,
             max_collections=3,
             clock_ns=time.perf_counter_ns,

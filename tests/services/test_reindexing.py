@@ -142,7 +142,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             folder=folder,
             writer=writer,
             search_pool=pool,
-            search_threads=2,
             indexes=Indexes(maintenance=IndexMaintenance(), options=IndexOptions()),
             max_collections=3,
             clock_ns=time.perf_counter_ns,

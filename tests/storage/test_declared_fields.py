@@ -302,7 +302,7 @@ def test_rows_with_damaged_payloads_can_be_removed_and_replaced(path: Path, dama
         assert found_ids(log, "rex", condition) == []
     keys = log.queries.keys(OneOf(field="brand", values=("x",)), after_seq=0, limit=9)
     assert sorted(key.id for key in keys) == left
-    assert log._writer.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
+    assert log._file.writer.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
     assert not log.check().problems
     log.close()
 

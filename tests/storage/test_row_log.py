@@ -122,26 +122,26 @@ def test_commits_reach_the_disk_and_deleted_bytes_are_overwritten(log: RowLog) -
     full, on = 2, 1
     pragmas = {"journal_mode": b"wal", "synchronous": full, "secure_delete": on}
     for pragma, value in pragmas.items():
-        assert log._writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
+        assert log._file.writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
 
 
 def test_a_reader_neither_waits_for_the_writer_nor_sees_half_a_commit(log: RowLog) -> None:
     log.commit([_upsert("a")])
-    log._writer.execute("BEGIN IMMEDIATE")
-    log._writer.execute("DELETE FROM rows")
+    log._file.writer.execute("BEGIN IMMEDIATE")
+    log._file.writer.execute("DELETE FROM rows")
     assert list(log.get(["a"])) == ["a"]
-    log._writer.execute("ROLLBACK")
+    log._file.writer.execute("ROLLBACK")
 
 
 def test_a_full_disk_fails_the_commit_and_nothing_else(log: RowLog) -> None:
     log.commit([_upsert("a")])
-    (pages,) = log._writer.execute("PRAGMA page_count").fetchone()
-    log._writer.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = log._file.writer.execute("PRAGMA page_count").fetchone()
+    log._file.writer.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageError, match="the disk is full"):
         log.commit([_upsert("b"), _upsert("big", payload="x" * 100_000)])
     assert [row.id for row in log.scan(after_seq=0, limit=9)] == ["a"]
     assert (log.count(), log.last_seq()) == (1, 1)
-    log._writer.execute("PRAGMA max_page_count = 1000000")
+    log._file.writer.execute("PRAGMA max_page_count = 1000000")
     assert log.commit([_upsert("b", payload="x" * 100_000)]).seqs == (2,)
 
 
@@ -221,7 +221,7 @@ def test_a_log_of_the_first_schema_is_migrated(path: Path) -> None:
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
     log = _open(path)
-    log._writer.execute("PRAGMA user_version = 99")
+    log._file.writer.execute("PRAGMA user_version = 99")
     log.close()
     with pytest.raises(ConfigError, match="schema version 99"):
         _open(path)

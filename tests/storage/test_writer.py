@@ -92,7 +92,7 @@ def test_a_bad_job_fails_alone(writer: RowWriter, logs: list[RowLog]) -> None:
 def test_a_failing_disk_fails_its_log_and_not_the_others(
     writer: RowWriter, logs: list[RowLog]
 ) -> None:
-    logs[0]._writer.execute("PRAGMA max_page_count = 1")
+    logs[0]._file.writer.execute("PRAGMA max_page_count = 1")
     big = "x" * 100_000
     failing = [writer.submit(logs[0], [_upsert(name, big)], _ignore) for name in "ab"]
     fine = writer.submit(logs[1], [_upsert("a")], _ignore)
@@ -100,7 +100,7 @@ def test_a_failing_disk_fails_its_log_and_not_the_others(
     assert fine.result(_TIMEOUT_S) == (1,)
     for future in failing:
         assert isinstance(future.exception(_TIMEOUT_S), StorageError)
-    logs[0]._writer.execute("PRAGMA max_page_count = 100000")
+    logs[0]._file.writer.execute("PRAGMA max_page_count = 100000")
     assert writer.submit(logs[0], [_upsert("a", big)], _ignore).result(_TIMEOUT_S) == (1,)
 
 

@@ -116,6 +116,7 @@ def list_snapshots_page(*, page_token: str) -> Call[tuple[list[Snapshot], str]]:
                     collection=found.collection,
                     size_bytes=found.size_bytes,
                     last_seq=found.last_seq,
+                    problem=found.problem,
                 )
                 for found in reply.snapshots
             ],

@@ -200,6 +200,9 @@ class Classification:
     timings: Timings
 
 
+CollectionState: TypeAlias = Literal["serving", "degraded", "down"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """A collection as it is now."""
@@ -216,6 +219,9 @@ class Collection:
     keeps_text: bool = True
     generation: int = 0
     reindex_id: str = ""
+    state: CollectionState = "serving"
+    """down: its files were removed or replaced, and nothing is written."""
+    state_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +268,8 @@ class Snapshot:
     size_bytes: int
     last_seq: int
     """Highest sequence number in it."""
+    problem: str = ""
+    """Why the server cannot restore it, and what to do. Empty: it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ Owns every conversion, both ways. Must not know methods, channels or retries.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from vecserve_client import declarations, vectors
 from vecserve_client.errors import InvalidArgument, ServerError, VecserveError, from_number
 from vecserve_client.types import (
     Collection,
+    CollectionState,
     EmbedOptions,
     EmbedResult,
     GetResult,
@@ -238,6 +239,13 @@ def explain_from_proto(explain_json: str) -> dict[str, Any] | None:
     return _json_object(explain_json)
 
 
+_STATES: Mapping[int, CollectionState] = {
+    collection_pb2.COLLECTION_STATE_SERVING: "serving",
+    collection_pb2.COLLECTION_STATE_DEGRADED: "degraded",
+    collection_pb2.COLLECTION_STATE_DOWN: "down",
+}
+
+
 def collection_from_proto(message: collection_pb2.Collection) -> Collection:
     """Convert the description of a collection."""
     return Collection(
@@ -253,6 +261,8 @@ def collection_from_proto(message: collection_pb2.Collection) -> Collection:
         keeps_text=not message.discards_text,
         generation=message.generation,
         reindex_id=message.reindex_id,
+        state=_STATES.get(message.state, "serving"),
+        state_reason=message.state_reason,
     )
 
 

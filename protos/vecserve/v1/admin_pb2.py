@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from vecserve.v1 import common_pb2 as vecserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vecserve/v1/admin.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\"\'\n\x11ListModelsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xb3\x01\n\x05Model\x12$\n\x04info\x18\x01 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x16\n\x0einstance_count\x18\x06 \x01(\r\x12\x12\n\nis_default\x18\x07 \x01(\x08\x12\x14\n\x0cprompt_names\x18\x08 \x03(\t\"s\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.vecserve.v1.Model\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"8\n\x13StartReindexRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"*\n\x14StartReindexResponse\x12\x12\n\nreindex_id\x18\x01 \x01(\t\"\'\n\x11GetReindexRequest\x12\x12\n\nreindex_id\x18\x01 \x01(\t\"\xdf\x01\n\x12GetReindexResponse\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.vecserve.v1.ReindexState\x12\x11\n\tdone_rows\x18\x02 \x01(\x04\x12\x12\n\ntotal_rows\x18\x03 \x01(\x04\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\ncollection\x18\x05 \x01(\t\x12%\n\x05model\x18\x06 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x15\n\rself_hit_rate\x18\x07 \x01(\x02\x12\x15\n\roverlap_at_10\x18\x08 \x01(\x02\"*\n\x14\x43\x61ncelReindexRequest\x12\x12\n\nreindex_id\x18\x01 \x01(\t\"\x17\n\x15\x43\x61ncelReindexResponse\"9\n\x15\x43reateSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"R\n\x16\x43reateSnapshotResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x12\n\ncollection\x18\x03 \x01(\t\":\n\x16RestoreSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\",\n\x17RestoreSnapshotResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\"R\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08last_seq\x18\x04 \x01(\x04\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x15ListSnapshotsResponse\x12(\n\tsnapshots\x18\x01 \x03(\x0b\x32\x15.vecserve.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteSnapshotResponse\".\n\x18\x43ompactCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"0\n\x19\x43ompactCollectionResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"=\n\x17VerifyCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"k\n\x18VerifyCollectionResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x10\n\x08problems\x18\x02 \x03(\t\x12\x10\n\x08repaired\x18\x03 \x03(\t\x12\x18\n\x10has_damaged_rows\x18\x04 \x01(\x08\"%\n\x0fGetStatsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xd6\x01\n\x10GetStatsResponse\x12\x16\n\x0euptime_seconds\x18\x01 \x01(\x01\x12\x15\n\rpending_items\x18\x02 \x01(\x04\x12\x13\n\x0bqueued_rows\x18\x03 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x63ollection_count\x18\x05 \x01(\x04\x12\x11\n\trow_count\x18\x06 \x01(\x04\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12%\n\x07timings\x18\x08 \x01(\x0b\x32\x14.vecserve.v1.Timings*\xb5\x01\n\x0cReindexState\x12\x1d\n\x19REINDEX_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REINDEX_STATE_RUNNING\x10\x01\x12\x1c\n\x18REINDEX_STATE_EVALUATING\x10\x02\x12\x16\n\x12REINDEX_STATE_DONE\x10\x03\x12\x18\n\x14REINDEX_STATE_FAILED\x10\x04\x12\x1b\n\x17REINDEX_STATE_CANCELLED\x10\x05\x32\xd3\x07\n\x0c\x41\x64minService\x12M\n\nListModels\x12\x1e.vecserve.v1.ListModelsRequest\x1a\x1f.vecserve.v1.ListModelsResponse\x12S\n\x0cStartReindex\x12 .vecserve.v1.StartReindexRequest\x1a!.vecserve.v1.StartReindexResponse\x12M\n\nGetReindex\x12\x1e.vecserve.v1.GetReindexRequest\x1a\x1f.vecserve.v1.GetReindexResponse\x12V\n\rCancelReindex\x12!.vecserve.v1.CancelReindexRequest\x1a\".vecserve.v1.CancelReindexResponse\x12Y\n\x0e\x43reateSnapshot\x12\".vecserve.v1.CreateSnapshotRequest\x1a#.vecserve.v1.CreateSnapshotResponse\x12\\\n\x0fRestoreSnapshot\x12#.vecserve.v1.RestoreSnapshotRequest\x1a$.vecserve.v1.RestoreSnapshotResponse\x12V\n\rListSnapshots\x12!.vecserve.v1.ListSnapshotsRequest\x1a\".vecserve.v1.ListSnapshotsResponse\x12Y\n\x0e\x44\x65leteSnapshot\x12\".vecserve.v1.DeleteSnapshotRequest\x1a#.vecserve.v1.DeleteSnapshotResponse\x12\x62\n\x11\x43ompactCollection\x12%.vecserve.v1.CompactCollectionRequest\x1a&.vecserve.v1.CompactCollectionResponse\x12_\n\x10VerifyCollection\x12$.vecserve.v1.VerifyCollectionRequest\x1a%.vecserve.v1.VerifyCollectionResponse\x12G\n\x08GetStats\x12\x1c.vecserve.v1.GetStatsRequest\x1a\x1d.vecserve.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vecserve/v1/admin.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\"\'\n\x11ListModelsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xb3\x01\n\x05Model\x12$\n\x04info\x18\x01 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x16\n\x0einstance_count\x18\x06 \x01(\r\x12\x12\n\nis_default\x18\x07 \x01(\x08\x12\x14\n\x0cprompt_names\x18\x08 \x03(\t\"s\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.vecserve.v1.Model\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"8\n\x13StartReindexRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"*\n\x14StartReindexResponse\x12\x12\n\nreindex_id\x18\x01 \x01(\t\"\'\n\x11GetReindexRequest\x12\x12\n\nreindex_id\x18\x01 \x01(\t\"\xdf\x01\n\x12GetReindexResponse\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.vecserve.v1.ReindexState\x12\x11\n\tdone_rows\x18\x02 \x01(\x04\x12\x12\n\ntotal_rows\x18\x03 \x01(\x04\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\ncollection\x18\x05 \x01(\t\x12%\n\x05model\x18\x06 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x15\n\rself_hit_rate\x18\x07 \x01(\x02\x12\x15\n\roverlap_at_10\x18\x08 \x01(\x02\"*\n\x14\x43\x61ncelReindexRequest\x12\x12\n\nreindex_id\x18\x01 \x01(\t\"\x17\n\x15\x43\x61ncelReindexResponse\"9\n\x15\x43reateSnapshotRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"R\n\x16\x43reateSnapshotResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x12\n\ncollection\x18\x03 \x01(\t\":\n\x16RestoreSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\",\n\x17RestoreSnapshotResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\"c\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08last_seq\x18\x04 \x01(\x04\x12\x0f\n\x07problem\x18\x05 \x01(\t\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x15ListSnapshotsResponse\x12(\n\tsnapshots\x18\x01 \x03(\x0b\x32\x15.vecserve.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteSnapshotResponse\".\n\x18\x43ompactCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"0\n\x19\x43ompactCollectionResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x04\"=\n\x17VerifyCollectionRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"k\n\x18VerifyCollectionResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x10\n\x08problems\x18\x02 \x03(\t\x12\x10\n\x08repaired\x18\x03 \x03(\t\x12\x18\n\x10has_damaged_rows\x18\x04 \x01(\x08\"%\n\x0fGetStatsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xf0\x01\n\x10GetStatsResponse\x12\x16\n\x0euptime_seconds\x18\x01 \x01(\x01\x12\x15\n\rpending_items\x18\x02 \x01(\x04\x12\x13\n\x0bqueued_rows\x18\x03 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x63ollection_count\x18\x05 \x01(\x04\x12\x11\n\trow_count\x18\x06 \x01(\x04\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12%\n\x07timings\x18\x08 \x01(\x0b\x32\x14.vecserve.v1.Timings\x12\x18\n\x10\x64own_collections\x18\t \x03(\t*\xb5\x01\n\x0cReindexState\x12\x1d\n\x19REINDEX_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REINDEX_STATE_RUNNING\x10\x01\x12\x1c\n\x18REINDEX_STATE_EVALUATING\x10\x02\x12\x16\n\x12REINDEX_STATE_DONE\x10\x03\x12\x18\n\x14REINDEX_STATE_FAILED\x10\x04\x12\x1b\n\x17REINDEX_STATE_CANCELLED\x10\x05\x32\xd3\x07\n\x0c\x41\x64minService\x12M\n\nListModels\x12\x1e.vecserve.v1.ListModelsRequest\x1a\x1f.vecserve.v1.ListModelsResponse\x12S\n\x0cStartReindex\x12 .vecserve.v1.StartReindexRequest\x1a!.vecserve.v1.StartReindexResponse\x12M\n\nGetReindex\x12\x1e.vecserve.v1.GetReindexRequest\x1a\x1f.vecserve.v1.GetReindexResponse\x12V\n\rCancelReindex\x12!.vecserve.v1.CancelReindexRequest\x1a\".vecserve.v1.CancelReindexResponse\x12Y\n\x0e\x43reateSnapshot\x12\".vecserve.v1.CreateSnapshotRequest\x1a#.vecserve.v1.CreateSnapshotResponse\x12\\\n\x0fRestoreSnapshot\x12#.vecserve.v1.RestoreSnapshotRequest\x1a$.vecserve.v1.RestoreSnapshotResponse\x12V\n\rListSnapshots\x12!.vecserve.v1.ListSnapshotsRequest\x1a\".vecserve.v1.ListSnapshotsResponse\x12Y\n\x0e\x44\x65leteSnapshot\x12\".vecserve.v1.DeleteSnapshotRequest\x1a#.vecserve.v1.DeleteSnapshotResponse\x12\x62\n\x11\x43ompactCollection\x12%.vecserve.v1.CompactCollectionRequest\x1a&.vecserve.v1.CompactCollectionResponse\x12_\n\x10VerifyCollection\x12$.vecserve.v1.VerifyCollectionRequest\x1a%.vecserve.v1.VerifyCollectionResponse\x12G\n\x08GetStats\x12\x1c.vecserve.v1.GetStatsRequest\x1a\x1d.vecserve.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vecserve.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REINDEXSTATE']._serialized_start=1924
-  _globals['_REINDEXSTATE']._serialized_end=2105
+  _globals['_REINDEXSTATE']._serialized_start=1967
+  _globals['_REINDEXSTATE']._serialized_end=2148
   _globals['_LISTMODELSREQUEST']._serialized_start=66
   _globals['_LISTMODELSREQUEST']._serialized_end=105
   _globals['_MODEL']._serialized_start=108
@@ -61,27 +61,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESTORESNAPSHOTRESPONSE']._serialized_start=1047
   _globals['_RESTORESNAPSHOTRESPONSE']._serialized_end=1091
   _globals['_SNAPSHOT']._serialized_start=1093
-  _globals['_SNAPSHOT']._serialized_end=1175
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1177
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1238
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1240
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1330
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1332
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1369
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1371
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1395
-  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_start=1397
-  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_end=1443
-  _globals['_COMPACTCOLLECTIONRESPONSE']._serialized_start=1445
-  _globals['_COMPACTCOLLECTIONRESPONSE']._serialized_end=1493
-  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_start=1495
-  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_end=1556
-  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_start=1558
-  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_end=1665
-  _globals['_GETSTATSREQUEST']._serialized_start=1667
-  _globals['_GETSTATSREQUEST']._serialized_end=1704
-  _globals['_GETSTATSRESPONSE']._serialized_start=1707
-  _globals['_GETSTATSRESPONSE']._serialized_end=1921
-  _globals['_ADMINSERVICE']._serialized_start=2108
-  _globals['_ADMINSERVICE']._serialized_end=3087
+  _globals['_SNAPSHOT']._serialized_end=1192
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1194
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1255
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1257
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1347
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1349
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1386
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1388
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1412
+  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_start=1414
+  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_end=1460
+  _globals['_COMPACTCOLLECTIONRESPONSE']._serialized_start=1462
+  _globals['_COMPACTCOLLECTIONRESPONSE']._serialized_end=1510
+  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_start=1512
+  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_end=1573
+  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_start=1575
+  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_end=1682
+  _globals['_GETSTATSREQUEST']._serialized_start=1684
+  _globals['_GETSTATSREQUEST']._serialized_end=1721
+  _globals['_GETSTATSRESPONSE']._serialized_start=1724
+  _globals['_GETSTATSRESPONSE']._serialized_end=1964
+  _globals['_ADMINSERVICE']._serialized_start=2151
+  _globals['_ADMINSERVICE']._serialized_end=3130
 # @@protoc_insertion_point(module_scope)

@@ -445,6 +445,7 @@ class Snapshot(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Folder under the server's snapshot folder."""
     collection: _builtins.str
@@ -453,6 +454,10 @@ class Snapshot(_message.Message):
     """Bytes that the snapshot takes."""
     last_seq: _builtins.int
     """Highest sequence number in the snapshot."""
+    problem: _builtins.str
+    """Why it cannot be restored by this server, and what to do; the fields above but for the name are
+    empty then. Empty where it can.
+    """
     def __init__(
         self,
         *,
@@ -460,10 +465,11 @@ class Snapshot(_message.Message):
         collection: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         last_seq: _builtins.int = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "last_seq", b"last_seq", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "last_seq", b"last_seq", "name", b"name", "problem", b"problem", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,7 +503,7 @@ Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
 
 @_typing.final
 class ListSnapshotsResponse(_message.Message):
-    """One page of snapshots; one whose manifest is damaged is not listed."""
+    """One page of snapshots, those included whose manifest cannot be read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -710,6 +716,7 @@ class GetStatsResponse(_message.Message):
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    DOWN_COLLECTIONS_FIELD_NUMBER: _builtins.int
     uptime_seconds: _builtins.float
     """Seconds since the server became ready."""
     pending_items: _builtins.int
@@ -728,6 +735,12 @@ class GetStatsResponse(_message.Message):
     def timings(self) -> _common_pb2.Timings:
         """Where the time of the request went, in microseconds."""
 
+    @_builtins.property
+    def down_collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Collections whose files are not where they were opened, the first hundred by name: nothing is
+        written to them. GetCollection tells why.
+        """
+
     def __init__(
         self,
         *,
@@ -739,10 +752,11 @@ class GetStatsResponse(_message.Message):
         row_count: _builtins.int = ...,
         request_id: _builtins.str = ...,
         timings: _common_pb2.Timings | None = ...,
+        down_collections: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_count", b"collection_count", "pending_items", b"pending_items", "queued_rows", b"queued_rows", "request_id", b"request_id", "resident_bytes", b"resident_bytes", "row_count", b"row_count", "timings", b"timings", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_count", b"collection_count", "down_collections", b"down_collections", "pending_items", b"pending_items", "queued_rows", b"queued_rows", "request_id", b"request_id", "resident_bytes", b"resident_bytes", "row_count", b"row_count", "timings", b"timings", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

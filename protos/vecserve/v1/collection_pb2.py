@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from vecserve.v1 import common_pb2 as vecserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvecserve/v1/collection.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\"A\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.vecserve.v1.FieldType\"b\n\x0cTextAnalysis\x12)\n\ttokeniser\x18\x01 \x01(\x0e\x32\x16.vecserve.v1.Tokeniser\x12\'\n\x08stemming\x18\x02 \x01(\x0e\x32\x15.vecserve.v1.Stemming\"\xc9\x01\n\x17\x43reateCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12(\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x30\n\rtext_analysis\x18\x06 \x01(\x0b\x32\x19.vecserve.v1.TextAnalysis\x12\x14\n\x0c\x64iscard_text\x18\x07 \x01(\x08\"\x82\x01\n\x18\x43reateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"\xd1\x02\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12(\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x11\n\trow_count\x18\x05 \x01(\x04\x12\x10\n\x08last_seq\x18\x06 \x01(\x04\x12\x17\n\x0f\x63reated_unix_ms\x18\x07 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x08 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x30\n\rtext_analysis\x18\n \x01(\x0b\x32\x19.vecserve.v1.TextAnalysis\x12\x15\n\rdiscards_text\x18\x0b \x01(\x08\x12\x12\n\ngeneration\x18\x0c \x01(\x04\x12\x12\n\nreindex_id\x18\r \x01(\t\"8\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x7f\n\x15GetCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"S\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x9b\x01\n\x17ListCollectionsResponse\x12,\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x17.vecserve.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"9\n\x15\x44ropCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"f\n\x16\x44ropCollectionResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\")\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"4\n\x0fSetAliasRequest\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.vecserve.v1.Alias\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t\";\n\x12ListAliasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListAliasesResponse\x12#\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x12.vecserve.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse*\xb4\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x02\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x03\x12\x15\n\x11\x46IELD_TYPE_NUMBER\x10\x04\x12\x16\n\x12\x46IELD_TYPE_BOOLEAN\x10\x05\x12\x17\n\x13\x46IELD_TYPE_DATETIME\x10\x06*R\n\tTokeniser\x12\x19\n\x15TOKENISER_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKENISER_WORDS\x10\x01\x12\x15\n\x11TOKENISER_TRIGRAM\x10\x02*L\n\x08Stemming\x12\x18\n\x14STEMMING_UNSPECIFIED\x10\x00\x12\x11\n\rSTEMMING_NONE\x10\x01\x12\x13\n\x0fSTEMMING_PORTER\x10\x02\x32\xf2\x04\n\x11\x43ollectionService\x12_\n\x10\x43reateCollection\x12$.vecserve.v1.CreateCollectionRequest\x1a%.vecserve.v1.CreateCollectionResponse\x12V\n\rGetCollection\x12!.vecserve.v1.GetCollectionRequest\x1a\".vecserve.v1.GetCollectionResponse\x12\\\n\x0fListCollections\x12#.vecserve.v1.ListCollectionsRequest\x1a$.vecserve.v1.ListCollectionsResponse\x12Y\n\x0e\x44ropCollection\x12\".vecserve.v1.DropCollectionRequest\x1a#.vecserve.v1.DropCollectionResponse\x12G\n\x08SetAlias\x12\x1c.vecserve.v1.SetAliasRequest\x1a\x1d.vecserve.v1.SetAliasResponse\x12P\n\x0bListAliases\x12\x1f.vecserve.v1.ListAliasesRequest\x1a .vecserve.v1.ListAliasesResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.vecserve.v1.DeleteAliasRequest\x1a .vecserve.v1.DeleteAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvecserve/v1/collection.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\"A\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.vecserve.v1.FieldType\"b\n\x0cTextAnalysis\x12)\n\ttokeniser\x18\x01 \x01(\x0e\x32\x16.vecserve.v1.Tokeniser\x12\'\n\x08stemming\x18\x02 \x01(\x0e\x32\x15.vecserve.v1.Stemming\"\xc9\x01\n\x17\x43reateCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12(\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x30\n\rtext_analysis\x18\x06 \x01(\x0b\x32\x19.vecserve.v1.TextAnalysis\x12\x14\n\x0c\x64iscard_text\x18\x07 \x01(\x08\"\x82\x01\n\x18\x43reateCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"\x94\x03\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ModelInfo\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12(\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x18.vecserve.v1.FieldSchema\x12\x11\n\trow_count\x18\x05 \x01(\x04\x12\x10\n\x08last_seq\x18\x06 \x01(\x04\x12\x17\n\x0f\x63reated_unix_ms\x18\x07 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x08 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x30\n\rtext_analysis\x18\n \x01(\x0b\x32\x19.vecserve.v1.TextAnalysis\x12\x15\n\rdiscards_text\x18\x0b \x01(\x08\x12\x12\n\ngeneration\x18\x0c \x01(\x04\x12\x12\n\nreindex_id\x18\r \x01(\t\x12+\n\x05state\x18\x0e \x01(\x0e\x32\x1c.vecserve.v1.CollectionState\x12\x14\n\x0cstate_reason\x18\x0f \x01(\t\"8\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x7f\n\x15GetCollectionResponse\x12+\n\ncollection\x18\x01 \x01(\x0b\x32\x17.vecserve.v1.Collection\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"S\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x9b\x01\n\x17ListCollectionsResponse\x12,\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x17.vecserve.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"9\n\x15\x44ropCollectionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"f\n\x16\x44ropCollectionResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\")\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"4\n\x0fSetAliasRequest\x12!\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x12.vecserve.v1.Alias\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_collection\x18\x01 \x01(\t\";\n\x12ListAliasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListAliasesResponse\x12#\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x12.vecserve.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse*\xb4\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x13\n\x0f\x46IELD_TYPE_TEXT\x10\x02\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x03\x12\x15\n\x11\x46IELD_TYPE_NUMBER\x10\x04\x12\x16\n\x12\x46IELD_TYPE_BOOLEAN\x10\x05\x12\x17\n\x13\x46IELD_TYPE_DATETIME\x10\x06*R\n\tTokeniser\x12\x19\n\x15TOKENISER_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKENISER_WORDS\x10\x01\x12\x15\n\x11TOKENISER_TRIGRAM\x10\x02*L\n\x08Stemming\x12\x18\n\x14STEMMING_UNSPECIFIED\x10\x00\x12\x11\n\rSTEMMING_NONE\x10\x01\x12\x13\n\x0fSTEMMING_PORTER\x10\x02*\x8b\x01\n\x0f\x43ollectionState\x12 \n\x1c\x43OLLECTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43OLLECTION_STATE_SERVING\x10\x01\x12\x1d\n\x19\x43OLLECTION_STATE_DEGRADED\x10\x02\x12\x19\n\x15\x43OLLECTION_STATE_DOWN\x10\x03\x32\xf2\x04\n\x11\x43ollectionService\x12_\n\x10\x43reateCollection\x12$.vecserve.v1.CreateCollectionRequest\x1a%.vecserve.v1.CreateCollectionResponse\x12V\n\rGetCollection\x12!.vecserve.v1.GetCollectionRequest\x1a\".vecserve.v1.GetCollectionResponse\x12\\\n\x0fListCollections\x12#.vecserve.v1.ListCollectionsRequest\x1a$.vecserve.v1.ListCollectionsResponse\x12Y\n\x0e\x44ropCollection\x12\".vecserve.v1.DropCollectionRequest\x1a#.vecserve.v1.DropCollectionResponse\x12G\n\x08SetAlias\x12\x1c.vecserve.v1.SetAliasRequest\x1a\x1d.vecserve.v1.SetAliasResponse\x12P\n\x0bListAliases\x12\x1f.vecserve.v1.ListAliasesRequest\x1a .vecserve.v1.ListAliasesResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.vecserve.v1.DeleteAliasRequest\x1a .vecserve.v1.DeleteAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vecserve.v1.collection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FIELDTYPE']._serialized_start=1860
-  _globals['_FIELDTYPE']._serialized_end=2040
-  _globals['_TOKENISER']._serialized_start=2042
-  _globals['_TOKENISER']._serialized_end=2124
-  _globals['_STEMMING']._serialized_start=2126
-  _globals['_STEMMING']._serialized_end=2202
+  _globals['_FIELDTYPE']._serialized_start=1927
+  _globals['_FIELDTYPE']._serialized_end=2107
+  _globals['_TOKENISER']._serialized_start=2109
+  _globals['_TOKENISER']._serialized_end=2191
+  _globals['_STEMMING']._serialized_start=2193
+  _globals['_STEMMING']._serialized_end=2269
+  _globals['_COLLECTIONSTATE']._serialized_start=2272
+  _globals['_COLLECTIONSTATE']._serialized_end=2411
   _globals['_FIELDSCHEMA']._serialized_start=71
   _globals['_FIELDSCHEMA']._serialized_end=136
   _globals['_TEXTANALYSIS']._serialized_start=138
@@ -47,33 +49,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=443
   _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=573
   _globals['_COLLECTION']._serialized_start=576
-  _globals['_COLLECTION']._serialized_end=913
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=915
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=971
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=973
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=1100
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1102
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=1185
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=1188
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1343
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=1345
-  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=1402
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=1404
-  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=1506
-  _globals['_ALIAS']._serialized_start=1508
-  _globals['_ALIAS']._serialized_end=1549
-  _globals['_SETALIASREQUEST']._serialized_start=1551
-  _globals['_SETALIASREQUEST']._serialized_end=1603
-  _globals['_SETALIASRESPONSE']._serialized_start=1605
-  _globals['_SETALIASRESPONSE']._serialized_end=1652
-  _globals['_LISTALIASESREQUEST']._serialized_start=1654
-  _globals['_LISTALIASESREQUEST']._serialized_end=1713
-  _globals['_LISTALIASESRESPONSE']._serialized_start=1715
-  _globals['_LISTALIASESRESPONSE']._serialized_end=1798
-  _globals['_DELETEALIASREQUEST']._serialized_start=1800
-  _globals['_DELETEALIASREQUEST']._serialized_end=1834
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1836
-  _globals['_DELETEALIASRESPONSE']._serialized_end=1857
-  _globals['_COLLECTIONSERVICE']._serialized_start=2205
-  _globals['_COLLECTIONSERVICE']._serialized_end=2831
+  _globals['_COLLECTION']._serialized_end=980
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=982
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=1038
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=1040
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=1167
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1169
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=1252
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=1255
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1410
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_start=1412
+  _globals['_DROPCOLLECTIONREQUEST']._serialized_end=1469
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_start=1471
+  _globals['_DROPCOLLECTIONRESPONSE']._serialized_end=1573
+  _globals['_ALIAS']._serialized_start=1575
+  _globals['_ALIAS']._serialized_end=1616
+  _globals['_SETALIASREQUEST']._serialized_start=1618
+  _globals['_SETALIASREQUEST']._serialized_end=1670
+  _globals['_SETALIASRESPONSE']._serialized_start=1672
+  _globals['_SETALIASRESPONSE']._serialized_end=1719
+  _globals['_LISTALIASESREQUEST']._serialized_start=1721
+  _globals['_LISTALIASESREQUEST']._serialized_end=1780
+  _globals['_LISTALIASESRESPONSE']._serialized_start=1782
+  _globals['_LISTALIASESRESPONSE']._serialized_end=1865
+  _globals['_DELETEALIASREQUEST']._serialized_start=1867
+  _globals['_DELETEALIASREQUEST']._serialized_end=1901
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1903
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1924
+  _globals['_COLLECTIONSERVICE']._serialized_start=2414
+  _globals['_COLLECTIONSERVICE']._serialized_end=3040
 # @@protoc_insertion_point(module_scope)

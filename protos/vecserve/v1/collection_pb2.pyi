@@ -112,6 +112,34 @@ STEMMING_PORTER: Stemming.ValueType  # 2
 """English endings, by Porter's rules. Goes only with TOKENISER_WORDS."""
 Global___Stemming: _TypeAlias = Stemming  # noqa: Y015
 
+class _CollectionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CollectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CollectionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COLLECTION_STATE_UNSPECIFIED: _CollectionState.ValueType  # 0
+    """Not told, by servers before 0.2."""
+    COLLECTION_STATE_SERVING: _CollectionState.ValueType  # 1
+    """All is well."""
+    COLLECTION_STATE_DEGRADED: _CollectionState.ValueType  # 2
+    """It is read and written, but something must be mended: see state_reason."""
+    COLLECTION_STATE_DOWN: _CollectionState.ValueType  # 3
+    """Its files were removed or replaced: nothing is written, reads go on while they can."""
+
+class CollectionState(_CollectionState, metaclass=_CollectionStateEnumTypeWrapper):
+    """How a collection stands."""
+
+COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
+"""Not told, by servers before 0.2."""
+COLLECTION_STATE_SERVING: CollectionState.ValueType  # 1
+"""All is well."""
+COLLECTION_STATE_DEGRADED: CollectionState.ValueType  # 2
+"""It is read and written, but something must be mended: see state_reason."""
+COLLECTION_STATE_DOWN: CollectionState.ValueType  # 3
+"""Its files were removed or replaced: nothing is written, reads go on while they can."""
+Global___CollectionState: _TypeAlias = CollectionState  # noqa: Y015
+
 @_typing.final
 class FieldSchema(_message.Message):
     """A payload field that the collection knows, so that filters or lexical search can use an index."""
@@ -275,6 +303,8 @@ class Collection(_message.Message):
     DISCARDS_TEXT_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     REINDEX_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 128 characters of [A-Za-z0-9._-], beginning with a letter or digit."""
     dim: _builtins.int
@@ -295,6 +325,10 @@ class Collection(_message.Message):
     """Number of the generation that serves; a re-index has a higher one."""
     reindex_id: _builtins.str
     """The last re-index, as in GetReindex. Empty: there was none."""
+    state: Global___CollectionState.ValueType
+    """Whether its files are where they were opened."""
+    state_reason: _builtins.str
+    """What is wrong and what to do. Empty where all is well."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
         """Weights that made the vectors."""
@@ -323,10 +357,12 @@ class Collection(_message.Message):
         discards_text: _builtins.bool = ...,
         generation: _builtins.int = ...,
         reindex_id: _builtins.str = ...,
+        state: Global___CollectionState.ValueType = ...,
+        state_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "text_analysis", b"text_analysis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dim", b"dim", "discards_text", b"discards_text", "disk_bytes", b"disk_bytes", "fields", b"fields", "generation", b"generation", "last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "model", b"model", "name", b"name", "reindex_id", b"reindex_id", "row_count", b"row_count", "text_analysis", b"text_analysis"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_ms", b"created_unix_ms", "dim", b"dim", "discards_text", b"discards_text", "disk_bytes", b"disk_bytes", "fields", b"fields", "generation", b"generation", "last_seq", b"last_seq", "memory_bytes", b"memory_bytes", "model", b"model", "name", b"name", "reindex_id", b"reindex_id", "row_count", b"row_count", "state", b"state", "state_reason", b"state_reason", "text_analysis", b"text_analysis"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

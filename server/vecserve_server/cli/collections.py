@@ -141,6 +141,7 @@ def _properties(collection: Collection) -> list[tuple[str, object]]:
         ("name", collection.name),
         ("model", f"{collection.model.name} {collection.model.version}"),
         ("dim", collection.dim),
+        ("state", collection.state_reason or collection.state),
         ("rows", collection.row_count),
         ("last seq", collection.last_seq),
         ("disk", size_text(collection.disk_bytes)),

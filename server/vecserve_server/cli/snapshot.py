@@ -44,8 +44,15 @@ def list_all(server: Target = DEFAULT_TARGET, json: Json = False) -> None:
     else:
         print_table(
             ("snapshot", "collection", "size", "last seq"),
-            [(one.name, one.collection, size_text(one.size_bytes), one.last_seq) for one in found],
+            [
+                (one.name, one.collection, size_text(one.size_bytes), one.last_seq)
+                for one in found
+                if not one.problem
+            ],
         )
+        for one in found:
+            if one.problem:
+                print(f"{one.name}: {one.problem}")
 
 
 @app.command("delete")

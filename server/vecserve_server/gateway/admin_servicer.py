@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from grpc import aio
@@ -16,9 +17,10 @@ from vecserve_server.services.catalog import Catalog, ServedModel
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.reindexing import Progress, ReindexingService
 from vecserve_server.services.upkeep import UpkeepService
+from vecserve_server.storage.snapshots import Snapshot, Unreadable
 
 Context = aio.ServicerContext[Any, Any]
-
+MAX_DOWN = 100
 
 REINDEX_STATES = {
     "running": admin_pb2.REINDEX_STATE_RUNNING,
@@ -74,6 +76,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 resident_bytes=resident_bytes(),
                 collection_count=len(collections),
                 row_count=sum(collection.live_rows for collection in collections),
+                down_collections=islice(self._collections.down(), MAX_DOWN),
             )
             return self._scope.complete(reply, request, arrived_ns)
 
@@ -128,15 +131,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 "snapshots", found, page_size=request.page_size, page_token=request.page_token
             )
             return admin_pb2.ListSnapshotsResponse(
-                snapshots=[
-                    admin_pb2.Snapshot(
-                        name=name,
-                        collection=found[name].spec.name,
-                        size_bytes=found[name].size_bytes,
-                        last_seq=found[name].last_seq,
-                    )
-                    for name in page
-                ],
+                snapshots=[_write_snapshot(name, found[name]) for name in page],
                 next_page_token=token,
             )
 
@@ -181,6 +176,17 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             is_default=served.text.ref.name == self._catalog.default,
             prompt_names=sorted(config.prompts),
         )
+
+
+def _write_snapshot(name: str, found: Snapshot | Unreadable) -> admin_pb2.Snapshot:
+    if isinstance(found, Unreadable):
+        return admin_pb2.Snapshot(name=name, problem=found.reason)
+    return admin_pb2.Snapshot(
+        name=name,
+        collection=found.spec.name,
+        size_bytes=found.size_bytes,
+        last_seq=found.last_seq,
+    )
 
 
 def _write_progress(progress: Progress) -> admin_pb2.GetReindexResponse:

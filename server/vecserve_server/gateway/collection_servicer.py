@@ -22,9 +22,15 @@ from vecserve_server.gateway.page_tokens import cut_page
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
+from vecserve_server.services.standing import State
 from vecserve_server.services.validation import check_name
 
 Context = aio.ServicerContext[Any, Any]
+STATES = {
+    State.SERVING: collection_pb2.COLLECTION_STATE_SERVING,
+    State.DEGRADED: collection_pb2.COLLECTION_STATE_DEGRADED,
+    State.DOWN: collection_pb2.COLLECTION_STATE_DOWN,
+}
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
@@ -161,6 +167,8 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             discards_text=not spec.keep_text,
             generation=manifest.generation,
             reindex_id=manifest.reindex.id if manifest.reindex else "",
+            state=STATES[collection.standing.state],
+            state_reason=collection.standing.reason,
         )
         write_declaration(spec, described)
         return described

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from vecserve.v1 import search_pb2
@@ -40,24 +41,50 @@ BOUND_NAMES = ("gt", "gte", "lt", "lte")
 T = TypeVar("T")
 
 
-def read_filter(field: str, message: search_pb2.Filter) -> Condition:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterLimits:
+    """How large a filter may be."""
+
+    conditions: int = MAX_CONDITIONS
+    values: int = MAX_SCALARS
+    """Scalars of all `one_of`."""
+    depth: int = MAX_DEPTH
+
+
+ANY_SIZE = FilterLimits()
+
+
+def read_filter(
+    field: str, message: search_pb2.Filter, limits: FilterLimits = ANY_SIZE
+) -> Condition:
     """Read a filter that stands in `field`; raise InvalidArgument that names the part."""
-    return _Reader().read(field, message, depth=1)
+    return _Reader(limits).read(field, message, depth=1)
 
 
 class _Reader:
     """Counts what one filter holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: FilterLimits) -> None:
+        self._limits = limits
         self._conditions = 0
         self._scalars = 0
 
     def read(self, field: str, message: search_pb2.Filter, *, depth: int) -> Condition:
-        if depth > MAX_DEPTH:
-            raise InvalidArgument(field, f"is nested deeper than {MAX_DEPTH} levels")
+        limits = self._limits
+        if depth > limits.depth:
+            raise InvalidArgument(
+                field,
+                f"is nested deeper than {limits.depth} levels (limits.max_filter_depth); "
+                "write the filter flatter",
+            )
         self._conditions += 1
-        if self._conditions > MAX_CONDITIONS:
-            raise InvalidArgument(field, f"is one condition too many; {MAX_CONDITIONS} are allowed")
+        if self._conditions > limits.conditions:
+            raise InvalidArgument(
+                field,
+                f"is one condition too many; {limits.conditions} are allowed "
+                "(limits.max_filter_conditions): join tests of one field in one one_of, or split "
+                "the call",
+            )
         kind = message.WhichOneof("condition")
         if kind == "all_of":
             return AllOf(parts=self._list(f"{field}.all_of", message.all_of, depth))
@@ -106,8 +133,12 @@ class _Reader:
 
     def _scalar(self, field: str, text: str) -> Scalar:
         self._scalars += 1
-        if self._scalars > MAX_SCALARS:
-            raise InvalidArgument(field, f"is one scalar too many; {MAX_SCALARS} are allowed")
+        if self._scalars > self._limits.values:
+            raise InvalidArgument(
+                field,
+                f"is one scalar too many; {self._limits.values} are allowed "
+                "(limits.max_filter_values): split the call",
+            )
         if len(text) > MAX_SCALAR_CHARACTERS:
             raise InvalidArgument(
                 field, f"has {len(text)} characters; the limit is {MAX_SCALAR_CHARACTERS}"

@@ -97,7 +97,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         """Read all rows, a page at a time."""
         with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
-            condition = _read_condition(request)
+            condition = self._condition(request)
             size = check_page_size(request.page_size)
             listing = _listing(collection.spec.name, request)
             after = read_page_token(listing, request.page_token)
@@ -122,7 +122,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         """Count live rows, all or those that match."""
         with self._scope.admit(request) as arrived_ns:
             collection = self._collections.get(request.collection)
-            condition = _read_condition(request)
+            condition = self._condition(request)
             rows = collection.live_rows
             if condition is not None:
                 deadline_ns = self._scope.deadline_ns(context)
@@ -130,14 +130,22 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
             reply = index_pb2.CountResponse(row_count=rows)
             return self._scope.complete(reply, request, arrived_ns)
 
+    def _condition(
+        self, request: index_pb2.ScanRequest | index_pb2.CountRequest
+    ) -> Condition | None:
+        if not request.HasField("filter"):
+            return None
+        return read_filter("filter", request.filter, self._scope.filter_limits)
+
     async def _delete_matching(
         self, request: index_pb2.DeleteRequest, deadline_ns: int | None
     ) -> index_pb2.DeleteResponse:
         with self._scope.admit(request) as arrived_ns:
             if request.ids or request.expected_seqs:
                 raise InvalidArgument("filter", "does not go with ids or expected_seqs")
+            condition = read_filter("filter", request.filter, self._scope.filter_limits)
             count = await self._service.delete_matching(
-                request.collection, read_filter("filter", request.filter), deadline_ns=deadline_ns
+                request.collection, condition, deadline_ns=deadline_ns
             )
             reply = index_pb2.DeleteResponse(deleted_count=count)
             return self._scope.complete(reply, request, arrived_ns)
@@ -184,12 +192,6 @@ def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
         expected_seq=row.expected_seq if row.HasField("expected_seq") else None,
         problem=problem,
     )
-
-
-def _read_condition(
-    request: index_pb2.ScanRequest | index_pb2.CountRequest,
-) -> Condition | None:
-    return read_filter("filter", request.filter) if request.HasField("filter") else None
 
 
 def _read_expected_seqs(messages: Iterable[index_pb2.ExpectedSeq]) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from vecserve.v1 import search_pb2
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.gateway.filters import read_filter
+from vecserve_server.gateway.filters import ANY_SIZE, FilterLimits, read_filter
 from vecserve_server.services.fusion import Fusion, ReciprocalRank, WeightedSum
 from vecserve_server.services.retrieval import Mode, Wanted
 
@@ -24,7 +24,9 @@ MAX_RANK_CONSTANT = 1000
 MAX_WEIGHT = 1000
 
 
-def read_search_options(message: search_pb2.SearchOptions) -> Wanted:
+def read_search_options(
+    message: search_pb2.SearchOptions, filter_limits: FilterLimits = ANY_SIZE
+) -> Wanted:
     """Read the options; raise InvalidArgument that names the field and the limit."""
     if message.mode not in MODES:
         raise InvalidArgument("options.mode", f"{message.mode} is not a SearchMode")
@@ -33,7 +35,7 @@ def read_search_options(message: search_pb2.SearchOptions) -> Wanted:
         raise InvalidArgument("options.fusion", "goes only with SEARCH_MODE_HYBRID")
     condition = None
     if message.HasField("filter"):
-        condition = read_filter("options.filter", message.filter)
+        condition = read_filter("options.filter", message.filter, filter_limits)
     return Wanted(
         k=message.k,
         min_score=message.min_score if message.HasField("min_score") else None,

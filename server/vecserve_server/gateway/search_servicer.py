@@ -81,7 +81,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return await self._service.search(
             request.collection,
             queries,
-            read_search_options(request.options),
+            read_search_options(request.options, self._scope.filter_limits),
             read_embed_options(request.embed_options, field="embed_options"),
             deadline_ns=self._scope.deadline_ns(context),
         )

@@ -20,6 +20,7 @@ from usearch.index import Index
 
 from vecserve_server.domain import Codes
 from vecserve_server.errors import CorruptData, StorageError
+from vecserve_server.index.mapped_file import map_file
 from vecserve_server.index.quantiser import load_quantiser
 from vecserve_server.index.ranking import are_among, best_positions
 from vecserve_server.index.segment_files import (
@@ -262,7 +263,8 @@ def _read_array(path: Path) -> NDArray[np.int64]:
 
 
 def _map_vectors(folder: Path, record: SegmentRecord) -> NDArray[np.float16]:
-    with (folder / VECTORS).open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    mapped.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(mapped, "<f2").reshape(record.rows, record.dim)
+    mapped = map_file(folder / VECTORS)
+    vectors: NDArray[np.float16] = np.frombuffer(mapped, "<f2").reshape(record.rows, record.dim)
+    # As the file is: writing would end the process.
+    vectors.flags.writeable = False
+    return vectors

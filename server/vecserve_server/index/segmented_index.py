@@ -6,11 +6,11 @@ Owns when rows are sealed, segments rewritten and removals forgotten. Must not k
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -30,13 +30,24 @@ from vecserve_server.index.planning import (
     next_build,
 )
 from vecserve_server.index.sealing import Sealing, Step
+from vecserve_server.index.segment import Segment
 from vecserve_server.index.segment_files import FILES, verify_sha256
 from vecserve_server.index.segment_folder import SegmentFolder
 from vecserve_server.index.segment_search import SegmentView
-from vecserve_server.index.vector_index import IndexStats, Neighbours, SearchPlan, State, Verified
+from vecserve_server.index.vector_index import (
+    GivenUp,
+    IndexStats,
+    Neighbours,
+    SearchPlan,
+    State,
+    Verified,
+    not_given_up,
+)
 from vecserve_server.observability.logging import get_logger, log_event
+from vecserve_server.observability.memory import available_memory_bytes
 
 _MOST_REMOVED_ROWS = 20_000
+_TURN_S = 0.05
 # After a failed build; rows are served without it.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 10.0, 600.0
 
@@ -148,37 +159,48 @@ class SegmentedIndex:
                 self._forget()
             return not self._failures_in_a_row or self._closed
 
-    def compact(self) -> None:
+    def compact(self, given_up: GivenUp = not_given_up) -> None:
         """Rewrite the segments that have dead rows; see `VectorIndex.compact`."""
-        with self._building:
-            self._refuse_if_closed()
+        while not self._building.acquire(timeout=_TURN_S):
+            self._refuse_if(given_up)
+        try:
+            self._refuse_if(given_up)
             views = enumerate(self._live.snapshot.views)
             if holders := tuple(number for number, view in views if view.dead):
-                self._build(BuildPlan(segments=holders, extends=None, reason="asked to compact"))
+                plan = BuildPlan(segments=holders, extends=None, reason="asked to compact")
+                self._build(plan, given_up)
             self._folder.sweep(self._folder.read(), damaged=True)
             self._forget()
+        finally:
+            self._building.release()
 
-    def verify(self) -> Verified:
-        """Check every file and search for every row; see `VectorIndex.verify`."""
-        with self._building:
-            snapshot = self._live.snapshot
-            missing: list[int] = []
-            damaged: list[str] = []
-            for view in snapshot.views:
-                for some in _missing(view):
-                    self._refuse_if_closed()
-                    missing += some
-                record, folder = view.segment.record, view.segment.folder
-                damaged += [
-                    f"{folder.name}/{name}"
-                    for name in FILES
-                    if not verify_sha256(folder / name, record.files[name])
-                ]
-            return Verified(
-                rows=snapshot.sealed_live + snapshot.delta_live,
-                missing_seqs=tuple(sorted(missing)),
-                damaged_files=tuple(damaged),
-            )
+    def verify(self, given_up: GivenUp = not_given_up) -> Verified:
+        """Check every file and search for every row; see `VectorIndex.verify`.
+
+        Builds go on meanwhile: what one replaces is not missed.
+        """
+        snapshot = self._live.snapshot
+        missing: list[int] = []
+        damaged: list[str] = []
+        for view in snapshot.views:
+            for some in _missing(view):
+                self._refuse_if(given_up)
+                missing += some
+            damaged += self._damaged_files(view.segment, given_up)
+        return Verified(
+            rows=snapshot.sealed_live + snapshot.delta_live,
+            missing_seqs=tuple(sorted(missing)),
+            damaged_files=tuple(damaged),
+        )
+
+    def lost_folders(self) -> list[str]:
+        """Name the segments whose files are not on disk any more; see `VectorIndex`."""
+        lost = [
+            segment.folder.name
+            for segment in (view.segment for view in self._live.snapshot.views)
+            if not all((segment.folder / name).exists() for name in FILES)
+        ]
+        return [name for name in lost if name in self._in_force()]
 
     def close(self) -> None:
         """Give up what is in progress and begin nothing else; see `VectorIndex.close`."""
@@ -219,9 +241,23 @@ class SegmentedIndex:
         """Memory held, in bytes."""
         return self._live.memory_bytes
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse_if(self, given_up: GivenUp) -> None:
         if self._closed:
             raise Draining("the index is being closed")
+        if given_up():
+            raise Draining("nobody waits for this any more")
+
+    def _in_force(self) -> set[str]:
+        return {view.segment.folder.name for view in self._live.snapshot.views}
+
+    def _damaged_files(self, segment: Segment, given_up: GivenUp) -> list[str]:
+        damaged = []
+        for name in FILES:
+            self._refuse_if(given_up)
+            if not verify_sha256(segment.folder / name, segment.record.files[name]):
+                damaged.append(f"{segment.folder.name}/{name}")
+        # The files of a segment that was replaced meanwhile are swept.
+        return damaged if segment.folder.name in self._in_force() else []
 
     def _measure(self) -> None:
         self._live.costs = self._maintenance.costs.measure(self._live.dim)
@@ -240,12 +276,15 @@ class SegmentedIndex:
         # Extending a graph is what failed, perhaps.
         return replace(plan, extends=None) if self._failures_in_a_row else plan
 
-    def _build(self, plan: BuildPlan) -> None:
+    def _build(self, plan: BuildPlan, given_up: GivenUp = not_given_up) -> None:
         clock_s = self._options.clock_s
         began_s = clock_s()
+        sealing = replace(self._sealing, given_up=lambda: self._closed or given_up())
         try:
-            new = self._sealing.build(plan)
-        except BaseException:
+            new = sealing.build(plan)
+        except BaseException as error:
+            if isinstance(error, Draining) and given_up():
+                raise
             self._failed_builds += 1
             wait_s = min(_FIRST_WAIT_S * 2**self._failures_in_a_row, _LONGEST_WAIT_S)
             self._failures_in_a_row += 1
@@ -275,12 +314,12 @@ class SegmentedIndex:
         self._removals.forget_removed(self._live.take_removed())
 
 
-def available_memory_bytes() -> int:
-    """Tell how much memory processes can still take, by the kernel's own estimate."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _build_memory_bytes(options: IndexOptions) -> int:
+    """Tell what a build may take: what is configured, or half of what is free."""
+    if options.build_memory_bytes:
+        return options.build_memory_bytes
+    available = available_memory_bytes()
+    return available // 2 if available is not None else sys.maxsize
 
 
 def _sealing(
@@ -296,7 +335,7 @@ def _sealing(
         process=maintenance.process,
         template=options.job,
         handles=options.handles,
-        memory_bytes=lambda: options.build_memory_bytes or available_memory_bytes() // 2,
+        memory_bytes=lambda: _build_memory_bytes(options),
         given_up=given_up,
         step=options.step,
     )

@@ -5,8 +5,9 @@ Owns the index interface. Must not know rows, files or how a search is done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,15 @@ class Verified:
     """Files whose content is not what was written, by folder and name."""
 
 
+GivenUp: TypeAlias = Callable[[], bool]
+"""Tells whether nobody waits for the work any more."""
+
+
+def not_given_up() -> bool:
+    """Tell that somebody waits."""
+    return False
+
+
 class VectorIndex(Protocol):
     """Vectors by seq, searched by cosine. One thread applies, any thread does the rest."""
 
@@ -139,18 +149,22 @@ class VectorIndex(Protocol):
         """Say how a search would be done now."""
         ...
 
-    def verify(self) -> Verified:
+    def verify(self, given_up: GivenUp = not_given_up) -> Verified:
         """Check every file and search for every row; takes its time.
 
-        Raises StorageError, Draining once the index is closed.
+        Raises StorageError, Draining once the index is closed or the check is given up.
         """
         ...
 
-    def compact(self) -> None:
+    def compact(self, given_up: GivenUp = not_given_up) -> None:
         """Rewrite what is kept of removed rows, so that nothing of them is left; takes its time.
 
-        Raises StorageError, Draining once the index is closed.
+        Raises StorageError, Draining once the index is closed or this is given up.
         """
+        ...
+
+    def lost_folders(self) -> list[str]:
+        """Name the folders whose files are in force and not on disk any more."""
         ...
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from vecserve_server.observability.store_metrics import StoreMetrics, make_store_metrics
+
 # Geometric, factor 1.5, from 50 microseconds to about 40 seconds.
 SECONDS_BUCKETS = tuple(50e-6 * 1.5**step for step in range(35))
 SIZE_BUCKETS = tuple(float(2**step) for step in range(13))
@@ -44,6 +46,7 @@ class Metrics:
     failed_commits: Gauge
     commit_seconds: Gauge
     rows: Gauge
+    store: StoreMetrics
     rejected: Counter
 
 
@@ -110,6 +113,7 @@ def make_metrics() -> Metrics:
             "vecserve_commit_seconds", "Time spent in transactions, fsync included"
         ),
         rows=gauge("vecserve_rows", "Live rows", ("collection",)),
+        store=make_store_metrics(registry),
         rejected=Counter(
             "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry
         ),

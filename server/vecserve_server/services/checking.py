@@ -5,14 +5,14 @@ Owns the sample and the judgement. Must not know how files are laid out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.errors import CorruptData, StorageError
-from vecserve_server.index.vector_index import VectorIndex
+from vecserve_server.errors import CorruptData, DeadlineExceeded, StorageError
+from vecserve_server.index.vector_index import VectorIndex, not_given_up
 from vecserve_server.storage.row_checks import MAX_PROBLEMS, Damaged
 from vecserve_server.storage.row_log import RowLog
 
@@ -38,25 +38,31 @@ class Checked:
     """Problems that were found before, and are no more."""
 
 
-def check(log: RowLog, index: VectorIndex) -> Checked:
+def check(
+    log: RowLog, index: VectorIndex, *, given_up: Callable[[], bool] = not_given_up
+) -> Checked:
     """Check every record, what was made of them, and every file of the index; search for the rows.
 
     The index searches for every row that it has sealed; a sample of all rows is looked for by
-    their vectors on disk. Raises Overloaded, StorageError.
+    their vectors on disk. Raises Overloaded, StorageError; DeadlineExceeded or Draining once it is
+    `given_up`.
     """
-    found, seqs = _check_file(log)
-    problems = [*found.problems, *_index_problems(log, index, seqs)]
+    found, seqs = _check_file(log, given_up)
+    problems = [*found.problems, *_index_problems(log, index, seqs, given_up)]
     return replace(found, problems=problems[:MAX_PROBLEMS])
 
 
-def check_rows(log: RowLog) -> Checked:
-    """Check every record and what was made of them in the same file. Raises StorageError."""
-    found, _ = _check_file(log)
+def check_rows(log: RowLog, *, given_up: Callable[[], bool] = not_given_up) -> Checked:
+    """Check every record and what was made of them in the same file.
+
+    Raises StorageError; DeadlineExceeded once it is `given_up`.
+    """
+    found, _ = _check_file(log, given_up)
     return found
 
 
-def _check_file(log: RowLog) -> tuple[Checked, NDArray[np.int64]]:
-    file = log.check()
+def _check_file(log: RowLog, given_up: Callable[[], bool]) -> tuple[Checked, NDArray[np.int64]]:
+    file = log.check(is_late=given_up)
     of_rows = [problem.text for problem in file.problems if problem.part is not Damaged.DERIVED]
     derived = [problem.text for problem in file.problems if problem.part is Damaged.DERIVED]
     checked = Checked(
@@ -68,23 +74,33 @@ def _check_file(log: RowLog) -> tuple[Checked, NDArray[np.int64]]:
     return checked, file.seqs
 
 
-def _index_problems(log: RowLog, index: VectorIndex, seqs: NDArray[np.int64]) -> Iterator[str]:
-    verified = index.verify()
+def _index_problems(
+    log: RowLog, index: VectorIndex, seqs: NDArray[np.int64], given_up: Callable[[], bool]
+) -> Iterator[str]:
+    verified = index.verify(given_up)
     yield from (f"{file}: is not what was written" for file in verified.damaged_files)
     lost = set(verified.missing_seqs)
     try:
-        lost |= set(unfindable(log, index, seqs.tolist()))
+        lost |= set(unfindable(log, index, seqs.tolist(), given_up=given_up))
     except StorageError as error:
         yield f"rows: cannot be searched for: {error}"
     yield from (f"row seq {seq}: a search for it finds others" for seq in sorted(lost))
 
 
-def unfindable(log: RowLog, index: VectorIndex, seqs: Sequence[int]) -> list[int]:
+def unfindable(
+    log: RowLog,
+    index: VectorIndex,
+    seqs: Sequence[int],
+    *,
+    given_up: Callable[[], bool] = not_given_up,
+) -> list[int]:
     """Search for a sample of rows with their own vectors; return those that are not found."""
     step = max(1, len(seqs) // SAMPLE_ROWS)
     sample = list(seqs[::step])
     lost: list[int] = []
     for start in range(0, len(sample), TOGETHER):
+        if given_up():
+            raise DeadlineExceeded("the check was given up")
         lost += _lost(index, _vectors(log, sample[start : start + TOGETHER]))
     # What was removed while this ran is rightly not found.
     return sorted(log.by_seq(lost)) if lost else []

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,19 +20,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.domain import CollectionSpec, NewRow, Row, Source
-from vecserve_server.errors import NotFound, Superseded
+from vecserve_server.errors import (
+    FailedPrecondition,
+    NotFound,
+    StoreGone,
+    Superseded,
+)
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
 from vecserve_server.services.checking import Checked, check, check_rows
-from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Wanted
+from vecserve_server.services.read_shares import ReadShares
+from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Steps, Wanted
+from vecserve_server.services.standing import ALL_WELL, Standing, State, down, without_segments
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.operations import Committed, Operation, Outcome
+from vecserve_server.storage.read_limit import ReadLimit
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.row_queries import RowKey
 from vecserve_server.storage.snapshots import Snapshot, write_snapshot
 from vecserve_server.storage.writer import RowWriter
 
 MAX_READ_S = 10.0
+TURN_S = 0.1
+"""After that a call with many queries lets others read."""
 
 T = TypeVar("T")
 
@@ -56,7 +66,8 @@ class Collection:
         log: RowLog,
         index: VectorIndex,
         writer: RowWriter,
-        search_pool: Executor,
+        reads: ReadShares,
+        upkeep_pool: Executor,
         clock_ns: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
         max_read_s: float = MAX_READ_S,
@@ -66,15 +77,17 @@ class Collection:
         self._log = log
         self._index = index
         self._writer = writer
-        self._search_pool = search_pool
+        self._reads = reads
+        self._upkeep_pool = upkeep_pool
         self._clock_ns = clock_ns
         self._loop = loop
-        self._max_read_ns = int(max_read_s * 1e9)
+        self._max_read_s = max_read_s
         self._retrieval = Retrieval(log=log, index=index, clock_ns=clock_ns)
         self.gate = WriteGate(loop)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._superseded = False
+        self.standing = ALL_WELL
         # What was removed since somebody began to watch; the writer thread adds, the loop takes.
         self._removed: deque[NDArray[np.int64]] | None = None
         self._jobs_in_flight = 0
@@ -85,8 +98,9 @@ class Collection:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
 
         A delete of an id that does not exist has None, and what did not meet its expected seq a
-        Conflict. Raises Overloaded, Draining, StorageError, and Superseded if another generation
-        serves: then nothing was written.
+        Conflict. Raises Overloaded, Draining, StorageError, FailedPrecondition if the files are
+        not where they were opened, and Superseded if another generation serves: then nothing was
+        written.
         """
         await self.gate.passed()
         self._refuse_if_closed()
@@ -100,14 +114,26 @@ class Collection:
         self, asked: Sequence[Asked], wanted: Wanted, *, deadline_ns: int | None = None
     ) -> Retrieved:
         """Answer queries, dense, lexical or both; see `Retrieval.answer`."""
-        is_late = self._until(deadline_ns)
+        limit = self._limit(deadline_ns)
+        steps = self._retrieval.steps(asked, wanted, is_late=limit)
+        search_us = 0
+        while True:
+            answers, spent_us = await self._read(partial(self._turn, steps), limit)
+            search_us += spent_us
+            if answers is not None:
+                return Retrieved(answers=answers, search_us=search_us)
 
-        def work() -> Retrieved:
-            started_ns = self._clock_ns()
-            answers = self._retrieval.answer(asked, wanted, is_late=is_late)
-            return Retrieved(answers=answers, search_us=(self._clock_ns() - started_ns) // 1000)
-
-        return await self._read(work)
+    def _turn(self, steps: Steps[list[Answer]]) -> tuple[list[Answer] | None, int]:
+        """Work on a call until others should read; the answers, if that was the last of it."""
+        started_ns = spent_ns = self._clock_ns()
+        answers: list[Answer] | None = None
+        try:
+            while (spent_ns := self._clock_ns() - started_ns) < TURN_S * 1e9:
+                next(steps)
+        except StopIteration as end:
+            answers = end.value
+            spent_ns = self._clock_ns() - started_ns
+        return answers, spent_ns // 1000
 
     async def get(self, ids: Sequence[str], *, with_vectors: bool) -> Mapping[str, Row]:
         """Read rows by id; ids that do not exist are left out."""
@@ -123,7 +149,7 @@ class Collection:
         deadline_ns: int | None = None,
     ) -> Sequence[Row]:
         """Read rows that match in the order they were written, beginning after a seq."""
-        is_late = self._until(deadline_ns)
+        is_late = self._limit(deadline_ns)
         return await self._read(
             lambda: self._log.scan(
                 after_seq=after_seq,
@@ -131,23 +157,27 @@ class Collection:
                 with_vectors=with_vectors,
                 condition=condition,
                 is_late=is_late,
-            )
+            ),
+            is_late,
         )
 
     async def count(self, condition: Condition, *, deadline_ns: int | None = None) -> int:
         """Count the rows that match."""
-        is_late = self._until(deadline_ns)
-        return await self._read(lambda: self._log.queries.count(condition, is_late=is_late))
+        is_late = self._limit(deadline_ns)
+        return await self._read(
+            lambda: self._log.queries.count(condition, is_late=is_late), is_late
+        )
 
     async def keys(
         self, condition: Condition, *, after_seq: int, limit: int, deadline_ns: int | None = None
     ) -> Sequence[RowKey]:
         """List the keys of rows that match in the order they were written."""
-        is_late = self._until(deadline_ns)
+        is_late = self._limit(deadline_ns)
         return await self._read(
             lambda: self._log.queries.keys(
                 condition, after_seq=after_seq, limit=limit, is_late=is_late
-            )
+            ),
+            is_late,
         )
 
     async def scan_sources(
@@ -196,25 +226,55 @@ class Collection:
 
         await self._read(work)
 
-    async def snapshot(self, folder: Path) -> Snapshot:
+    async def snapshot(self, folder: Path, limit: ReadLimit | None = None) -> Snapshot:
         """Write the rows as they are now into a new folder. Raises AlreadyExists, StorageError."""
-        return await self._aside(lambda: write_snapshot(folder, self.spec, self._log.copy_into))
+        limit = limit or self.no_limit()
+        return await self._aside(
+            lambda: write_snapshot(
+                folder, self.spec, partial(self._log.copy_into, is_late=limit), given_up=limit
+            ),
+            limit,
+        )
 
-    async def compact_index(self) -> None:
+    async def compact_index(self, limit: ReadLimit | None = None) -> None:
         """Rewrite the index's files without what was removed; reads and writes go on."""
-        await self._aside(self._index.compact)
+        limit = limit or self.no_limit()
+        await self._aside(lambda: self._index.compact(limit), limit)
 
-    async def compact_rows(self) -> None:
+    async def compact_rows(self, limit: ReadLimit | None = None) -> None:
         """Rewrite the rows' file without what was removed; the writers must be held back."""
-        await self._aside(self._log.compact)
+        limit = limit or self.no_limit()
+        await self._aside(lambda: self._log.compact(is_late=limit), limit)
 
-    async def verify(self) -> Checked:
+    async def verify(self, limit: ReadLimit | None = None) -> Checked:
         """Check every record and what was made of them, and that the index finds every row."""
-        return await self._aside(lambda: check(self._log, self._index))
+        limit = limit or self.no_limit()
+        return await self._aside(lambda: check(self._log, self._index, given_up=limit), limit)
 
-    async def verify_rows(self) -> Checked:
+    def no_limit(self) -> ReadLimit:
+        """Let work take the time it takes, until it is given up."""
+        return ReadLimit(clock_ns=self._clock_ns)
+
+    def look(self) -> Standing:
+        """Look whether the files are where they were opened. Any thread."""
+        try:
+            self._log.check_in_place()
+        except StoreGone as error:
+            return down(self.spec.name, error)
+        lost = self._index.lost_folders()
+        return without_segments(self.spec.name, lost) if lost else ALL_WELL
+
+    async def refuse_if_down(self, *, only_if_replaced: bool = False) -> None:
+        """Look, and raise FailedPrecondition if the files are not where they were opened."""
+        self.standing = await asyncio.to_thread(self.look)
+        standing = self.standing
+        if standing.state is State.DOWN and (standing.was_replaced or not only_if_replaced):
+            raise FailedPrecondition(f"collection: {standing.reason}")
+
+    async def verify_rows(self, limit: ReadLimit | None = None) -> Checked:
         """Check every record and what was made of them in the rows' file."""
-        return await self._aside(lambda: check_rows(self._log))
+        limit = limit or self.no_limit()
+        return await self._aside(lambda: check_rows(self._log, given_up=limit), limit)
 
     def supersede(self) -> None:
         """Refuse writes from now on: another generation serves. Reads go on until `close`."""
@@ -279,47 +339,42 @@ class Collection:
         if removed is not None:
             removed.append(committed.removed_seqs)
 
-    def _until(self, deadline_ns: int | None) -> Callable[[], bool]:
-        last_ns = self._clock_ns() + self._max_read_ns
-        if deadline_ns is not None:
-            last_ns = min(last_ns, deadline_ns)
-        return lambda: self._clock_ns() > last_ns
+    def _limit(self, deadline_ns: int | None) -> ReadLimit:
+        return ReadLimit(
+            clock_ns=self._clock_ns, max_read_s=self._max_read_s, deadline_ns=deadline_ns
+        )
 
-    async def _read(self, work: Callable[[], T]) -> T:
+    async def _read(self, work: Callable[[], T], limit: ReadLimit | None = None) -> T:
         self._refuse_if_closed()
-        return await self._finish(self._search_pool.submit(work))
+        limit = limit or self.no_limit()
+        return await self._finish(
+            self._reads.submit(self.spec.name, partial(limit.within, work)), limit
+        )
 
-    async def _aside(self, work: Callable[[], T]) -> T:
-        """Do in a thread of its own what takes so long that searches must not wait for it."""
+    async def _aside(self, work: Callable[[], T], limit: ReadLimit) -> T:
+        """Do in a thread of upkeep what takes so long that searches must not wait for it."""
         self._refuse_if_closed()
-        return await self._finish(in_own_thread(work))
+        return await self._finish(self._upkeep_pool.submit(partial(limit.within, work)), limit)
 
-    async def _finish(self, job: Future[T]) -> T:
+    async def _finish(self, job: Future[T], limit: ReadLimit | None = None) -> T:
         # Counted by the job, not by its caller: a cancelled call leaves a running job behind.
         self._jobs_in_flight += 1
         self._idle.clear()
         job.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._count_down))
-        return await asyncio.wrap_future(job)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if limit is not None:
+                limit.give_up()
+            raise
+        except StoreGone as error:
+            self.standing = down(self.spec.name, error)
+            raise FailedPrecondition(f"collection: {self.standing.reason}") from error
 
     def _count_down(self) -> None:
         self._jobs_in_flight -= 1
         if not self._jobs_in_flight:
             self._idle.set()
-
-
-def in_own_thread(work: Callable[[], T]) -> Future[T]:
-    """Start a thread for one piece of work, which cannot be withdrawn."""
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="upkeep", daemon=True).start()
-    return done
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,11 +24,16 @@ from vecserve_server.index.opening import Indexes
 from vecserve_server.index.vector_index import IndexStats
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.aliases import Aliases
-from vecserve_server.services.collection import MAX_READ_S, Collection
-from vecserve_server.services.opening import Opening
+from vecserve_server.services.changes import Changes
+from vecserve_server.services.collection import Collection
+from vecserve_server.services.opening import Bounds, Opening, readers_of
+from vecserve_server.services.read_shares import ReadShares
+from vecserve_server.services.standing import State
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.generations import remove_generations
 from vecserve_server.storage.manifest import Generation, Manifest, write_manifest
+from vecserve_server.storage.open_stores import OpenStores
+from vecserve_server.storage.read_limit import ReadLimit
 from vecserve_server.storage.snapshots import restore_snapshot
 from vecserve_server.storage.writer import RowWriter
 
@@ -35,6 +41,8 @@ DROP_TIMEOUT_S = 30.0
 
 # A call that meets re-index after re-index gives up in the end.
 TRIES = 5
+
+DEFAULT_BOUNDS = Bounds()
 
 T = TypeVar("T")
 ManifestChange: TypeAlias = Callable[[Manifest], Manifest]
@@ -49,24 +57,33 @@ class Collections:
         folder: DataFolder,
         writer: RowWriter,
         search_pool: Executor,
-        search_threads: int,
         indexes: Indexes,
         max_collections: int,
         clock_ns: Callable[[], int],
         metrics: Metrics,
-        max_read_s: float = MAX_READ_S,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self.clock_ns = clock_ns
+        self.bounds = bounds
+        self.stores = OpenStores(limit=bounds.open_stores)
+        self.reads = ReadShares(
+            search_pool, threads=bounds.all_search_threads, share=bounds.search_threads
+        )
+        self._upkeep_pool = ThreadPoolExecutor(bounds.upkeep_threads, thread_name_prefix="upkeep")
         self._opening = Opening(
             folder=folder,
             writer=writer,
-            search_pool=search_pool,
+            reads=self.reads,
+            upkeep_pool=self._upkeep_pool,
             # One connection for each thread that reads, so that no read waits for another.
-            readers=search_threads,
+            readers=readers_of(bounds.search_threads),
+            stores=self.stores,
             indexes=indexes,
             clock_ns=clock_ns,
-            loop=asyncio.get_running_loop(),
-            max_read_s=max_read_s,
+            loop=self._loop,
+            max_read_s=bounds.max_read_s,
         )
         self._max_collections = max_collections
         self._metrics = metrics
@@ -79,7 +96,7 @@ class Collections:
         self._beside: dict[str, dict[int, Collection]] = {}
         self._upkeep: dict[str, asyncio.Lock] = {}
         self._changing = asyncio.Lock()
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._changes = Changes()
 
     async def open_all(self) -> int:
         """Open every collection of the data folder; return how many rows there are."""
@@ -98,8 +115,7 @@ class Collections:
     async def using(self, name: str, use: Callable[[Collection], Awaitable[T]]) -> T:
         """Let `use` work with a collection, and again with the generation that takes its place.
 
-        For work that awaits something else before it reads or writes. Raises NotFound and what
-        `use` raises.
+        Raises NotFound and what `use` raises.
         """
         for _ in range(TRIES - 1):
             try:
@@ -112,23 +128,28 @@ class Collections:
         """Return every collection, by name."""
         return [self._open[name] for name in sorted(self._open)]
 
+    def down(self) -> list[str]:
+        """Name the collections that nothing is written to."""
+        return [one.spec.name for one in self.all() if one.standing.state is State.DOWN]
+
     def index_stats(self) -> dict[str, IndexStats]:
         """Tell the state of each collection's index. From any thread."""
         return {name: collection.index_stats for name, collection in list(self._open.items())}
 
     async def create(self, spec: CollectionSpec) -> Collection:
         """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
-        return await self._held(self._add(spec.name, lambda: self._folder.create_collection(spec)))
+        return await self._changes.held(
+            self._add(spec.name, lambda: self._folder.create_collection(spec))
+        )
 
-    async def restore(self, name: str, snapshot: Path) -> Collection:
-        """Create a collection out of a snapshot's folder.
+    async def restore(self, name: str, snapshot: Path, limit: ReadLimit) -> Collection:
+        """Create a collection out of a snapshot's folder; none is left once `limit` is given up.
 
         Raises NotFound, AlreadyExists, FailedPrecondition at the limit, CorruptData, StorageError.
         """
-        return await self._held(
-            self._add(
-                name, lambda: restore_snapshot(snapshot, self._folder.collection_folder(name))
-            )
+        folder = self._folder.collection_folder(name)
+        return await self._changes.held(
+            self._add(name, lambda: restore_snapshot(snapshot, folder, given_up=limit), limit)
         )
 
     def upkeep(self, name: str) -> asyncio.Lock:
@@ -137,7 +158,7 @@ class Collections:
 
     async def drop(self, name: str) -> int:
         """Delete a collection and its files; return how many rows it had."""
-        return await self._held(self._drop(name))
+        return await self._changes.held(self._drop(name))
 
     def manifest(self, name: str) -> Manifest:
         """Return what is known of a collection beside its rows. Raises NotFound."""
@@ -159,14 +180,14 @@ class Collections:
 
         Raises NotFound if it was dropped or replaced meanwhile, StorageError.
         """
-        return await self._held(self._record(collection, change))
+        return await self._changes.held(self._record(collection, change))
 
     async def open_generation(self, collection: Collection, generation: Generation) -> Collection:
         """Open or make another generation of a collection; the caller releases it.
 
         Raises NotFound if the collection was dropped, CorruptData, StorageError.
         """
-        return await self._held(self._open_beside(collection, generation))
+        return await self._changes.held(self._open_beside(collection, generation))
 
     async def release(self, collection: Collection) -> None:
         """Close what `open_generation` opened, unless it serves by now."""
@@ -185,20 +206,15 @@ class Collections:
 
         Whoever holds the old one reads on or gets Superseded. Raises as `record` does.
         """
-        return await self._held(self._flip(live, successor, change))
+        return await self._changes.held(self._flip(live, successor, change))
 
     async def discard(self, collection: Collection) -> None:
         """Remove the files of generations that the collection's manifest does not need."""
-        await self._held(self._discard(collection))
+        await self._changes.held(self._discard(collection))
 
     async def held(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work that must come to its end; a cancelled caller waits for that."""
-        task = self._begin(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+        return await self._changes.seen_through(work)
 
     def aliases(self) -> list[tuple[str, str]]:
         """List alias and collection, by alias."""
@@ -207,45 +223,41 @@ class Collections:
     async def set_alias(self, alias: str, name: str) -> str:
         """Let an alias stand for a collection; return for which it stood before, if any.
 
-        Raises NotFound for the collection, AlreadyExists if the alias is a collection's name.
+        Raises NotFound, AlreadyExists if the alias is a collection's name.
         """
-        return await self._held(self._set_alias(alias, name))
+        return await self._changes.held(self._set_alias(alias, name))
 
     async def delete_alias(self, alias: str) -> None:
         """Remove an alias. Raises NotFound."""
-        await self._held(self._delete_alias(alias))
+        await self._changes.held(self._delete_alias(alias))
 
     async def close(self, timeout_s: float) -> bool:
         """Close every collection; return whether all came to rest in time."""
-        if self._changes:
-            await asyncio.wait(self._changes, timeout=timeout_s)
+        await self._changes.settled(timeout_s)
+        self._upkeep_pool.shutdown(wait=False, cancel_futures=True)
         others = [other for beside in self._beside.values() for other in beside.values()]
         closings = [one.close(timeout_s) for one in (*self._open.values(), *others)]
         self._open.clear()
         return all(await asyncio.gather(*closings)) and not self._changes
 
-    async def _held(self, change: Coroutine[Any, Any, T]) -> T:
-        # A caller that goes away must not leave a change half done.
-        return await asyncio.shield(self._begin(change))
-
-    def _begin(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(change, name="change-collections")
-        self._changes.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._changes.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, also where nobody waits any more
-
-    async def _add(self, name: str, make: Callable[[], object]) -> Collection:
+    async def _add(
+        self, name: str, make: Callable[[], object], limit: ReadLimit | None = None
+    ) -> Collection:
         async with self._changing:
             self._refuse_new(name)
+            await asyncio.to_thread(self._opening.check_folder)
             self._arriving.add(name)
         # Outside the lock: what a snapshot holds takes minutes to copy.
         try:
-            collection, manifest = await asyncio.to_thread(self._make_one, name, make)
+            # In its turn, where it is a job of upkeep; creating one takes a moment.
+            pool = self._upkeep_pool if limit is not None else None
+            collection, manifest = await self._loop.run_in_executor(
+                pool, self._make_one, name, make
+            )
+            if limit is not None and limit():
+                await collection.close(DROP_TIMEOUT_S)
+                await asyncio.to_thread(self._folder.remove_collection, name)
+                raise limit.error()
             self._publish(collection, manifest)
             return collection
         finally:
@@ -269,15 +281,19 @@ class Collections:
         async with self._changing:
             collection = self.get(name, field="name")
             self._refuse_if_aliased(name)
+            # What lies there now may be all that is left of the rows.
+            await collection.refuse_if_down(only_if_replaced=True)
             rows = collection.live_rows
             del self._open[name], self._manifests[name]
             self._upkeep.pop(name, None)
             self._metrics.rows.remove(name)
+            self._metrics.store.collection_up.remove(name)
             generations = [collection, *self._beside.pop(name, {}).values()]
             closings = [generation.close(DROP_TIMEOUT_S) for generation in generations]
             if not all(await asyncio.gather(*closings)):
                 raise StorageError(f"collection {name!r}: its last write does not end")
-            await asyncio.to_thread(self._folder.remove_collection, name)
+            with suppress(NotFound):  # somebody was faster
+                await asyncio.to_thread(self._folder.remove_collection, name)
             return rows
 
     def _refuse_if_aliased(self, name: str) -> None:
@@ -294,6 +310,7 @@ class Collections:
                 raise AlreadyExists(f"alias.name: {alias!r} is the name of a collection")
             if name not in self._open:
                 raise NotFound(f"alias.collection: {name!r} is not the name of a collection")
+            await asyncio.to_thread(self._opening.check_folder)
             return await self._aliases.set(alias, name)
 
     async def _delete_alias(self, alias: str) -> None:
@@ -309,6 +326,7 @@ class Collections:
         async with self._changing:
             self._refuse_unless_live(collection)
             name = collection.spec.name
+            await collection.refuse_if_down()
             manifest = change(self._manifests[name])
             await asyncio.to_thread(self._write_manifest, manifest)
             self._manifests[name] = manifest
@@ -346,7 +364,7 @@ class Collections:
         beside = self._beside[name]
         del beside[manifest.generation]
         beside[number] = live
-        self._begin(self._closed(beside, number))
+        self._changes.begin(self._closed(beside, number))
         return manifest
 
     async def _discard(self, collection: Collection) -> None:
@@ -376,3 +394,6 @@ class Collections:
         name = collection.spec.name
         self._open[name], self._manifests[name] = collection, manifest
         self._metrics.rows.labels(collection=name).set_function(lambda: collection.live_rows)
+        self._metrics.store.collection_up.labels(collection=name).set_function(
+            lambda: collection.standing.state is not State.DOWN
+        )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vecserve_server.domain import CollectionSpec
+from vecserve_server.errors import FailedPrecondition, StoreGone
 from vecserve_server.index.opening import Indexes
-from vecserve_server.services.collection import Collection
+from vecserve_server.services.collection import MAX_READ_S, Collection
+from vecserve_server.services.read_shares import ReadShares
 from vecserve_server.services.word_filling import WordFilling
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.generations import (
@@ -23,8 +25,28 @@ from vecserve_server.storage.generations import (
     open_layout,
 )
 from vecserve_server.storage.manifest import Generation, Manifest
+from vecserve_server.storage.open_stores import OpenStores
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.writer import RowWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What all collections share."""
+
+    max_read_s: float = MAX_READ_S
+    search_threads: int = 2
+    """Threads that read one collection at a time."""
+    all_search_threads: int = 8
+    """Threads that read all of them."""
+    upkeep_threads: int = 2
+    open_stores: int = 64
+    """Files of rows that are open at a time."""
+
+
+def readers_of(search_threads: int) -> int:
+    """Count the connections that read one collection: searches, and a check beside them."""
+    return search_threads + 1
 
 
 class Opening:
@@ -35,8 +57,10 @@ class Opening:
         *,
         folder: DataFolder,
         writer: RowWriter,
-        search_pool: Executor,
+        reads: ReadShares,
+        upkeep_pool: Executor,
         readers: int,
+        stores: OpenStores,
         indexes: Indexes,
         clock_ns: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
@@ -44,13 +68,25 @@ class Opening:
     ) -> None:
         self._folder = folder
         self._writer = writer
-        self._search_pool = search_pool
+        self._reads = reads
+        self._upkeep_pool = upkeep_pool
         self._readers = readers
+        self._stores = stores
         self._indexes = indexes
         self._clock_ns = clock_ns
         self._loop = loop
         self._max_read_s = max_read_s
         self._filling = WordFilling()
+
+    def check_folder(self) -> None:
+        """Raise FailedPrecondition unless the data folder is where it was opened."""
+        try:
+            self._folder.check_in_place()
+        except StoreGone as error:
+            raise FailedPrecondition(
+                "the data folder is not where the server opened it; put it back, or restart the "
+                "server"
+            ) from error
 
     def open_live(self, name: str) -> tuple[Collection, Manifest]:
         """Bring a collection's folder up to date and open the generation that serves.
@@ -76,6 +112,7 @@ class Opening:
             model_version=spec.model.version,
             fields=spec.fields,
             text_analysis=spec.text_analysis,
+            stores=self._stores,
         )
         try:
             index = self._indexes.open(folder / SEGMENTS_FOLDER, dim=spec.dim, rows=log)
@@ -90,7 +127,8 @@ class Opening:
             log=log,
             index=index,
             writer=self._writer,
-            search_pool=self._search_pool,
+            reads=self._reads,
+            upkeep_pool=self._upkeep_pool,
             clock_ns=self._clock_ns,
             loop=self._loop,
             max_read_s=self._max_read_s,

@@ -6,10 +6,10 @@ not know models, protocols or writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from vecserve_server.services.fusion import (
 )
 from vecserve_server.services.picking import Picked, Selection, pick
 from vecserve_server.storage.conditions import Condition
+from vecserve_server.storage.read_limit import begin_query
 from vecserve_server.storage.row_log import RowLog
 from vecserve_server.storage.word_index import LexicalMatches
 
@@ -36,6 +37,8 @@ MAX_DEPTH = 4096
 """Rows of one query that are looked at, where grouping needs more than k."""
 MAX_CANDIDATES = 1 << 16
 """Rows that are looked at together; the queries of a call take turns where they need more."""
+MAX_WORDY = 8
+"""Queries with words that are answered before others get a turn."""
 LEAST_FUSED = 100
 """Candidates of each side that are fused, at least."""
 
@@ -44,6 +47,8 @@ FUSION_NAMES: Mapping[type[Fusion], str] = {
     WeightedSum: "weighted_sum",
 }
 T = TypeVar("T")
+Steps: TypeAlias = Generator[None, None, T]
+"""Work that may pause wherever it yields; in between it may change threads."""
 
 
 class Mode(StrEnum):
@@ -99,14 +104,27 @@ class Retrieval:
         self, asked: Sequence[Asked], wanted: Wanted, *, is_late: Callable[[], bool] | None = None
     ) -> list[Answer]:
         """Answer the queries. Raises DeadlineExceeded, Overloaded, CorruptData, StorageError."""
+        steps = self.steps(asked, wanted, is_late=is_late)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                answers: list[Answer] = end.value
+                return answers
+
+    def steps(
+        self, asked: Sequence[Asked], wanted: Wanted, *, is_late: Callable[[], bool] | None = None
+    ) -> Steps[list[Answer]]:
+        """Answer the queries, some at a time; raises as `answer` does."""
         search = _Search(self._log, self._index, self._clock_ns, wanted, is_late)
-        answers = search.run(asked)
+        answers = yield from search.run(asked)
         # A row may be replaced between the filter, the index and the reading of rows. Once the
         # writer has published it all three know the new one, so asking once more finds it.
         again = [place for place, answer in enumerate(answers) if search.lacks(answer)]
         if again:
             search = _Search(self._log, self._index, self._clock_ns, wanted, is_late)
-            for place, answer in zip(again, search.run([asked[p] for p in again]), strict=True):
+            found = yield from search.run([asked[place] for place in again])
+            for place, answer in zip(again, found, strict=True):
                 answers[place] = answer
         return [self._finished(answer, search, wanted) for answer in answers]
 
@@ -143,17 +161,17 @@ class _Search:
         self._version = index.state.version
         self._is_ahead = False
 
-    def run(self, asked: Sequence[Asked]) -> list[_Found]:
+    def run(self, asked: Sequence[Asked]) -> Steps[list[_Found]]:
         """Search deeper for the queries that lack groups, until none does or it is deep enough."""
         self._allowed = self._matching()
         depth = self._first_depth(asked)
-        found = self._run_in_turns(asked, depth)
+        found = yield from self._run_in_turns(asked, depth)
         while depth < MAX_DEPTH:
             depth = min(4 * depth, MAX_DEPTH)
             short = [place for place, one in enumerate(found) if self._may_find_more(one)]
             if not short:
                 break
-            deeper = self._run_in_turns([asked[place] for place in short], depth)
+            deeper = yield from self._run_in_turns([asked[place] for place in short], depth)
             for place, one in zip(short, deeper, strict=True):
                 found[place] = one
         return found
@@ -204,11 +222,15 @@ class _Search:
         ]
         return explanation
 
-    def _run_in_turns(self, asked: Sequence[Asked], depth: int) -> list[_Found]:
+    def _run_in_turns(self, asked: Sequence[Asked], depth: int) -> Steps[list[_Found]]:
         together = max(1, MAX_CANDIDATES // depth)
+        if self._wanted.mode is not Mode.DENSE:
+            together = min(together, MAX_WORDY)
         found: list[_Found] = []
         for at in range(0, len(asked), together):
-            if at and self._is_late is not None and self._is_late():
+            yield
+            begin_query(self._is_late)
+            if self._is_late is not None and self._is_late():
                 raise DeadlineExceeded("not all queries could be answered in the time there was")
             found += self._run_once(asked[at : at + together], depth)
         return found
@@ -260,6 +282,7 @@ class _Search:
         condition = self._wanted.condition
         if condition is None or self._wanted.mode is Mode.LEXICAL:
             return None
+        begin_query(self._is_late)
         allowed = self._timed(
             "filter", lambda: self._log.queries.seqs(condition, is_late=self._is_late)
         )
@@ -282,18 +305,16 @@ class _Search:
     def _lexical(self, asked: Sequence[Asked], depth: int) -> Sequence[LexicalMatches | None]:
         if self._wanted.mode is Mode.DENSE:
             return [None] * len(asked)
-        return self._timed(
-            "lexical",
-            lambda: [
-                self._log.queries.lexical(
-                    one.text,
-                    depth,
-                    row_count=self._log.count(),
-                    condition=self._wanted.condition,
-                    is_late=self._is_late,
-                )
-                for one in asked
-            ],
+        return self._timed("lexical", lambda: [self._words_of(one, depth) for one in asked])
+
+    def _words_of(self, one: Asked, depth: int) -> LexicalMatches:
+        begin_query(self._is_late)
+        return self._log.queries.lexical(
+            one.text,
+            depth,
+            row_count=self._log.count(),
+            condition=self._wanted.condition,
+            is_late=self._is_late,
         )
 
     def _fused(self, dense: Ranked | None, words: LexicalMatches | None) -> list[Candidate]:

@@ -18,46 +18,92 @@ from vecserve_server.services.collections import Collections
 from vecserve_server.services.rebuilding import drop_removed
 from vecserve_server.services.reindex_rules import is_running
 from vecserve_server.services.repairing import is_repairable, repair
+from vecserve_server.services.upkeep_jobs import UpkeepJobs
 from vecserve_server.services.validation import check_name
 from vecserve_server.storage.manifest import Generation
-from vecserve_server.storage.snapshots import Snapshot, delete_snapshot, find_snapshots
+from vecserve_server.storage.read_limit import ReadLimit
+from vecserve_server.storage.snapshots import (
+    Snapshot,
+    Unreadable,
+    delete_snapshot,
+    find_snapshots,
+    read_snapshot,
+)
+
+MAX_JOBS = 16
 
 
 class UpkeepService:
     """Look after collections. Loop only."""
 
-    def __init__(self, *, collections: Collections, snapshots: Path) -> None:
-        """Keep snapshots below the folder `snapshots`, which is made with the first."""
+    def __init__(
+        self, *, collections: Collections, snapshots: Path, max_jobs: int = MAX_JOBS
+    ) -> None:
+        """Keep snapshots below the folder `snapshots`, which is made with the first.
+
+        With `max_jobs` pieces of work under way or waiting, more are refused.
+        """
         self._collections = collections
         self._snapshots = snapshots
+        self._jobs = UpkeepJobs(
+            threads=collections.bounds.upkeep_threads,
+            max_jobs=max_jobs,
+            clock_ns=collections.clock_ns,
+        )
 
     def open(self) -> None:
         """Remove what an interrupted snapshot left behind. Raises StorageError."""
         if self._snapshots.is_dir():
             sweep_leftovers(self._snapshots)
 
+    async def close(self) -> None:
+        """Give up what is under way."""
+        await self._jobs.close()
+
+    @property
+    def jobs(self) -> int:
+        """Work on whole collections that is under way or waits."""
+        return len(self._jobs)
+
     async def snapshot(self, name: str, snapshot: str) -> Snapshot:
         """Write a consistent copy of a collection; reads and writes go on meanwhile.
 
-        Raises NotFound, AlreadyExists, InvalidArgument for the snapshot's name, StorageError.
+        Nothing of it is left if nobody waits for it any more. Raises NotFound, AlreadyExists,
+        InvalidArgument for the snapshot's name, Overloaded, StorageError.
         """
         folder = self._snapshots / check_name("name", snapshot)
-        if folder.exists():
-            raise AlreadyExists(f"name: snapshot {snapshot!r} exists already")
-        return await self._collections.using(name, lambda found: found.snapshot(folder))
+        name = self._collections.get(name).spec.name
+
+        async def work(limit: ReadLimit) -> Snapshot:
+            if folder.exists():
+                raise AlreadyExists(f"name: snapshot {snapshot!r} exists already")
+            made = await self._collections.using(name, lambda found: found.snapshot(folder, limit))
+            if limit():
+                await asyncio.to_thread(delete_snapshot, folder)
+                raise limit.error()
+            return made
+
+        return await self._jobs.share("snapshot", name, work, detail=snapshot)
 
     async def restore(self, snapshot: str, name: str) -> int:
         """Make a collection out of a snapshot; return how many rows it has.
 
-        Raises NotFound for the snapshot, AlreadyExists for the collection, CorruptData.
+        No collection is left if nobody waits for it any more. Raises NotFound for the snapshot,
+        AlreadyExists for the collection, FailedPrecondition for a snapshot that this vecserve
+        cannot read, Overloaded, CorruptData.
         """
         folder = self._snapshots / check_name("name", snapshot)
         check_name("collection", name)
-        collection = await self._collections.restore(name, folder)
-        return collection.live_rows
+        await asyncio.to_thread(read_snapshot, folder)  # before it takes a place
 
-    async def snapshots(self) -> Mapping[str, Snapshot]:
-        """Read the snapshots, by name; damaged ones are left out."""
+        async def work(limit: ReadLimit) -> int:
+            collection = await self._collections.restore(name, folder, limit)
+            return collection.live_rows
+
+        return await self._jobs.share("restore", name, work, detail=snapshot)
+
+    async def snapshots(self) -> Mapping[str, Snapshot | Unreadable]:
+        """Read the snapshots, by name."""
         return await asyncio.to_thread(find_snapshots, self._snapshots)
 
     async def delete_snapshot(self, snapshot: str) -> None:
@@ -69,70 +115,92 @@ class UpkeepService:
         """Check every record of a collection, what was made of them, and that rows are findable.
 
         If it `repairs`, what was made of the rows is made anew where it is damaged, unless rows
-        are; what is left then is told. Raises NotFound, FailedPrecondition for a repair while the
-        collection is being re-indexed, StorageError.
+        are; what is left then is told. A check ends once nobody waits for it, a repair that has
+        begun is completed. Raises NotFound, FailedPrecondition for a repair while the collection
+        is being re-indexed, Overloaded, StorageError.
         """
-        found = await self._collections.using(name, lambda found: found.verify())
+        name = self._collections.get(name).spec.name
+        found = await self._check(name)
         if not (repairs and is_repairable(found)):
             return found
-        await self._collections.held(self._repair(self._collections.get(name).spec.name))
-        left = await self._collections.using(name, lambda found: found.verify())
+        await self._jobs.share(
+            "repair",
+            name,
+            lambda _: self._collections.held(self._repair(name)),
+            until_begun=True,
+            guard=self._collections.upkeep(name),
+        )
+        left = await self._check(name)
         return replace(
             left, repaired=[text for text in found.problems if text not in left.problems]
         )
 
+    async def _check(self, name: str) -> Checked:
+        async def work(limit: ReadLimit) -> Checked:
+            return await self._collections.using(name, lambda found: found.verify(limit))
+
+        return await self._jobs.share("verify", name, work)
+
     async def _repair(self, name: str) -> None:
-        async with self._collections.upkeep(name):
-            await repair(self._collections, name)
+        await repair(self._collections, name)
 
     async def compact(self, name: str) -> int:
         """Rewrite a collection's files without deleted rows; return the bytes given back.
 
-        What was deleted is in none of the collection's files then, those of the generation before
-        a re-index included. Its writers wait while the rows are rewritten. Damage beside the rows
-        is repaired first. Raises NotFound, FailedPrecondition while it is being re-indexed,
-        CorruptData if rows are lost, StorageError.
+        What was deleted before the call is in none of the collection's files then, those of the
+        generation before a re-index included. Its writers wait while the rows are rewritten.
+        Damage beside the rows is repaired first. It ends at the next step once nobody waits for
+        it. Raises NotFound, FailedPrecondition while it is being re-indexed, CorruptData if rows
+        are lost, Overloaded, StorageError.
         """
+        name = self._collections.get(name).spec.name
+        return await self._jobs.share(
+            "compaction",
+            name,
+            lambda limit: self._compact(name, limit),
+            # Who comes later may have deleted what it has passed already.
+            until_begun=True,
+            guard=self._collections.upkeep(name),
+        )
+
+    async def _compact(self, name: str, limit: ReadLimit) -> int:
         collection = self._collections.get(name)
-        return await self._collections.held(self._compact(collection.spec.name))
+        manifest = self._collections.manifest(name)
+        if is_running(manifest.reindex):
+            raise FailedPrecondition(f"collection: {name!r} is being re-indexed; wait for it")
+        before = await collection.disk_bytes()
+        await self._collections.discard(collection)
+        collection = await self._undamaged(collection, limit)
+        if manifest.previous is not None:
+            await self._compact_previous(collection, manifest.previous.generation, limit)
+        await collection.compact_index(limit)
+        try:
+            await collection.gate.close()
+            await collection.compact_rows(limit)
+        finally:
+            collection.gate.open()
+        return max(0, before - await collection.disk_bytes())
 
-    async def _compact(self, name: str) -> int:
-        async with self._collections.upkeep(name):
-            collection = self._collections.get(name)
-            manifest = self._collections.manifest(name)
-            if is_running(manifest.reindex):
-                raise FailedPrecondition(f"collection: {name!r} is being re-indexed; wait for it")
-            before = await collection.disk_bytes()
-            await self._collections.discard(collection)
-            collection = await self._undamaged(collection)
-            if manifest.previous is not None:
-                await self._compact_previous(collection, manifest.previous.generation)
-            await collection.compact_index()
-            try:
-                await collection.gate.close()
-                await collection.compact_rows()
-            finally:
-                collection.gate.open()
-            return max(0, before - await collection.disk_bytes())
-
-    async def _undamaged(self, collection: Collection) -> Collection:
+    async def _undamaged(self, collection: Collection, limit: ReadLimit) -> Collection:
         """Make anew what is damaged beside the rows: rewriting a file copies damage, too."""
-        found = await collection.verify_rows()
+        found = await collection.verify_rows(limit)
         if found.has_lost_rows:
             raise CorruptData(
                 f"collection {collection.spec.name!r}: rows cannot be read, and rewriting would "
                 f"forget them: {found.problems[0]}"
             )
         if is_repairable(found):
-            return await repair(self._collections, collection.spec.name)
+            return await self._collections.held(repair(self._collections, collection.spec.name))
         return collection
 
-    async def _compact_previous(self, live: Collection, generation: Generation) -> None:
+    async def _compact_previous(
+        self, live: Collection, generation: Generation, limit: ReadLimit
+    ) -> None:
         """Remove what is gone from the generation before, too; a way back copies what is new."""
         previous = await self._collections.open_generation(live, generation)
         try:
             await drop_removed(source=live, target=previous)
-            await previous.compact_index()
-            await previous.compact_rows()
+            await previous.compact_index(limit)
+            await previous.compact_rows(limit)
         finally:
             await self._collections.release(previous)

@@ -22,6 +22,7 @@ from vecserve_server.domain import NAME_PATTERN, CollectionSpec
 from vecserve_server.errors import ConfigError, InvalidArgument, NotFound, StorageError
 from vecserve_server.storage.generations import make_generation
 from vecserve_server.storage.manifest import Manifest, write_manifest
+from vecserve_server.storage.presence import check_descriptor
 
 _LOCK, _FORMAT, _COLLECTIONS, _ALIASES = "LOCK", "FORMAT", "collections", "ALIASES"
 _FORMAT_TEXT = b"vecserve data folder, format 1\n"
@@ -106,6 +107,11 @@ class DataFolder:
         if not folder.is_dir():
             raise NotFound(f"collection {name!r} does not exist")
         remove_folder_atomically(folder)
+
+    def check_in_place(self) -> None:
+        """Raise StoreGone unless the folder that is locked still has its name."""
+        if self._lock_descriptor is not None:
+            check_descriptor(self._path / _LOCK, self._lock_descriptor)
 
     def close(self) -> None:
         """Let other processes open the folder. A second call does nothing."""

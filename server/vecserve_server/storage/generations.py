@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vecserve_server.atomic_files import (
     fsync_folder,
+    io_errors,
     remove_folder_atomically,
     sweep_leftovers,
 )
@@ -32,10 +33,8 @@ def generation_folder(collection: Path, number: int) -> Path:
 def make_generation(collection: Path, number: int) -> Path:
     """Make a generation's folder, durably, unless it is there. Raises StorageError."""
     folder = generation_folder(collection, number)
-    try:
+    with io_errors(folder, "cannot be created"):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be created: {error.strerror}") from error
     fsync_folder(collection)
     return folder
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from vecserve_server.checked_json import find_checked_json, write_checked_json
 from vecserve_server.domain import (
@@ -24,9 +24,12 @@ from vecserve_server.errors import ConfigError, CorruptData
 _FILE_NAME = "MANIFEST"
 _VERSION = 2
 _READABLE = (1, _VERSION)
+UNKNOWN = (TypeError, ValueError, KeyError, AttributeError)
+"""What reading the content of a newer vecserve raises."""
 UNNUMBERED = 0
 """The generation of a collection whose rows lie in its own folder, as format 1 had it."""
 
+T = TypeVar("T")
 ReindexState: TypeAlias = Literal["running", "evaluating", "done", "failed", "cancelled"]
 
 
@@ -114,6 +117,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise ConfigError(
             f"{path}: has version {content['version']}, this vecserve reads up to {_VERSION}"
         )
+    try:
+        return _manifest(content)
+    except UNKNOWN as error:
+        raise ConfigError(
+            f"{path}: holds what this vecserve does not know: {error}; serve it with the vecserve "
+            "that wrote it, or a newer one"
+        ) from error
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
     spec = read_spec(content["collection"])
     if content["version"] == 1:
         return Manifest(spec=spec, generation=UNNUMBERED)
@@ -126,40 +139,49 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_spec(content: dict[str, Any]) -> CollectionSpec:
-    """Make a spec of what `dataclasses.asdict` wrote of it; format 1 lacks what has a default."""
+    """Make a spec of what `dataclasses.asdict` wrote of it; format 1 lacks what has a default.
+
+    Raises one of UNKNOWN where another vecserve wrote it.
+    """
     decoded = _with_model(content)
     if "fields" in decoded:
         decoded["fields"] = tuple(map(_field, decoded["fields"]))
     if "text_analysis" in decoded:
         decoded["text_analysis"] = _analysis(decoded["text_analysis"])
-    return CollectionSpec(**decoded)
+    return made_of(CollectionSpec, decoded)
+
+
+def made_of(kind: type[T], content: dict[str, Any]) -> T:
+    """Make a dataclass of its fields by name. Raises one of UNKNOWN that names the key."""
+    known = {entry.name for entry in dataclasses.fields(cast("Any", kind))}
+    if unknown := sorted(content.keys() - known):
+        raise ValueError(f"the key {unknown[0]!r}")
+    return kind(**content)
 
 
 def _field(content: dict[str, Any]) -> FieldSpec:
-    return FieldSpec(name=content["name"], type=FieldType(content["type"]))
+    return made_of(FieldSpec, {**content, "type": FieldType(content["type"])})
 
 
 def _analysis(content: dict[str, Any]) -> TextAnalysis:
-    return TextAnalysis(tokeniser=Tokeniser(content["tokeniser"]), porter=content["porter"])
+    return made_of(TextAnalysis, {**content, "tokeniser": Tokeniser(content["tokeniser"])})
 
 
 def _retired(content: dict[str, Any] | None) -> Retired | None:
     if content is None:
         return None
-    return Retired(
-        generation=_generation(content["generation"]), retired_unix_ms=content["retired_unix_ms"]
-    )
+    return made_of(Retired, {**content, "generation": _generation(content["generation"])})
 
 
 def _reindex(content: dict[str, Any] | None) -> Reindex | None:
     if content is None:
         return None
-    return Reindex(**{**content, "generation": _generation(content["generation"])})
+    return made_of(Reindex, {**content, "generation": _generation(content["generation"])})
 
 
 def _generation(content: dict[str, Any]) -> Generation:
-    return Generation(**_with_model(content))
+    return made_of(Generation, _with_model(content))
 
 
 def _with_model(content: dict[str, Any]) -> dict[str, Any]:
-    return {**content, "model": ModelRef(**content["model"])}
+    return {**content, "model": made_of(ModelRef, content["model"])}

@@ -25,7 +25,7 @@ from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.row_records import COLUMNS, problem_of
 from vecserve_server.storage.row_schema import MIGRATIONS
 from vecserve_server.storage.sources import intact
-from vecserve_server.storage.sqlite_file import migrate, open_read_only
+from vecserve_server.storage.sqlite_file import migrate, open_read_only, watched
 from vecserve_server.storage.word_checks import word_problems
 from vecserve_server.storage.word_index import WordIndex
 
@@ -73,12 +73,13 @@ def check_file(
     fields: Sequence[FieldSpec],
     declared: Declared,
     words: WordIndex | None,
+    is_late: Callable[[], bool] | None = None,
 ) -> FileCheck:
     """Compare every record with its checksum, and everything that was made of them with them.
 
-    Raises sqlite3.Error if the file cannot be opened.
+    Raises sqlite3.Error if the file cannot be opened, or once `is_late`.
     """
-    with closing(open_read_only(path)) as connection:
+    with closing(open_read_only(path)) as connection, watched(connection, is_late):
         connection.execute("BEGIN")
         parts: list[tuple[Damaged, str, Callable[[], Iterator[str]]]] = [
             (Damaged.DERIVED, "schema", lambda: _schema_problems(connection, fields, declared)),
@@ -106,15 +107,22 @@ def _guarded(
         for text in look():
             yield text, part
     except (sqlite3.Error, UnicodeDecodeError) as error:
+        _raise_if_stopped(error)
         unread = part if part is Damaged.DERIVED else Damaged.LOST
         yield f"{name}: cannot be read: {error}", unread
+
+
+def _raise_if_stopped(error: Exception) -> None:
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_INTERRUPT"):
+        raise error
 
 
 def _seqs(connection: sqlite3.Connection) -> NDArray[np.int64]:
     try:
         found = connection.execute("SELECT seq FROM rows NOT INDEXED ORDER BY seq")
         return np.fromiter((seq for (seq,) in found), np.int64)
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        _raise_if_stopped(error)
         return np.empty(0, np.int64)  # told as a problem of the rows
 
 

@@ -7,7 +7,6 @@ one thread commits, any thread reads.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +21,10 @@ from vecserve_server.errors import CorruptData
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
+from vecserve_server.storage.open_stores import OpenStores
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
 from vecserve_server.storage.row_checks import FileCheck, check_file
+from vecserve_server.storage.row_file import RowFile
 from vecserve_server.storage.row_models import name_model, read_models
 from vecserve_server.storage.row_queries import RowQueries
 from vecserve_server.storage.row_records import (
@@ -37,14 +38,7 @@ from vecserve_server.storage.row_removal import remove_rows
 from vecserve_server.storage.row_schema import MIGRATIONS
 from vecserve_server.storage.row_upkeep import copy_into, rewrite
 from vecserve_server.storage.sources import insert_sources, read_sources
-from vecserve_server.storage.sqlite_file import (
-    ReadConnections,
-    in_slices,
-    migrate,
-    open_writable,
-    translated_errors,
-    write_transaction,
-)
+from vecserve_server.storage.sqlite_file import in_slices, migrate, translated_errors, watched
 from vecserve_server.storage.word_index import WordIndex
 
 _PAGE = f"SELECT {COLUMNS} FROM rows WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
@@ -58,29 +52,26 @@ class RowLog:
     def __init__(
         self,
         *,
-        path: Path,
+        file: RowFile,
         writer: sqlite3.Connection,
         dim: int,
         model_digest: str,
-        readers: int,
         fields: Sequence[FieldSpec],
         declared: Declared,
     ) -> None:
-        self._path = path
-        self._writer = writer
-        # One thread commits, but others forget removals, erase words and rewrite the file.
-        self._writing = threading.Lock()
-        self._readers = ReadConnections(path, limit=readers)
+        self._path = file.path
+        self._file = file
         self._dim = dim
         self._model_digest = model_digest
         self._fields = fields
         self._declared = declared
         self._words = WordIndex(declared) if declared.texts else None
-        self.queries = RowQueries(readers=self._readers, declared=declared, words=self._words)
+        self.queries = RowQueries(readers=file, declared=declared, words=self._words)
         if self._words is not None:
             self._words.prepare(writer)
+            file.taught_by(self._words.teach)
         self._count: int = _single(writer, "SELECT COUNT(*) FROM rows")
-        self._last_seq = _last_seq(writer, path)
+        self._last_seq = _last_seq(writer, file.path)
 
     @classmethod
     def open(
@@ -94,32 +85,36 @@ class RowLog:
         model_version: str = "",
         fields: Sequence[FieldSpec] = (),
         text_analysis: TextAnalysis = NO_ANALYSIS,
+        stores: OpenStores | None = None,
     ) -> RowLog:
         """Open or create the file and bring its schema up to date, with the declared `fields`.
 
-        Raises ConfigError if a newer vecserve wrote it, CorruptData, StorageError.
+        `stores` may close it while nobody uses it. Raises ConfigError if a newer vecserve wrote
+        it, CorruptData, StorageError.
         """
-        with translated_errors(path):
-            writer = open_writable(path)
-            try:
+        # One that nobody shares is never closed before its time.
+        stores = OpenStores(limit=1) if stores is None else stores
+        file = RowFile(path, readers=readers, stores=stores)
+        try:
+            with file.used() as writer, translated_errors(path):
                 migrate(writer, path, MIGRATIONS)
                 name_model(writer, model_digest, model_name, model_version)
                 declared = declare(writer, fields, text_analysis)
                 fsync_folder(path.parent)
                 log = cls(
-                    path=path,
+                    file=file,
                     writer=writer,
                     dim=dim,
                     model_digest=model_digest,
-                    readers=readers,
                     fields=fields,
                     declared=declared,
                 )
                 log.bring_words_forward()  # all of them where the rows are few
+                file.remember()
                 return log
-            except BaseException:
-                writer.close()
-                raise
+        except BaseException:
+            file.close()
+            raise
 
     def commit(self, operations: Sequence[Operation]) -> Committed:
         """Apply the operations in order, in one transaction; durable when it returns.
@@ -127,10 +122,10 @@ class RowLog:
         Only the writer thread may call it. Raises InvalidArgument, StorageError; then nothing was
         written and the log is as before.
         """
-        with self._transaction():
-            existing = dict(self._seqs_of([operation.id for operation in operations]))
+        with self._transaction() as writer:
+            existing = dict(_seqs_of(writer, [operation.id for operation in operations]))
             planned = plan(operations, existing=existing, last_seq=self._last_seq)
-            vectors = self._write(planned)
+            vectors = self._write(writer, planned)
         return self._written(planned, vectors)
 
     def replicate(
@@ -141,16 +136,16 @@ class RowLog:
         A row replaces the one with its id. Seqs up to `last_seq` count as given out. In one
         transaction, durable when it returns; only the writer may call it. Raises as `commit`.
         """
-        with self._transaction():
-            replaced = dict(self._seqs_of([row.id for row in rows.values()])).values()
-            gone = {*self._existing(removed), *replaced} - set(rows)
+        with self._transaction() as writer:
+            replaced = dict(_seqs_of(writer, [row.id for row in rows.values()])).values()
+            gone = {*_existing(writer, removed), *replaced} - set(rows)
             planned = Plan(
                 seqs=tuple(rows),
                 added=rows,
                 removed=sorted(gone),
                 last_seq=max(last_seq, self._last_seq),
             )
-            vectors = self._write(planned)
+            vectors = self._write(writer, planned)
         return self._written(planned, vectors)
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Row]:
@@ -187,7 +182,7 @@ class RowLog:
             f"SELECT {COLUMNS} FROM rows WHERE seq > ? AND {where.text} "  # noqa: S608
             "ORDER BY seq LIMIT ?"
         )
-        with self._readers.snapshot(is_late=is_late) as connection:
+        with self._file.snapshot(is_late=is_late) as connection:
             found = connection.execute(statement, (after_seq, *where.values, limit)).fetchall()
         return [self._row(columns, with_vectors) for columns in found]
 
@@ -197,7 +192,7 @@ class RowLog:
         Whoever keeps rows elsewhere learns here, after a restart, which of them have died.
         Raises CorruptData, Overloaded, StorageError.
         """
-        with self._readers.snapshot() as connection:
+        with self._file.snapshot() as connection:
             found = connection.execute("SELECT seq FROM removed ORDER BY seq").fetchall()
         return np.fromiter((seq for (seq,) in found), np.int64, len(found))
 
@@ -209,14 +204,12 @@ class RowLog:
         """
         for start in range(0, len(seqs), _FORGOTTEN_AT_ONCE):
             some = seqs[start : start + _FORGOTTEN_AT_ONCE].tolist()
-            with self._transaction():
-                self._writer.executemany(
-                    "DELETE FROM removed WHERE seq = ?", ((seq,) for seq in some)
-                )
+            with self._transaction() as writer:
+                writer.executemany("DELETE FROM removed WHERE seq = ?", ((seq,) for seq in some))
 
     def models(self) -> list[ModelRef]:
         """List the weights that made the rows; name and version of old ones may be empty."""
-        with self._readers.snapshot() as connection:
+        with self._file.snapshot() as connection:
             return read_models(connection)
 
     def scan_sources(self, *, after_seq: int, limit: int) -> tuple[list[Row], Mapping[int, Source]]:
@@ -224,7 +217,7 @@ class RowLog:
 
         Both are of one moment. Rows that keep no text have no source. Raises as `scan` does.
         """
-        with self._readers.snapshot() as connection:
+        with self._file.snapshot() as connection:
             found = connection.execute(_PAGE, (after_seq, limit)).fetchall()
             last_seq = found[-1][0] if found else after_seq
             sources = read_sources(connection, first_seq=after_seq + 1, last_seq=last_seq)
@@ -235,12 +228,12 @@ class RowLog:
         statement = (
             "SELECT id FROM rows WHERE seq NOT IN (SELECT seq FROM sources) ORDER BY seq LIMIT 3"
         )
-        with self._readers.snapshot() as connection:
+        with self._file.snapshot() as connection:
             return [row_id.decode() for (row_id,) in connection.execute(statement)]
 
     def seqs(self) -> NDArray[np.int64]:
         """Read the seqs of all rows, int64 [N], ascending. Raises Overloaded, StorageError."""
-        with self._readers.snapshot() as connection:
+        with self._file.snapshot() as connection:
             found = connection.execute("SELECT seq FROM rows ORDER BY seq")
             return np.fromiter((seq for (seq,) in found), np.int64)
 
@@ -254,9 +247,11 @@ class RowLog:
 
     def close(self) -> None:
         """Close the file. No commit may be in progress."""
-        self._readers.close()
-        with self._writing:
-            self._writer.close()
+        self._file.close()
+
+    def check_in_place(self) -> None:
+        """Raise StoreGone unless the file lies where it was opened; what it holds is kept."""
+        self._file.look()
 
     @property
     def lacks_words(self) -> bool:
@@ -271,65 +266,55 @@ class RowLog:
         """
         if self._words is None or not self.lacks_words:
             return False
-        with self._transaction():
-            self._words.continue_filling(self._writer)
+        with self._transaction() as writer:
+            self._words.continue_filling(writer)
         return self.lacks_words
 
-    def copy_into(self, copy: Path) -> int:
+    def copy_into(self, copy: Path, *, is_late: Callable[[], bool] | None = None) -> int:
         """Write a consistent copy of the file while it is in use; return the highest seq in it.
 
-        Raises StorageError.
+        Raises StoreGone, StorageError, and DeadlineExceeded once `is_late`.
         """
-        with translated_errors(self._path):
-            return copy_into(self._path, copy)
+        with self._file.used(), translated_errors(self._path):
+            self._file.check_in_place()
+            return copy_into(self._path, copy, is_late=is_late)
 
-    def compact(self) -> None:
+    def compact(self, *, is_late: Callable[[], bool] | None = None) -> None:
         """Rewrite the file: afterwards nothing that was deleted is in it or in its log.
 
-        Commits wait meanwhile. Raises StorageError.
+        Commits wait meanwhile. Raises StorageError, and DeadlineExceeded once `is_late`.
         """
         while self.bring_words_forward():
             pass
         if self._words is not None:
-            with self._transaction():
-                self._words.erase_removed(self._writer)
-        with self._writing, translated_errors(self._path):
-            rewrite(self._writer, self._path)
+            with self._transaction() as writer, watched(writer, is_late):
+                self._words.erase_removed(writer)
+        with self._file.turn() as writer, watched(writer, is_late):
+            rewrite(writer, self._path)
 
-    def check(self) -> FileCheck:
+    def check(self, *, is_late: Callable[[], bool] | None = None) -> FileCheck:
         """Check every record and what was made of them, while the file is in use.
 
-        Raises StorageError.
+        Raises StorageError, and DeadlineExceeded once `is_late`.
         """
-        with translated_errors(self._path):
+        with self._file.used(), translated_errors(self._path):
             return check_file(
                 self._path,
                 dim=self._dim,
                 fields=self._fields,
                 declared=self._declared,
                 words=self._words,
+                is_late=is_late,
             )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._writing, translated_errors(self._path):
-            with write_transaction(self._writer):
-                yield
-            if self._words is not None and self._words.is_unfinished:
-                self._words.refresh(self._writer)
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._file.transaction(after=self._refresh_words) as writer:
+            yield writer
 
-    def _seqs_of(self, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
-        _check_ids(ids)
-        for some, marks in in_slices(ids):
-            statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
-            for row_id, seq in self._writer.execute(statement, some):
-                yield row_id.decode(), seq
-
-    def _existing(self, seqs: Sequence[int]) -> Iterator[int]:
-        for some, marks in in_slices(seqs):
-            statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
-            for (seq,) in self._writer.execute(statement, some):
-                yield seq
+    def _refresh_words(self, writer: sqlite3.Connection) -> None:
+        if self._words is not None and self._words.is_unfinished:
+            self._words.refresh(writer)
 
     def _written(self, planned: Plan, vectors: NDArray[np.float16]) -> Committed:
         """Keep the totals in line with a transaction that is durable now."""
@@ -342,12 +327,12 @@ class RowLog:
             removed_seqs=np.array(planned.removed, np.int64),
         )
 
-    def _write(self, planned: Plan) -> NDArray[np.float16]:
+    def _write(self, writer: sqlite3.Connection, planned: Plan) -> NDArray[np.float16]:
         vectors = vectors_to_store(list(planned.added.values()), self._dim)
         remove_rows(
-            self._writer, planned.removed, dim=self._dim, declared=self._declared, words=self._words
+            writer, planned.removed, dim=self._dim, declared=self._declared, words=self._words
         )
-        self._writer.executemany(
+        writer.executemany(
             f"INSERT INTO rows ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
             (
                 write_record(seq, row, vector.tobytes(), self._model_digest)
@@ -355,20 +340,20 @@ class RowLog:
             ),
         )
         if self._words is not None:
-            self._words.add(self._writer, planned.added)
+            self._words.add(writer, planned.added)
         insert_sources(
-            self._writer,
+            writer,
             ((seq, row.source) for seq, row in planned.added.items() if row.source is not None),
         )
         # A seq is spent also when a later operation of the same batch undid its row.
-        self._writer.execute(
+        writer.execute(
             "UPDATE sqlite_sequence SET seq = ? WHERE name = 'rows'", (planned.last_seq,)
         )
         return vectors
 
     def _select(self, column: str, keys: Sequence[str | int], with_vectors: bool) -> list[Row]:
         found: list[Any] = []
-        with self._readers.snapshot() as connection:
+        with self._file.snapshot() as connection:
             for some, marks in in_slices(keys):
                 statement = f"SELECT {COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
                 found += connection.execute(statement, some).fetchall()
@@ -376,6 +361,21 @@ class RowLog:
 
     def _row(self, columns: Sequence[Any], with_vector: bool) -> Row:
         return read_record(self._path, columns, dim=self._dim, with_vector=with_vector)
+
+
+def _seqs_of(writer: sqlite3.Connection, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    _check_ids(ids)
+    for some, marks in in_slices(ids):
+        statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
+        for row_id, seq in writer.execute(statement, some):
+            yield row_id.decode(), seq
+
+
+def _existing(writer: sqlite3.Connection, seqs: Sequence[int]) -> Iterator[int]:
+    for some, marks in in_slices(seqs):
+        statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
+        for (seq,) in writer.execute(statement, some):
+            yield seq
 
 
 def _check_ids(ids: Sequence[str]) -> None:

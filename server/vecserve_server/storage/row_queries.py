@@ -16,7 +16,7 @@ from vecserve_server.errors import FailedPrecondition
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared
 from vecserve_server.storage.filter_sql import Sql, compile_condition
-from vecserve_server.storage.sqlite_file import ReadConnections
+from vecserve_server.storage.row_file import RowFile
 from vecserve_server.storage.word_index import LexicalMatches, WordIndex, refuse_if_pending
 
 
@@ -34,9 +34,7 @@ class RowQueries:
     Overloaded, CorruptData or StorageError as other reads do.
     """
 
-    def __init__(
-        self, *, readers: ReadConnections, declared: Declared, words: WordIndex | None
-    ) -> None:
+    def __init__(self, *, readers: RowFile, declared: Declared, words: WordIndex | None) -> None:
         self._readers = readers
         self._declared = declared
         self._words = words

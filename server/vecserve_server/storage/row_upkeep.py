@@ -6,22 +6,24 @@ Owns the statements. Must not know who else uses the file meanwhile.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from vecserve_server.errors import StorageError
-from vecserve_server.storage.sqlite_file import open_read_only
+from vecserve_server.storage.sqlite_file import open_read_only, watched
 
 _CHECKPOINT_TRIES = 10
 
 
-def copy_into(path: Path, copy: Path) -> int:
+def copy_into(path: Path, copy: Path, *, is_late: Callable[[], bool] | None = None) -> int:
     """Write a consistent copy of the file without its free pages, while others use it.
 
-    Returns the highest seq given out in the copy. Raises sqlite3.Error.
+    Returns the highest seq given out in the copy. Raises sqlite3.Error; once `is_late`, too.
     """
     connection = open_read_only(path)
     try:
-        connection.execute("VACUUM INTO ?", (str(copy),))
+        with watched(connection, is_late):
+            connection.execute("VACUUM INTO ?", (str(copy),))
     finally:
         connection.close()
     copied = open_read_only(copy)

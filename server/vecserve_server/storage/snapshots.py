@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from vecserve_server import __version__
 from vecserve_server.atomic_files import (
     fsync_folder,
     new_folder_atomically,
@@ -21,12 +21,24 @@ from vecserve_server.atomic_files import (
 )
 from vecserve_server.checked_json import find_checked_json, write_checked_json
 from vecserve_server.domain import NAME_PATTERN, CollectionSpec
-from vecserve_server.errors import ConfigError, CorruptData, NotFound, StorageError
+from vecserve_server.errors import (
+    CorruptData,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    StorageError,
+)
 from vecserve_server.storage.generations import ROWS_FILE, make_generation
-from vecserve_server.storage.manifest import Manifest, read_spec, write_manifest
+from vecserve_server.storage.manifest import UNKNOWN, Manifest, made_of, read_spec, write_manifest
 
 _FILE_NAME = "SNAPSHOT"
 _VERSION = 1
+_PIECE_BYTES = 1 << 20
+GivenUp: TypeAlias = Callable[[], bool]
+
+
+def _not_given_up() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +52,25 @@ class Snapshot:
     """Of the file of rows."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A snapshot whose manifest says nothing to this vecserve."""
+
+    reason: str
+    """For a caller: what is wrong, and what to do."""
+
+
 def write_snapshot(
-    folder: Path, spec: CollectionSpec, copy_rows: Callable[[Path], int]
+    folder: Path,
+    spec: CollectionSpec,
+    copy_rows: Callable[[Path], int],
+    *,
+    given_up: GivenUp = _not_given_up,
 ) -> Snapshot:
     """Make a snapshot's folder, in one step, durably.
 
     `copy_rows` writes the rows into a file and returns the highest seq given out in it. Raises
-    AlreadyExists, StorageError.
+    AlreadyExists, StorageError, and DeadlineExceeded once it is `given_up`; nothing is left then.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -56,39 +80,50 @@ def write_snapshot(
         path = unfinished / ROWS_FILE
         last_seq = copy_rows(path)
         _fsync(path)
+        sha256 = _sha256(path, given_up)
         snapshot = Snapshot(
-            spec=spec, last_seq=last_seq, size_bytes=path.stat().st_size, sha256=_sha256(path)
+            spec=spec, last_seq=last_seq, size_bytes=path.stat().st_size, sha256=sha256
         )
         content = {"version": _VERSION, **dataclasses.asdict(snapshot)}
         write_checked_json(unfinished / _FILE_NAME, content)
+        _go_on_unless(given_up)
     return snapshot
 
 
-def restore_snapshot(snapshot: Path, collection: Path) -> None:
+def restore_snapshot(
+    snapshot: Path, collection: Path, *, given_up: GivenUp = _not_given_up
+) -> None:
     """Make a collection's folder out of a snapshot, in one step, durably.
 
-    Raises NotFound, CorruptData for a damaged snapshot, ConfigError for one of a newer vecserve,
-    AlreadyExists, StorageError.
+    Raises NotFound, FailedPrecondition for a snapshot that is damaged or of a newer vecserve,
+    AlreadyExists, StorageError, and DeadlineExceeded once it is `given_up`; nothing is left then.
     """
-    found = _read(snapshot)
+    found = read_snapshot(snapshot)
     with new_folder_atomically(collection) as unfinished:
         manifest = Manifest(spec=dataclasses.replace(found.spec, name=collection.name))
         path = make_generation(unfinished, manifest.generation) / ROWS_FILE
-        shutil.copyfile(snapshot / ROWS_FILE, path)
-        _fsync(path)
-        if _sha256(path) != found.sha256:
+        _copy(snapshot / ROWS_FILE, path, given_up)
+        if _sha256(path, given_up) != found.sha256:
             raise CorruptData(f"snapshot {snapshot.name!r}: the checksum of its rows is wrong")
         fsync_folder(path.parent)
         write_manifest(unfinished, manifest)
+        _go_on_unless(given_up)
 
 
-def find_snapshots(folder: Path) -> dict[str, Snapshot]:
-    """Read the snapshots below a folder, by name; what cannot be read is left out."""
-    found: dict[str, Snapshot] = {}
+def find_snapshots(folder: Path) -> dict[str, Snapshot | Unreadable]:
+    """Read the snapshots below a folder, by name."""
+    found: dict[str, Snapshot | Unreadable] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        with suppress(NotFound, ConfigError, StorageError):
-            if NAME_PATTERN.fullmatch(path.name):
-                found[path.name] = _read(path)
+        if not NAME_PATTERN.fullmatch(path.name) or not path.is_dir():
+            continue
+        try:
+            found[path.name] = read_snapshot(path)
+        except FailedPrecondition as error:
+            found[path.name] = Unreadable(reason=str(error).removeprefix("name: "))
+        except NotFound:
+            continue  # a folder that is none of ours, or is being deleted
+        except StorageError:
+            found[path.name] = Unreadable(reason="its manifest cannot be read from the disk")
     return found
 
 
@@ -99,22 +134,62 @@ def delete_snapshot(folder: Path) -> None:
     remove_folder_atomically(folder)
 
 
-def _read(folder: Path) -> Snapshot:
-    content = find_checked_json(folder / _FILE_NAME)
+def read_snapshot(folder: Path) -> Snapshot:
+    """Read a snapshot's manifest.
+
+    Raises NotFound, StorageError, and FailedPrecondition that says what is wrong with it and what
+    to do.
+    """
+    name = f"name: snapshot {folder.name!r}"
+    try:
+        content = find_checked_json(folder / _FILE_NAME)
+    except CorruptData:
+        raise FailedPrecondition(
+            f"{name}: its manifest is damaged; use another snapshot, or a copy of this one"
+        ) from None
     if content is None:
         raise _missing(folder)
-    if content.pop("version") != _VERSION:
-        raise ConfigError(f"snapshot {folder.name!r}: was written by a newer vecserve")
-    return Snapshot(spec=read_spec(content.pop("spec")), **content)
+    version = content.pop("version", None)
+    if version != _VERSION:
+        raise FailedPrecondition(
+            f"{name}: has format version {version}, this vecserve {__version__} reads version "
+            f"{_VERSION}; restore it with the vecserve that wrote it, or a newer one"
+        )
+    try:
+        return made_of(Snapshot, {**content, "spec": read_spec(content["spec"])})
+    except UNKNOWN as error:
+        what = str(error) if isinstance(error, ValueError) else "other content"
+        raise FailedPrecondition(
+            f"{name}: its manifest holds {what}, which this vecserve {__version__} does not know; "
+            "restore it with the vecserve that wrote it, or a newer one"
+        ) from error
 
 
 def _missing(folder: Path) -> NotFound:
     return NotFound(f"name: there is no snapshot {folder.name!r}")
 
 
-def _sha256(path: Path) -> str:
+def _copy(source: Path, target: Path, given_up: GivenUp) -> None:
+    with source.open("rb") as reading, target.open("wb") as writing:
+        while piece := reading.read(_PIECE_BYTES):
+            _go_on_unless(given_up)
+            writing.write(piece)
+        writing.flush()
+        os.fsync(writing.fileno())
+
+
+def _sha256(path: Path, given_up: GivenUp) -> str:
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(_PIECE_BYTES):
+            _go_on_unless(given_up)
+            sha256.update(piece)
+    return sha256.hexdigest()
+
+
+def _go_on_unless(given_up: GivenUp) -> None:
+    if given_up():
+        raise DeadlineExceeded("nobody waits for this any more")
 
 
 def _fsync(path: Path) -> None:

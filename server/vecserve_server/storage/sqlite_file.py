@@ -9,11 +9,12 @@ from __future__ import annotations
 import queue
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from vecserve_server.atomic_files import descriptors_used_up
 from vecserve_server.errors import (
     ConfigError,
     CorruptData,
@@ -23,6 +24,7 @@ from vecserve_server.errors import (
     StorageError,
     VecserveError,
 )
+from vecserve_server.storage.read_limit import ReadLimit
 from vecserve_server.storage.write_ahead_log import check_log
 
 _BUSY_TIMEOUT_S = 1.0
@@ -31,6 +33,7 @@ _WAL_KEPT_BYTES = 64 << 20
 # A millisecond or so between two looks at the clock.
 _STEPS_BETWEEN_LOOKS = 10_000
 _VARIABLES = 500
+_TOO_LATE = "the rows could not be read in the time that was left"
 _Key = TypeVar("_Key")
 
 
@@ -40,9 +43,12 @@ class ReadConnections:
     Safe to call from several threads. Readers see the last commit and never wait for the writer.
     """
 
-    def __init__(self, path: Path, *, limit: int) -> None:
+    def __init__(
+        self, path: Path, *, limit: int, open_one: Callable[[], sqlite3.Connection]
+    ) -> None:
         self._path = path
         self._limit = limit
+        self._open_one = open_one
         self._closed = False
         # Last in, first out: a quiet server keeps using one warm connection.
         self._free: queue.LifoQueue[sqlite3.Connection | None] = queue.LifoQueue()
@@ -58,14 +64,25 @@ class ReadConnections:
         A statement that runs when `is_late` turns true is stopped. Raises DeadlineExceeded then,
         Overloaded when all connections stay busy, StorageError or CorruptData on failure.
         """
+        if is_late is not None and is_late():
+            raise DeadlineExceeded(_TOO_LATE)
         connection = self._take()
         try:
             with translated_errors(self._path):
-                connection = connection or open_read_only(self._path)
-                with _transaction(connection, "BEGIN"), _watched(connection, is_late):
+                connection = connection or self._open_one()
+                with _transaction(connection, "BEGIN"), watched(connection, is_late):
                     yield connection
         finally:
             self._free.put(connection)
+
+    def let_go(self) -> None:
+        """Close every connection until one is needed again; none may be in use."""
+        for _ in range(self._limit):
+            connection = self._free.get_nowait()
+            if connection is not None:
+                connection.close()
+        for _ in range(self._limit):
+            self._free.put(None)
 
     def close(self) -> None:
         """Close every connection, waiting a few seconds at most for those in use."""
@@ -172,10 +189,13 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(connection: sqlite3.Connection, is_late: Callable[[], bool] | None) -> Iterator[None]:
+def watched(connection: sqlite3.Connection, is_late: Callable[[], bool] | None) -> Iterator[None]:
+    """Stop a statement on the connection once `is_late` says so, at once where it is given up."""
     connection.set_progress_handler(is_late, _STEPS_BETWEEN_LOOKS)
+    interruptible = is_late.reading(connection) if isinstance(is_late, ReadLimit) else nullcontext()
     try:
-        yield
+        with interruptible:
+            yield
     finally:
         connection.set_progress_handler(None, 0)
 
@@ -194,12 +214,18 @@ def _translate(path: Path, error: sqlite3.Error) -> VecserveError:
     if name == "SQLITE_TOOBIG":
         return InvalidArgument("payload", "is longer than SQLite allows")
     if name.startswith("SQLITE_INTERRUPT"):
-        return DeadlineExceeded("the rows could not be read in the time that was left")
+        return DeadlineExceeded(_TOO_LATE)
     # Payloads were valid JSON when they were written.
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed JSON" in str(error):
         return CorruptData(f"{path}: is damaged: {error}")
+    if name == "SQLITE_CANTOPEN" and (used_up := descriptors_used_up()):
+        return used_up
+    return StorageError(f"{path}: {_words_of(name, error)}")
+
+
+def _words_of(name: str, error: sqlite3.Error) -> str:
     if name == "SQLITE_FULL":
-        return StorageError(f"{path}: the disk is full")
+        return "the disk is full"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StorageError(f"{path}: is locked by another process")
-    return StorageError(f"{path}: {error}")
+        return "is locked by another process"
+    return str(error)

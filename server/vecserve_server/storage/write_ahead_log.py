@@ -17,7 +17,8 @@ from typing import BinaryIO, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.errors import CorruptData, StorageError
+from vecserve_server.atomic_files import io_errors
+from vecserve_server.errors import CorruptData
 
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _MAGIC = 0x377F0682
@@ -34,13 +35,10 @@ def check_log(database: Path) -> None:
     Raises CorruptData that names the log, StorageError if it cannot be read.
     """
     path = database.with_name(database.name + "-wal")
-    try:
-        with path.open("rb") as file:
-            frame = _hidden_frame(file)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    with io_errors(path, "cannot be read"), path.open("rb") as file:
+        frame = _hidden_frame(file)
     if frame is not None:
         raise CorruptData(
             f"{path}: frame {frame} is damaged and transactions follow it, which SQLite would "
