@@ -44,6 +44,7 @@ def read_search_options(message: search_pb2.SearchOptions) -> Wanted:
         group_by=message.group_by,
         fusion=_read_fusion(message.fusion),
         explain=message.explain,
+        with_text=message.with_text,
     )
 
 

@@ -24,6 +24,7 @@ from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
 from vecserve_server.services.checking import Checked, check
 from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Wanted
+from vecserve_server.services.unchanged import unchanged_seqs
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.operations import Committed, Operation, Outcome
@@ -109,9 +110,23 @@ class Collection:
 
         return await self._read(work)
 
-    async def get(self, ids: Sequence[str], *, with_vectors: bool) -> Mapping[str, Row]:
-        """Read rows by id; ids that do not exist are left out."""
-        return await self._read(lambda: self._log.get(ids, with_vectors=with_vectors))
+    async def get(
+        self, ids: Sequence[str], *, with_vectors: bool, source_bytes: int = 0
+    ) -> Mapping[str, Row]:
+        """Read rows by id, with sources of at most `source_bytes`; unknown ids are left out.
+
+        Raises InvalidArgument if the sources take more.
+        """
+        return await self._read(
+            lambda: self._log.get(ids, with_vectors=with_vectors, source_bytes=source_bytes)
+        )
+
+    async def unchanged(self, rows: Sequence[NewRow]) -> Sequence[int]:
+        """Compare rows with what is stored; return the seq of each that is stored so, 0 if not.
+
+        One without a source is compared by its vector, one with a source by that.
+        """
+        return await self._read(lambda: unchanged_seqs(self._log, rows))
 
     async def scan(
         self,
@@ -119,16 +134,21 @@ class Collection:
         limit: int,
         *,
         with_vectors: bool,
+        source_bytes: int = 0,
         condition: Condition | None = None,
         deadline_ns: int | None = None,
     ) -> Sequence[Row]:
-        """Read rows that match in the order they were written, beginning after a seq."""
+        """Read rows that match in the order they were written, beginning after a seq.
+
+        With sources where `source_bytes` is above 0; the row that exceeds it is the last.
+        """
         is_late = self._until(deadline_ns)
         return await self._read(
             lambda: self._log.scan(
                 after_seq=after_seq,
                 limit=limit,
                 with_vectors=with_vectors,
+                source_bytes=source_bytes,
                 condition=condition,
                 is_late=is_late,
             )

@@ -10,7 +10,9 @@ import queue
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from vecserve_server.errors import (
     ConfigError,
@@ -28,6 +30,8 @@ _LEASE_TIMEOUT_S = 5.0
 _WAL_KEPT_BYTES = 64 << 20
 # A millisecond or so between two looks at the clock.
 _STEPS_BETWEEN_LOOKS = 10_000
+_VARIABLES = 500
+_Item = TypeVar("_Item")
 
 
 class ReadConnections:
@@ -167,6 +171,13 @@ def _watched(connection: sqlite3.Connection, is_late: Callable[[], bool] | None)
         yield
     finally:
         connection.set_progress_handler(None, 0)
+
+
+def in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:
+    """Cut `keys` into lists that fit one statement, each with its question marks."""
+    remaining = iter(keys)
+    while some := list(islice(remaining, _VARIABLES)):
+        yield some, ", ".join("?" * len(some))
 
 
 def _connect(uri: str) -> sqlite3.Connection:
