@@ -29,6 +29,10 @@ class UsageProblem(Exception):
     """The command line, or a file that it names, is wrong."""
 
 
+class Interrupted(Exception):
+    """The user stopped the command; the message says how far it came."""
+
+
 class CommandFailed(Exception):
     """The command could not do what it was asked to do."""
 
@@ -40,12 +44,12 @@ def exit_for(error: BaseException) -> tuple[Exit, str]:
 
 
 _CODES: Final[tuple[tuple[tuple[type[BaseException], ...], Exit], ...]] = (
-    ((KeyboardInterrupt,), Exit.INTERRUPTED),
+    ((KeyboardInterrupt, Interrupted), Exit.INTERRUPTED),
     ((UsageProblem, ConfigError, InvalidArgument, ModuleNotFoundError), Exit.USAGE),
     ((Unavailable,), Exit.UNREACHABLE),
 )
 
-_SPEAKING: Final = (UsageProblem, CommandFailed, CallFailed, LocalFailure)
+_SPEAKING: Final = (UsageProblem, CommandFailed, Interrupted, CallFailed, LocalFailure)
 """Failures whose message is meant for the user."""
 
 

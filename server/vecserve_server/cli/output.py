@@ -26,8 +26,9 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def complain(line: str) -> None:
-    """Print one line on standard error."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line)
+    """Print one line on standard error, whatever it quotes."""
+    printable = line.encode("utf-8", "backslashreplace").decode()
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(printable)
 
 
 def print_table(
