@@ -10,6 +10,7 @@ from typing import Final
 
 from vecserve_client import Unavailable
 from vecserve_client import VecserveError as CallFailed
+from vecserve_server.cli.speech import spoken
 from vecserve_server.errors import ConfigError, InvalidArgument
 from vecserve_server.errors import VecserveError as LocalFailure
 
@@ -49,7 +50,7 @@ _CODES: Final[tuple[tuple[tuple[type[BaseException], ...], Exit], ...]] = (
     ((Unavailable,), Exit.UNREACHABLE),
 )
 
-_SPEAKING: Final = (UsageProblem, CommandFailed, Interrupted, CallFailed, LocalFailure)
+_SPEAKING: Final = (UsageProblem, CommandFailed, Interrupted, LocalFailure)
 """Failures whose message is meant for the user."""
 
 
@@ -61,6 +62,8 @@ def _explain(error: BaseException) -> str:
             return f"{error.name} is not installed: install vecserve[server]"
         case OSError():
             return f"{error.filename or 'output'}: {error.strerror or error}"
+        case CallFailed():
+            return spoken(str(error))
         case _ if isinstance(error, _SPEAKING):
             return str(error)
     return f"internal error: {type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vecserve_client import Hit
+from vecserve_client import Hit, Row
 
 MAX_WIDTH: Final = 32
 """Of every column of a table but the last."""
@@ -54,18 +54,39 @@ def print_table(
     Console(highlight=False).print(table)
 
 
-def print_hits(hits: Iterable[Hit], *, summary_fields: Sequence[str] = ()) -> None:
-    """Print hits, best first, with a line of their payload."""
+def print_hits(hits: Sequence[Hit], *, summary_fields: Sequence[str] = ()) -> None:
+    """Print hits, best first, with a line of their text and one of their payload."""
     rows = [
-        (rank, f"{hit.score:.3f}", hit.id, _summary(hit.payload or {}, summary_fields))
+        (rank, f"{hit.score:.3f}", hit.id, _content(hit, summary_fields))
         for rank, hit in enumerate(hits, start=1)
     ]
-    print_table(("#", "score", "id", "payload"), rows, right=("#", "score"))
+    print_table(("#", "score", "id", _content_title(hits)), rows, right=("#", "score"))
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print stored rows with a line of their text and one of their payload."""
+    cells = [(row.id, row.seq, _content(row, ())) for row in rows]
+    print_table(("id", "seq", _content_title(rows)), cells, right=("seq",))
 
 
 def hit_as_dict(hit: Hit) -> dict[str, Any]:
     """Convert a hit for JSON."""
-    return {"id": hit.id, "score": round(hit.score, 6), "seq": hit.seq, "payload": hit.payload}
+    return {
+        "id": hit.id,
+        "score": round(hit.score, 6),
+        "seq": hit.seq,
+        "text": hit.text,
+        "payload": hit.payload,
+    }
+
+
+def row_as_dict(row: Row) -> dict[str, Any]:
+    """Convert a stored row for JSON; `index` reads it back. Its vector is there if it came."""
+    parts = {"id": row.id, "seq": row.seq, "text": row.text, "payload": row.payload or {}}
+    if row.vector is None:
+        return parts
+    # Stored as float16, which has four digits.
+    return parts | {"vector": [float(f"{component:.6g}") for component in row.vector.tolist()]}
 
 
 def size_text(size_bytes: int) -> str:
@@ -76,6 +97,16 @@ def size_text(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def _content_title(found: Sequence[Hit | Row]) -> str:
+    return "text, payload" if any(one.text for one in found) else "payload"
+
+
+def _content(found: Hit | Row, fields: Sequence[str]) -> str:
+    text = " ".join((found.text or "").split())
+    lines = (text, _summary(found.payload or {}, fields))
+    return "\n".join(line for line in lines if line)
 
 
 def _summary(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
