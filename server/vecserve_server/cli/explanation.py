@@ -23,7 +23,7 @@ def print_explanation(explanation: Part) -> None:
         if name != "hits"
     ]
     print()
-    print_table(("step", "ms", "what happened"), steps, right=("ms",))
+    print_table(("step", "ms", "what happened"), steps, right=("ms",), wraps=True)
     hits = explanation.get("hits", ())
     if hits:
         print()

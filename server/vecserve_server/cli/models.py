@@ -64,7 +64,7 @@ def list_models(
             tuple(size if column == "size" else row[column] for column in columns)
             for row, size in zip(rows, sizes, strict=True)
         ]
-        print_table(columns, table, right=("dim", "max_tokens", "size"))
+        print_table(columns, table, right=("dim", "max_tokens", "size"), wraps=True)
 
 
 @app.command("add")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,9 @@ from vecserve_client import Hit, Row
 
 MAX_WIDTH: Final = 32
 """Of every column of a table but the last."""
+MIN_WIDTH: Final = 8
+"""Of the last one."""
+SEPARATOR_WIDTH: Final = 3
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -27,31 +31,48 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def complain(line: str) -> None:
     """Print one line on standard error, whatever it quotes."""
-    printable = line.encode("utf-8", "backslashreplace").decode()
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(printable)
+    told = printable(line.encode("utf-8", "backslashreplace").decode())
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(told)
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Iterable[str] = (),
+    wraps: bool = False,
 ) -> None:
-    """Print a table; the columns named in `right` hold numbers, the last one takes what is left."""
+    """Print a table; the columns named in `right` hold numbers, the last one takes what is left.
+
+    What does not fit there is cut, or goes on in the next line where it `wraps`.
+    """
+    console = Console(highlight=False)
     numbers = frozenset(right)
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    left = console.width
     for position, column in enumerate(columns):
-        widest = max([len(column), *(len(row[position]) for row in cells)])
+        is_last = position == len(columns) - 1
+        lines = [line for row in cells for line in row[position].split("\n")]
+        widest = max(map(cell_len, [column, *lines]))
+        # Widths are given: a long last column would otherwise make the others shrink to nothing.
+        width = max(left, MIN_WIDTH) if is_last else min(widest, MAX_WIDTH)
+        left -= width + SEPARATOR_WIDTH
         table.add_column(
             column,
             justify="right" if column in numbers else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            # A column that may shrink would otherwise give way to a long last one.
-            min_width=None if column == columns[-1] else min(widest, MAX_WIDTH),
-            max_width=None if column == columns[-1] else MAX_WIDTH,
+            no_wrap=not (wraps and is_last),
+            overflow="fold" if wraps and is_last else "ellipsis",
+            width=min(width, widest),
         )
     for row in cells:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    console.print(table)
+
+
+def printable(text: str) -> str:
+    """Show what would steer the terminal as a replacement character; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def print_hits(hits: Sequence[Hit], *, summary_fields: Sequence[str] = ()) -> None:
