@@ -105,17 +105,21 @@ def test_a_search_prints_a_table_or_json(online: Vecserve) -> None:
     assert "0.500" in table.out
     assert "hello" in table.out
     printed = json.loads(online("search", "docs", "hello", "--json").out)
-    assert printed["hits"] == [{"id": "hello", "score": 0.5, "seq": 7, "payload": {"n": 1}}]
+    assert printed["hits"] == [
+        {"id": "hello", "score": 0.5, "seq": 7, "text": None, "payload": {"n": 1}}
+    ]
     assert printed["timings"]["total_us"] == 6
 
 
 def test_a_search_asks_for_what_its_options_say(online: Vecserve, server: FakeServer) -> None:
+    assert online("collections", "create", "docs").code == 0
     options = ["--mode", "hybrid", "--lexical-weight", "2", "--group-by", "doc", "--explain"]
     assert online("search", "docs", "q", *options, "--where", "n=3", "--where", "!x").code == 0
     (asked,) = server.searches
     assert asked.options.mode == search_pb2.SEARCH_MODE_HYBRID
     assert asked.options.fusion.reciprocal_rank.lexical_weight == 2
     assert (asked.options.group_by, asked.options.explain) == ("doc", True)
+    assert asked.options.with_text
     assert asked.options.filter == filters.all_of(
         filters.equals("n", 3), filters.exists("x", there=False)
     )
@@ -188,7 +192,7 @@ def test_bad_lines_are_skipped_and_reported_by_number(
     rows.write_text(rows.read_text() + "garbage\n" + '{"id": "last", "text": "t"}\n')
     outcome = online("index", "docs", str(rows), "--create", "--on-error", "skip")
     assert outcome.code == 4
-    assert outcome.err.startswith("line 31: not JSON")
+    assert outcome.err.startswith(f"{rows}: line 31: not JSON")
     assert outcome.out.startswith("docs: 31 rows in ")
     assert len(server.rows) == 31
 
@@ -202,7 +206,7 @@ def test_a_bad_line_stops_the_run_after_the_lines_before_it_are_written(
     path.write_text("\n".join([*good, "garbage", '{"id": "after", "text": "text"}']))
     outcome = online("index", "docs", str(path), "--create")
     assert outcome.code == 1
-    assert outcome.err.startswith(f"vecserve: line {count + 1}: not JSON")
+    assert outcome.err.startswith(f"vecserve: {path}: line {count + 1}: not JSON")
     assert outcome.err.endswith(f"({count} rows are written)\n")
     assert outcome.out == ""
     assert list(server.rows) == [f"r{i}" for i in range(count)]
@@ -217,7 +221,7 @@ def test_a_refused_row_stops_the_run_and_what_was_sent_is_counted(
     path.write_text("\n".join(f'{{"id": "r{i}", "text": "{t}"}}' for i, t in enumerate(texts)))
     outcome = online("index", "docs", str(path), "--create")
     assert outcome.code == 1
-    assert outcome.err.startswith("vecserve: line 8: ")
+    assert outcome.err.startswith(f"vecserve: {path}: line 8: text: bad ")
     assert outcome.err.endswith(f"({len(server.rows)} rows are written)\n")
     assert len(server.rows) < 4999
 
