@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -224,6 +226,44 @@ def test_a_refused_row_stops_the_run_and_what_was_sent_is_counted(
     assert outcome.err.startswith(f"vecserve: {path}: line 8: text: bad ")
     assert outcome.err.endswith(f"({len(server.rows)} rows are written)\n")
     assert len(server.rows) < 4999
+
+
+class Interrupting(io.RawIOBase):
+    """Some lines of a standard input, then the user's Ctrl-C."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = [f'{{"id": "r{n}", "text": "text"}}\n'.encode() for n in range(lines)]
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if not self._lines:
+            raise KeyboardInterrupt
+        return self._lines.pop(0)
+
+
+def test_an_interrupted_run_says_how_many_rows_are_in_and_how_to_go_on(
+    online: Vecserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Interrupting(256 * 6)))
+    outcome = online("index", "docs", "-", "--create")
+    assert (outcome.code, outcome.out) == (130, "")
+    told = re.fullmatch(
+        r"vecserve: interrupted: (\d+) rows are in docs; run the same command again to go on, .*\n",
+        outcome.err,
+    )
+    assert told is not None
+    assert int(told[1]) % 256 == 0
+    assert int(told[1]) > 0
+
+
+def test_a_run_that_fails_midway_says_how_to_go_on(
+    online: Vecserve, server: FakeServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"id": "r{n}", "text": "text"}}\n' for n in range(2000)))
+    server.stream_script.extend(["", "", "fail"])
+    outcome = online("index", "docs", str(path), "--create")
+    assert outcome.code == 1
+    assert "rows are in docs; run the same command again to go on" in outcome.err
 
 
 def test_a_csv_without_the_field_is_a_wrong_command_line(online: Vecserve, tmp_path: Path) -> None:

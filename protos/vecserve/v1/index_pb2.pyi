@@ -547,7 +547,7 @@ class ScanRequest(_message.Message):
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     with_text: _builtins.bool
-    """Fill `Row.text`. A page ends early where its texts take more than 4 MiB."""
+    """Fill `Row.text`. A page ends early where its texts take more than 2 MiB."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
         """Only rows that match."""

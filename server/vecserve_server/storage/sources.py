@@ -17,8 +17,8 @@ from vecserve_server.storage.sqlite_file import in_slices
 
 REPLY_TEXT_BYTES = 32 * 1024 * 1024
 """Texts of the rows of one reply together, where all of them must be in it."""
-PAGE_TEXT_BYTES = 4 * 1024 * 1024
-"""Texts with which a page of a scan is full."""
+PAGE_TEXT_BYTES = 2 * 1024 * 1024
+"""Texts with which a page of a scan is full: gRPC's clients take 4 MiB by default."""
 
 MIGRATION = (
     """
