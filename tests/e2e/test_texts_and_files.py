@@ -43,7 +43,7 @@ def vecserve(
 def docs(server: ServerProcess) -> Iterator[Client]:
     """A collection of three texts and a vector."""
     with Client(target=server.target, deadline_s=30.0) as client:
-        client.create_collection("docs", fields={"kind": "keyword"})
+        client.create_collection("docs", fields=Fields(types={"kind": "keyword"}))
         rows = [Record(id=key, text=text, payload={"kind": "thing"}) for key, text in TEXTS.items()]
         client.upsert("docs", [*rows, Record(id="bare", vector=np.ones(384, np.float32))])
         yield client
