@@ -280,7 +280,7 @@ def test_no_line_ends_a_run_that_skips(vecserve: Vecserve, docs: Client, tmp_pat
     [
         ("notes.md", "# Notes", "its name tells no format; there are .jsonl"),
         ("rows.jsonl", "garbage", "line 1: not JSON"),
-        ("rows.csv", "key,words\n1,t\n", "line 1: no column 'id'"),
+        ("rows.csv", "key,words\n1,t\n", "line 1: no column 'id'; there are 'key', 'words'; --id"),
         ("rows.json", '[{"id": 1}]', "line 1: not a JSON object; one object a line"),
     ],
 )
@@ -384,6 +384,10 @@ def test_a_search_prints_texts_and_explains_itself_in_words(
         (["search", "docs", "x", "--min-score", "7"], "--min-score: is 7", "-1 to 1 are allowed"),
         (["search", "docs", "x", "--group-by", "a..b"], "--group-by: 'a..b'", "empty part"),
         (["classify", "docs", "x", "--label-field", "x" * 200], "--label-field: has 200 bytes", ""),
+        (["search", "docs", "x", "--group-by", "kid"], "--group-by kid: no row of 'docs' has",
+         "(did you mean 'kind'?); there are kind"),
+        (["classify", "docs", "x", "--label-field", "kid"], "--label-field kid: no row of 'docs'",
+         "(did you mean 'kind'?)"),
         (["search", "gone", "x"], "collection: 'gone' does not exist",
          "`vecserve collections list`"),
         (["index", "gone", "-"], "does not exist", "--create makes it"),

@@ -12,6 +12,7 @@ import typer
 
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json, print_table
+from vecserve_server.cli.where import require_field
 
 
 def classify(
@@ -39,6 +40,8 @@ def classify(
             min_confidence=min_confidence,
             with_text=not no_text,
         )
+        if not found.neighbours and "." not in label_field:  # a key may hold a dot
+            require_field(client, collection, "--label-field", label_field)
     if json:
         print_json(
             {

@@ -239,9 +239,12 @@ def _decoded(lines: Iterable[RawLine], too_long: set[int]) -> Iterator[str]:
 
 
 def _header(row: Sequence[str], fields: Fields) -> list[str]:
-    for name in (fields.id, *fields.text, *(fields.payload or ()), *fields.needed):
-        if name not in row:
-            raise BadHeader(f"no column {name!r}; there are {', '.join(map(repr, row))}")
+    asked = {"--id-field": (fields.id,), "--text-field": fields.text}
+    asked |= {"--payload-field": fields.payload or (), "--field": fields.needed}
+    for flag, names in asked.items():
+        if missing := [name for name in names if name not in row]:
+            there = ", ".join(map(repr, row))
+            raise BadHeader(f"no column {missing[0]!r}; there are {there}; {flag} names another")
     if len(set(row)) < len(row):
         raise BadHeader("two columns have the same name")
     for name in row:
@@ -300,7 +303,9 @@ def _text_of(values: Mapping[str, Any], names: Sequence[str]) -> str:
         if value is not None and str(value).strip():
             parts.append(str(value).strip())
     if not parts:
-        raise ValueError(f"no text: {', '.join(map(repr, names))} missing or empty")
+        raise ValueError(
+            f"no text: {', '.join(map(repr, names))} missing or empty (see --text-field)"
+        )
     text = parts[0]
     for part in parts[1:]:
         ends = text.rstrip(CLOSING).endswith(ENDINGS)

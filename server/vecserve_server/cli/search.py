@@ -17,7 +17,7 @@ from vecserve_client.searches import SearchOptions
 from vecserve_server.cli.explanation import print_explanation
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, Where, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json
-from vecserve_server.cli.where import read_where
+from vecserve_server.cli.where import read_where, require_field
 
 
 class Mode(StrEnum):
@@ -67,6 +67,8 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     with connect(server) as client:
         options["where"] = read_where(client, collection, where)
         answer = client.search(collection, text, **options)
+        if group_by and not answer.hits:
+            require_field(client, collection, "--group-by", group_by)
     if json:
         timings = dataclasses.asdict(answer.timings)
         hits = [hit_as_dict(hit) for hit in answer.hits]

@@ -1,4 +1,4 @@
-"""`--where` against a collection: values of the declared types, and fields that there are.
+"""Fields that the command line names, against a collection: their types, and whether they exist.
 
 Owns what is said about a condition that can hold for no row. Must not know the language (see
 `conditions`). The server answers such a condition with no rows: to it, a field that no row has yet
@@ -35,6 +35,19 @@ def read_where(client: Client, collection: str, typed: Sequence[str] | None) -> 
     return conditions.filter
 
 
+def require_field(client: Client, collection: str, flag: str, field: str) -> None:
+    """Raise UsageProblem if no row has a field that an option names, and it is not declared."""
+    found = client.get_collection(collection)
+    if not found.row_count or field in found.fields.types:
+        return
+    try:
+        holder = _first(client, found, filters.exists(field))
+    except DeadlineExceeded:
+        return
+    if holder is None:
+        raise _unknown(client, found, f"{flag} {field}", field)
+
+
 def _check(client: Client, collection: Collection, condition: Condition) -> None:
     try:
         if _first(client, collection, condition.witness) is not None:
@@ -52,14 +65,18 @@ def _check(client: Client, collection: Collection, condition: Condition) -> None
             f"with `--field {condition.field}:{_TYPES[condition.needs]}`"
         )
     if kind is None:
-        known = sorted({*collection.fields.types, *_names(client, collection)})
-        raise UsageProblem(
-            f"--where {condition.typed!r}: no row of {collection.name!r} has a field "
-            f"{condition.field!r}{_meant(condition.field, known)}; there are {_listed(known)}"
-        )
+        raise _unknown(client, collection, f"--where {condition.typed!r}", condition.field)
 
 
 _TYPES: Final[Mapping[str, str]] = {"number": "number", "date": "datetime", "value": "keyword"}
+
+
+def _unknown(client: Client, collection: Collection, asked: str, field: str) -> UsageProblem:
+    known = sorted({*collection.fields.types, *_names(client, collection)})
+    return UsageProblem(
+        f"{asked}: no row of {collection.name!r} has a field {field!r}{_meant(field, known)}; "
+        f"there are {_listed(known)}"
+    )
 
 
 def _first(client: Client, collection: Collection, where: Filter) -> Row | None:
