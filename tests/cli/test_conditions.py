@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client.filters import all_of, between, equals, exists, negate, prefix
+from vecserve_client.filters import Scalar, all_of, between, equals, exists, negate, prefix
 from vecserve_client.types import FieldType
 from vecserve_server.cli.conditions import read_conditions
 from vecserve_server.cli.exits import UsageProblem
@@ -56,7 +56,7 @@ def test_several_conditions_all_hold() -> None:
     ],
 )
 def test_a_value_takes_the_declared_type_of_its_field(
-    typed: str, kind: FieldType, expected: object
+    typed: str, kind: FieldType, expected: Scalar
 ) -> None:
     assert read_conditions([typed], {"f": kind}).filter == equals("f", expected)
 

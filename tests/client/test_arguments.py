@@ -127,7 +127,10 @@ def test_what_declares_no_fields_is_answered_with_the_right_form(
 
 
 def test_rows_may_be_dictionaries(client: Client, server: FakeServer) -> None:
-    rows = [{"id": "a", "text": "one"}, {"id": "b", "text": "two", "payload": {"n": 1}}]
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "text": "one"},
+        {"id": "b", "text": "two", "payload": {"n": 1}},
+    ]
     assert client.upsert("docs", rows).seqs == (1, 2)
     assert server.rows == {"a": "one", "b": "two"}
 

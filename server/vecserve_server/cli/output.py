@@ -6,6 +6,7 @@ Owns tables and JSON. Must not know where results come from.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ MAX_WIDTH: Final = 32
 MIN_WIDTH: Final = 8
 """Of the last one."""
 SEPARATOR_WIDTH: Final = 3
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -71,8 +73,8 @@ def print_table(
 
 
 def printable(text: str) -> str:
-    """Show what would steer the terminal as a replacement character; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    """Show what would steer the terminal as a replacement character; line breaks and tabs stay."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 def print_hits(hits: Sequence[Hit], *, summary_fields: Sequence[str] = ()) -> None:
