@@ -54,6 +54,15 @@ def test_everything_has_a_comment(name: str, contract: dict[str, FileDescriptorP
     assert [full_name for full_name, path in named(file) if path not in commented] == []
 
 
+@pytest.mark.parametrize("name", [path.name for path in PROTOS])
+def test_stubs_of_other_languages_have_packages(
+    name: str, contract: dict[str, FileDescriptorProto]
+) -> None:
+    options = contract[name].options
+    assert options.go_package == ("github.com/vecserve/vecserve/gen/go/vecserve/v1;vecservev1")
+    assert (options.java_package, options.java_multiple_files) == ("io.vecserve.v1", True)
+
+
 def test_a_request_that_has_an_id_gets_it_back_with_timings(
     contract: dict[str, FileDescriptorProto],
 ) -> None:

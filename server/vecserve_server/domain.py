@@ -147,6 +147,8 @@ class Row:
     id: str
     vector: NDArray[np.float16] | None
     payload_json: str
+    source: Source | None = None
+    """None when it was not asked for, or the row keeps none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,3 +159,5 @@ class Hit:
     seq: int
     score: float
     payload_json: str | None
+    text: str | None = None
+    """None when it was not asked for, or the row keeps none."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -105,17 +107,21 @@ def test_a_search_prints_a_table_or_json(online: Vecserve) -> None:
     assert "0.500" in table.out
     assert "hello" in table.out
     printed = json.loads(online("search", "docs", "hello", "--json").out)
-    assert printed["hits"] == [{"id": "hello", "score": 0.5, "seq": 7, "payload": {"n": 1}}]
+    assert printed["hits"] == [
+        {"id": "hello", "score": 0.5, "seq": 7, "text": None, "payload": {"n": 1}}
+    ]
     assert printed["timings"]["total_us"] == 6
 
 
 def test_a_search_asks_for_what_its_options_say(online: Vecserve, server: FakeServer) -> None:
+    assert online("collections", "create", "docs").code == 0
     options = ["--mode", "hybrid", "--lexical-weight", "2", "--group-by", "doc", "--explain"]
     assert online("search", "docs", "q", *options, "--where", "n=3", "--where", "!x").code == 0
     (asked,) = server.searches
     assert asked.options.mode == search_pb2.SEARCH_MODE_HYBRID
     assert asked.options.fusion.reciprocal_rank.lexical_weight == 2
     assert (asked.options.group_by, asked.options.explain) == ("doc", True)
+    assert asked.options.with_text
     assert asked.options.filter == filters.all_of(
         filters.equals("n", 3), filters.exists("x", there=False)
     )
@@ -188,7 +194,7 @@ def test_bad_lines_are_skipped_and_reported_by_number(
     rows.write_text(rows.read_text() + "garbage\n" + '{"id": "last", "text": "t"}\n')
     outcome = online("index", "docs", str(rows), "--create", "--on-error", "skip")
     assert outcome.code == 4
-    assert outcome.err.startswith("line 31: not JSON")
+    assert outcome.err.startswith(f"{rows}: line 31: not JSON")
     assert outcome.out.startswith("docs: 31 rows in ")
     assert len(server.rows) == 31
 
@@ -202,7 +208,7 @@ def test_a_bad_line_stops_the_run_after_the_lines_before_it_are_written(
     path.write_text("\n".join([*good, "garbage", '{"id": "after", "text": "text"}']))
     outcome = online("index", "docs", str(path), "--create")
     assert outcome.code == 1
-    assert outcome.err.startswith(f"vecserve: line {count + 1}: not JSON")
+    assert outcome.err.startswith(f"vecserve: {path}: line {count + 1}: not JSON")
     assert outcome.err.endswith(f"({count} rows are written)\n")
     assert outcome.out == ""
     assert list(server.rows) == [f"r{i}" for i in range(count)]
@@ -217,9 +223,47 @@ def test_a_refused_row_stops_the_run_and_what_was_sent_is_counted(
     path.write_text("\n".join(f'{{"id": "r{i}", "text": "{t}"}}' for i, t in enumerate(texts)))
     outcome = online("index", "docs", str(path), "--create")
     assert outcome.code == 1
-    assert outcome.err.startswith("vecserve: line 8: ")
+    assert outcome.err.startswith(f"vecserve: {path}: line 8: text: bad ")
     assert outcome.err.endswith(f"({len(server.rows)} rows are written)\n")
     assert len(server.rows) < 4999
+
+
+class Interrupting(io.RawIOBase):
+    """Some lines of a standard input, then the user's Ctrl-C."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = [f'{{"id": "r{n}", "text": "text"}}\n'.encode() for n in range(lines)]
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if not self._lines:
+            raise KeyboardInterrupt
+        return self._lines.pop(0)
+
+
+def test_an_interrupted_run_says_how_many_rows_are_in_and_how_to_go_on(
+    online: Vecserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Interrupting(256 * 6)))
+    outcome = online("index", "docs", "-", "--create")
+    assert (outcome.code, outcome.out) == (130, "")
+    told = re.fullmatch(
+        r"vecserve: interrupted: (\d+) rows are in docs; run the same command again to go on, .*\n",
+        outcome.err,
+    )
+    assert told is not None
+    assert int(told[1]) % 256 == 0
+    assert int(told[1]) > 0
+
+
+def test_a_run_that_fails_midway_says_how_to_go_on(
+    online: Vecserve, server: FakeServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"id": "r{n}", "text": "text"}}\n' for n in range(2000)))
+    server.stream_script.extend(["", "", "fail"])
+    outcome = online("index", "docs", str(path), "--create")
+    assert outcome.code == 1
+    assert "rows are in docs; run the same command again to go on" in outcome.err
 
 
 def test_a_csv_without_the_field_is_a_wrong_command_line(online: Vecserve, tmp_path: Path) -> None:

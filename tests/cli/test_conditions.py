@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client.filters import all_of, between, equals, exists, negate, prefix
+from vecserve_client.filters import Scalar, all_of, between, equals, exists, negate, prefix
+from vecserve_client.types import FieldType
 from vecserve_server.cli.conditions import read_conditions
 from vecserve_server.cli.exits import UsageProblem
 
@@ -32,12 +33,46 @@ from vecserve_server.cli.exits import UsageProblem
     ],
 )
 def test_a_condition_is_read(typed: str, expected: Filter) -> None:
-    assert read_conditions([typed]) == expected
+    assert read_conditions([typed]).filter == expected
 
 
 def test_several_conditions_all_hold() -> None:
-    assert read_conditions([]) is None
-    assert read_conditions(["a=1", "b"]) == all_of(equals("a", 1), exists("b"))
+    assert read_conditions([]).filter is None
+    assert read_conditions(["a=1", "b"]).filter == all_of(equals("a", 1), exists("b"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "kind", "expected"),
+    [
+        ("f=2020", "keyword", "2020"),
+        ("f=02134", "keyword", "02134"),
+        ("f=true", "text", "true"),
+        ("f=null", "keyword", None),
+        ('f="2020"', "number", "2020"),
+        ("f=007", "integer", 7),
+        ("f=1e3", "number", 1000.0),
+        ("f=yes", "boolean", True),
+        ("f=2024", "datetime", "2024"),
+    ],
+)
+def test_a_value_takes_the_declared_type_of_its_field(
+    typed: str, kind: FieldType, expected: Scalar
+) -> None:
+    assert read_conditions([typed], {"f": kind}).filter == equals("f", expected)
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [("f=cheap", "f is declared as number: 'cheap' is not a number"), ("f=", "there is no value")],
+)
+def test_a_value_of_another_type_is_a_usage_problem(typed: str, problem: str) -> None:
+    with pytest.raises(UsageProblem, match=problem):
+        read_conditions([typed], {"f": "number"})
+
+
+def test_a_bound_that_is_neither_number_nor_date_is_a_usage_problem() -> None:
+    with pytest.raises(UsageProblem, match="'cheap' is neither a number nor an RFC 3339 date"):
+        read_conditions(["price<cheap"])
 
 
 @pytest.mark.parametrize("typed", ["", "!", "=3", "^=x", "a!", "a^b"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,11 +46,20 @@ def comma_separated(data: bytes, fields: Fields = FIELDS) -> list[ReadLine]:
     return list(read_csv(read_lines(io.BytesIO(data)), fields))
 
 
+def joined(title: str, body: str) -> str:
+    ends = re.search(
+        r"[.!?:;,\u2026\u3002\uff01\uff1f\uff1a\uff1b\uff0c\u060c\u0964\u061f]"
+        r"""["'\u00bb\u201d\u2019)\]}]*$""",
+        title,
+    )
+    return f"{title} {body}" if ends else f"{title}. {body}"
+
+
 def expected(values: list[dict[str, Any]]) -> list[Record]:
     return [
         Record(
             id=row["id"],
-            text=f"{row['title']}. {row['body']}",
+            text=joined(row["title"], row["body"]),
             payload={"colour": row["colour"]},
         )
         for row in values
@@ -96,6 +107,14 @@ def test_no_bytes_make_the_readers_fail(data: bytes, as_csv: bool) -> None:
         (b"nonsense", "not JSON"),
         (b"[1]", "not a JSON object"),
         (b'{"id": "a", "title": NaN}', "NaN is not a JSON value"),
+        (b'{"id": "a", "title": "t", "n": 1e999}', "1e999 is too large for a 64-bit float"),
+        (b'{"id": "a", "title": "t", "n": -1e999}', "too large"),
+        (b'{"id": 1e999, "title": "t"}', "too large"),
+        (b'{"id": "a", "title": "t", "n": ' + b"9" * 5000 + b"}", "5000 digits; 400 are allowed"),
+        (b'{"id": "a", "title": "t", "n": ' + b"[" * 33 + b"]" * 33 + b"}", "deeper than 32"),
+        (b'{"id": "a", "title": "t", "n": ' + b"[" * 900 + b"]" * 900 + b"}", "deeper than 32"),
+        (b'{"id": "a", "title": true}', "'title' must be a string"),
+        (b'{"id": "a", "title": "t", "\\ud800": 1}', "not UTF-8"),
         (b"[" * 100_000, "nested too deep"),
         (b'{"title": "t"}', "no id"),
         (b'{"id": "", "title": "t"}', "no id"),
@@ -128,7 +147,7 @@ def test_a_bad_line_is_reported_by_number_and_the_next_is_read(line: bytes, reas
         (b",t,b", "no id"),
         (b"a,,", "no text"),
         (b"a,\xff,b", "not UTF-8"),
-        (b'a,"t"x,b', "expected"),
+        (b'a,"t"x,b', "not CSV: ',' expected"),
         (b"first,t,b", "stands on line 2 already"),
     ],
 )
@@ -144,7 +163,13 @@ def test_a_bad_row_is_reported_by_number_and_the_next_is_read(row: bytes, reason
 
 @pytest.mark.parametrize(
     ("header", "reason"),
-    [(b"key,title,body", "no column 'id'"), (b"id,title,body,id", "same name")],
+    [
+        (b"key,title,body", "line 1: no column 'id'; there are 'key', 'title', 'body'"),
+        (b"id,title,body,id", "line 1: two columns have the same name"),
+        (b"\n\nid,title", "line 3: no column 'body'"),
+        (b"id,title,\xff", "no column 'body'; there are 'id', 'title', '.udcff'"),
+        (b'id,"title"x,body', "line 1: not CSV"),
+    ],
 )
 def test_a_header_that_misses_a_field_ends_the_file(header: bytes, reason: str) -> None:
     with pytest.raises(BadHeader, match=reason):
@@ -187,3 +212,145 @@ def test_a_field_that_a_collection_declares_stays_in_the_payload() -> None:
     assert isinstance(line, GoodLine)
     assert line.record.text == "red. shoe"
     assert line.record.payload == {"title": "red", "n": 1}
+
+
+CELLS = Fields(
+    id="id",
+    text=("text",),
+    types={
+        "price": "number",
+        "count": "integer",
+        "sold": "boolean",
+        "day": "datetime",
+        "zip": "keyword",
+        "a.b": "number",
+    },
+)
+
+
+def test_cells_take_the_declared_type_of_their_column() -> None:
+    (line,) = comma_separated(
+        b"id,text,price,count,sold,day,zip,a.b,free\n1,t, 12.50 ,+7,Yes,2024-03-10,02134,1,12\n",
+        CELLS,
+    )
+    assert isinstance(line, GoodLine)
+    assert line.record.payload == {
+        "price": 12.5,
+        "count": 7,
+        "sold": True,
+        "day": "2024-03-10",
+        "zip": "02134",
+        "a": {"b": 1},
+        "free": "12",
+    }
+
+
+def test_an_empty_cell_of_a_type_that_has_no_empty_value_is_no_field() -> None:
+    (line,) = comma_separated(b"id,text,price,count,sold,day,zip\n1,t,,,,,\n", CELLS)
+    assert isinstance(line, GoodLine)
+    assert line.record.payload == {"zip": ""}
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "expected_type"),
+    [
+        ("price", "cheap", "a number"),
+        ("price", "nan", "a number"),
+        ("price", "1e999", "a number"),
+        ("price", "1_000", "a number"),
+        ("price", "9" * 5000, "a number"),
+        ("count", "1.5", "an integer"),
+        ("count", str(2**63), "an integer"),
+        ("sold", "maybe", "a boolean"),
+        ("day", "10.3.2024", "an RFC 3339 date"),
+        ("day", "2024-02-30", "an RFC 3339 date"),
+    ],
+)
+def test_a_cell_of_another_type_is_a_bad_line(column: str, cell: str, expected_type: str) -> None:
+    good, bad = comma_separated(f"id,text,{column}\n1,t,\n2,t,{cell}\n".encode(), CELLS)
+    assert isinstance(good, GoodLine)
+    assert isinstance(bad, BadLine)
+    assert bad.number == 3
+    assert bad.reason.startswith(f"column {column!r}: {cell[:40]!r}"[:50])
+    assert f"is not {expected_type}" in bad.reason
+
+
+@given(
+    st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
+)
+def test_every_number_survives_a_cell(number: float) -> None:
+    (line,) = comma_separated(f"id,text,price\n1,t,{number}\n".encode(), CELLS)
+    assert isinstance(line, GoodLine)
+    assert line.record.payload == {"price": number}
+
+
+def test_a_column_inside_another_is_no_header() -> None:
+    with pytest.raises(BadHeader, match=r"column 'a.b' lies within column 'a'"):
+        comma_separated(b"id,text,a,a.b\n1,t,1,2\n", CELLS)
+    needed = Fields(id="id", text=("text",), needed=("pirce",))
+    with pytest.raises(BadHeader, match="no column 'pirce'"):
+        comma_separated(b"id,text,price\n1,t,1\n", needed)
+
+
+def test_a_large_cell_is_taken() -> None:
+    large = "word " * 100_000
+    (line,) = comma_separated(f"id,title,body\n1,t,{large}\n".encode())
+    assert isinstance(line, GoodLine)
+    assert line.record.text == f"t. {large.strip()}"
+
+
+@pytest.mark.parametrize("line", [b"id,title," + b"x" * (5 << 20), b"x" * (5 << 20)])
+def test_a_header_that_is_too_long_is_not_passed_over(line: bytes) -> None:
+    with pytest.raises(BadHeader, match="longer than"):
+        comma_separated(line + b"\nid,title,body\n1,t,b\n")
+
+
+ROWS = Fields(id="id", text=("text",), takes_rows=True)
+
+
+@pytest.mark.parametrize("takes_rows", [True, False])
+def test_a_row_as_it_is_exported_is_read_as_that_row(takes_rows: bool) -> None:
+    data = b'{"id": "a", "seq": 3, "text": "t", "payload": {"text": "other", "id": 7}}\n'
+    (line,) = jsonl(data, replace(ROWS, takes_rows=takes_rows))
+    assert isinstance(line, GoodLine)
+    payload = {"text": "other", "id": 7}
+    assert line.record.payload == (payload if takes_rows else {"seq": 3, "payload": payload})
+
+
+def test_a_row_without_a_text_is_read_with_its_vector() -> None:
+    head = b'{"id": "a", "seq": 3, "payload": {}'
+    good, *bad = jsonl(
+        head + b', "text": null, "vector": [1, 0.5]}\n'
+        + head + b"}\n"
+        + head + b', "vector": ["1"]}\n'
+        + head + b', "vector": [1e39]}\n'
+        + head + b', "text": 5}\n',
+        ROWS,
+    )  # fmt: skip
+    assert isinstance(good, GoodLine)
+    assert good.record.vector is not None
+    assert good.record.vector.tolist() == [1.0, 0.5]
+    reasons = [line.reason for line in bad if isinstance(line, BadLine)]
+    assert [reason.partition(";")[0] for reason in reasons] == [
+        "neither 'text' nor 'vector'",
+        "no vector: 'vector' must be a list of numbers",
+        "vector: every component must be finite",
+        "no text: 'text' must be a string",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        ("A title", "A title. body"),
+        ("A title.", "A title. body"),
+        ("Why?", "Why? body"),
+        ('He said "no."', 'He said "no." body'),
+        ("A title (old)", "A title (old). body"),
+        ("Features:", "Features: body"),
+    ],
+)
+def test_text_fields_are_joined_as_sentences(title: str, text: str) -> None:
+    (line,) = jsonl(json.dumps({"id": 1, "title": title, "body": "body"}).encode())
+    assert isinstance(line, GoodLine)
+    assert line.record.text == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vecserve_client import filters
 from vecserve_client.aio import AsyncClient
 from vecserve_client.client import Client
+from vecserve_client.conditions import Where
 from vecserve_client.errors import (
     AlreadyExists,
     Cancelled,
@@ -83,5 +84,6 @@ __all__ = [
     "VecserveError",
     "Verification",
     "WeightedSum",
+    "Where",
     "filters",
 ]

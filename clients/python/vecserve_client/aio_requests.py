@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from vecserve.v1.index_pb2 import UpsertRequest
 from vecserve_client import calls
-from vecserve_client.types import EmbedOptions, Record
+from vecserve_client.arguments import AnyRecord
+from vecserve_client.types import EmbedOptions
 
 T = TypeVar("T")
 
@@ -23,25 +24,31 @@ async def as_async(items: Iterable[T]) -> AsyncIterator[T]:
 
 async def upsert_requests(
     collection: str,
-    records: Iterable[Record] | AsyncIterable[Record],
+    records: Iterable[AnyRecord] | AsyncIterable[AnyRecord],
     *,
     options: EmbedOptions | None,
     batch_rows: int,
+    skip_unchanged: bool,
 ) -> AsyncIterator[UpsertRequest]:
     """Cut records into requests, as `calls.upsert_requests` does, while they are drawn."""
     position = 0
     async for chunk in _chunks(records, batch_rows):
         for request in calls.upsert_requests(
-            collection, chunk, options=options, batch_rows=batch_rows, start=position
+            collection,
+            chunk,
+            options=options,
+            batch_rows=batch_rows,
+            skip_unchanged=skip_unchanged,
+            start=position,
         ):
             yield request
         position += len(chunk)
 
 
 async def _chunks(
-    records: Iterable[Record] | AsyncIterable[Record], size: int
-) -> AsyncIterator[list[Record]]:
-    chunk: list[Record] = []
+    records: Iterable[AnyRecord] | AsyncIterable[AnyRecord], size: int
+) -> AsyncIterator[list[AnyRecord]]:
+    chunk: list[AnyRecord] = []
     async for record in records if isinstance(records, AsyncIterable) else as_async(records):
         chunk.append(record)
         if len(chunk) >= size:

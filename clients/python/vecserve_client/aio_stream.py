@@ -17,6 +17,7 @@ from vecserve_client.channel import closed_as_cancelled, serialise
 from vecserve_client.errors import VecserveError, from_rpc
 from vecserve_client.exchange import Answered, Exchange, Numbered, Refused
 
+END_TIMEOUT_S: Final = 5.0
 Q = TypeVar("Q", bound=Numbered)
 R = TypeVar("R")
 
@@ -37,6 +38,7 @@ async def pipeline(
             while exchange.has_room and (request := await anext(requests, None)) is not None:
                 link.send(exchange.add(request))
             if exchange.is_idle:
+                await link.finish()
                 return
             exchange.attempts.restart()
             yield await _await_answer(link, exchange)
@@ -90,6 +92,11 @@ class _Link:
         self._open()
         for message in messages:
             self.send(message)
+
+    async def finish(self) -> None:
+        """Say that nothing more comes, and let the server end the stream: cancelled, it failed."""
+        self._outbox.put_nowait(None)
+        await asyncio.wait([self._reader], timeout=END_TIMEOUT_S)
 
     async def close(self) -> None:
         """Give the stream up; replies under way are dropped."""

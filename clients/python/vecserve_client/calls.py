@@ -15,8 +15,9 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from vecserve.v1 import admin_pb2, collection_pb2, embedding_pb2, index_pb2
-from vecserve.v1.search_pb2 import Filter
 from vecserve_client import batching, declarations, wire
+from vecserve_client.arguments import AnyRecord, as_fields, as_list
+from vecserve_client.conditions import Where, as_filter
 from vecserve_client.errors import InvalidArgument
 from vecserve_client.retry import IDEMPOTENT
 from vecserve_client.types import (
@@ -24,6 +25,7 @@ from vecserve_client.types import (
     EmbedOptions,
     EmbedResult,
     Fields,
+    FieldTypes,
     GetResult,
     Model,
     Record,
@@ -70,6 +72,7 @@ def embed_requests(
     texts: Sequence[str], *, model: str, options: EmbedOptions | None
 ) -> Iterator[embedding_pb2.EmbedRequest]:
     """Cut a list of texts into requests, numbered from 0."""
+    texts = as_list("texts", texts)
     for position, text in enumerate(texts):
         wire.check_text(f"texts[{position}]", text)
     cut = batching.batches(
@@ -99,15 +102,18 @@ def upsert(request: index_pb2.UpsertRequest) -> Call[UpsertResult]:
 
 def upsert_requests(
     collection: str,
-    records: Iterable[Record],
+    records: Iterable[AnyRecord],
     *,
     options: EmbedOptions | None,
     batch_rows: int,
+    skip_unchanged: bool = False,
     start: int = 0,
 ) -> Iterator[index_pb2.UpsertRequest]:
     """Cut records into requests, each named by the position of its first row, from `start`."""
     if not 1 <= batch_rows <= batching.REQUEST_ITEMS:
         raise InvalidArgument(f"batch_rows: {batch_rows}, must be 1 to {batching.REQUEST_ITEMS}")
+    if isinstance(records, Record | Mapping | str):
+        raise InvalidArgument("rows: is a single row; a list of them is asked for")
     rows = map(wire.record_to_proto, records)
     position = start
     cut = batching.batches(
@@ -119,6 +125,7 @@ def upsert_requests(
             collection=collection,
             rows=batch,
             options=wire.options_to_proto(options),
+            skip_unchanged=skip_unchanged,
         )
         position += len(batch)
 
@@ -136,7 +143,7 @@ def delete(
     collection: str,
     *,
     ids: Sequence[str] = (),
-    where: Filter | None = None,
+    where: Where | None = None,
     expected_seqs: Mapping[str, int] = NO_SEQS,
 ) -> list[Call[int]]:
     """Delete rows by id, in as many calls as the limits of one ask for, or all rows that match.
@@ -149,7 +156,7 @@ def delete(
         index_pb2.DeleteRequest(
             collection=collection,
             ids=batch,
-            filter=where,
+            filter=as_filter(where),
             expected_seqs=[
                 index_pb2.ExpectedSeq(id=id_, seq=expected_seqs[id_])
                 for id_ in batch
@@ -171,7 +178,12 @@ def delete(
 
 
 def get(
-    collection: str, ids: Sequence[str], *, include_vector: bool, include_payload: bool
+    collection: str,
+    ids: Sequence[str],
+    *,
+    include_vector: bool,
+    include_payload: bool,
+    with_text: bool,
 ) -> list[Call[GetResult]]:
     """Read rows by id, in as many calls as the limits of one ask for."""
     return [
@@ -182,6 +194,7 @@ def get(
                 ids=batch,
                 include_vector=include_vector,
                 exclude_payload=not include_payload,
+                with_text=with_text,
             ),
             index_pb2.GetResponse,
             wire.get_result_from_proto,
@@ -195,9 +208,10 @@ def scan_page(
     *,
     page_size: int,
     page_token: str,
-    where: Filter | None,
+    where: Where | None,
     include_vector: bool,
     include_payload: bool,
+    with_text: bool,
 ) -> Call[tuple[list[Row], str]]:
     """Read one page of rows, and the token of the next page ("" on the last)."""
     return unary(
@@ -206,33 +220,34 @@ def scan_page(
             collection=collection,
             page_size=page_size,
             page_token=page_token,
-            filter=where,
+            filter=as_filter(where),
             include_vector=include_vector,
             exclude_payload=not include_payload,
+            with_text=with_text,
         ),
         index_pb2.ScanResponse,
         lambda reply: (list(map(wire.row_from_proto, reply.rows)), reply.next_page_token),
     )
 
 
-def count(collection: str, *, where: Filter | None) -> Call[int]:
+def count(collection: str, *, where: Where | None) -> Call[int]:
     """Count rows."""
     return unary(
         "IndexService/Count",
-        index_pb2.CountRequest(collection=collection, filter=where),
+        index_pb2.CountRequest(collection=collection, filter=as_filter(where)),
         index_pb2.CountResponse,
         lambda reply: int(reply.row_count),
     )
 
 
 def create_collection(
-    name: str, *, model: str, dim: int, fields: Fields, keep_text: bool
+    name: str, *, model: str, dim: int, fields: Fields | FieldTypes, keep_text: bool
 ) -> Call[Collection]:
     """Create an empty collection."""
     request = collection_pb2.CreateCollectionRequest(
         name=name, model=model, dim=dim, discard_text=not keep_text
     )
-    declarations.declare(request, fields)
+    declarations.declare(request, as_fields(fields))
     return unary(
         "CollectionService/CreateCollection",
         request,
@@ -327,6 +342,7 @@ def _text_bytes(text: str) -> int:
 
 
 def _id_batches(ids: Sequence[str]) -> list[list[str]]:
+    ids = as_list("ids", ids)
     for position, id_ in enumerate(ids):
         wire.check_text(f"ids[{position}]", id_)
     cut = batching.batches(

@@ -20,6 +20,7 @@ def classify(
     k: int,
     min_confidence: float | None,
     embed_options: EmbedOptions | None,
+    with_text: bool,
 ) -> Call[Classification]:
     """Label one query."""
     message = search_calls.query_to_proto(query)
@@ -33,6 +34,7 @@ def classify(
             k=k,
             min_confidence=min_confidence,
             embed_options=wire.options_to_proto(embed_options),
+            with_text=with_text,
         ),
         search_pb2.ClassifyResponse,
         _read,

@@ -14,9 +14,9 @@ from typing import Any, Final, Self, TypeVar, Unpack
 import grpc
 
 from vecserve.v1.index_pb2 import UpsertRequest
-from vecserve.v1.search_pb2 import Filter
 from vecserve_client import batching, calls, classify_calls, exchange, search_calls, wire
 from vecserve_client.admin import Admin
+from vecserve_client.arguments import AnyRecord
 from vecserve_client.channel import (
     DEFAULT_DEADLINE_S,
     DEFAULT_TARGET,
@@ -26,6 +26,7 @@ from vecserve_client.channel import (
     options_for,
     serialise,
 )
+from vecserve_client.conditions import Where
 from vecserve_client.errors import DeadlineExceeded, Unavailable, from_rpc
 from vecserve_client.exchange import Answered, Exchange, StreamMethod
 from vecserve_client.retry import RetryPolicy
@@ -37,9 +38,9 @@ from vecserve_client.types import (
     EmbedOptions,
     EmbedResult,
     Fields,
+    FieldTypes,
     GetResult,
     Model,
-    Record,
     Row,
     SearchResult,
     UpsertBatch,
@@ -115,15 +116,23 @@ class Client:
     def upsert(
         self,
         collection: str,
-        rows: Iterable[Record],
+        rows: Iterable[AnyRecord],
         *,
         options: EmbedOptions | None = None,
+        skip_unchanged: bool = False,
         timeout_s: float | None = None,
     ) -> UpsertResult:
-        """Write rows and wait until all are on disk; long lists go in several requests."""
+        """Write rows and wait until all are on disk; long lists go in several requests.
+
+        With `skip_unchanged` rows that are stored so already are neither embedded nor written.
+        """
         requests = list(
             calls.upsert_requests(
-                collection, rows, options=options, batch_rows=batching.UPSERT_ROWS
+                collection,
+                rows,
+                options=options,
+                batch_rows=batching.UPSERT_ROWS,
+                skip_unchanged=skip_unchanged,
             )
         )
         if len(requests) == 1:
@@ -135,11 +144,12 @@ class Client:
     def upsert_many(
         self,
         collection: str,
-        rows: Iterable[Record],
+        rows: Iterable[AnyRecord],
         *,
         options: EmbedOptions | None = None,
         batch_rows: int = batching.UPSERT_ROWS,
         window: int = batching.WINDOW_REQUESTS,
+        skip_unchanged: bool = False,
         timeout_s: float | None = None,
     ) -> Iterator[UpsertBatch]:
         """Write rows of any number over one stream, and yield each batch once it is on disk.
@@ -148,7 +158,9 @@ class Client:
         server takes them. A lost stream is opened again and what was not acknowledged is sent
         again, unless a row has an `expected_seq`.
         """
-        requests = calls.upsert_requests(collection, rows, options=options, batch_rows=batch_rows)
+        requests = calls.upsert_requests(
+            collection, rows, options=options, batch_rows=batch_rows, skip_unchanged=skip_unchanged
+        )
         return self._upsert_stream(requests, window, timeout_s)
 
     def delete(
@@ -156,7 +168,7 @@ class Client:
         collection: str,
         ids: Sequence[str] = (),
         *,
-        where: Filter | None = None,
+        where: Where | None = None,
         expected_seqs: Mapping[str, int] = calls.NO_SEQS,
         timeout_s: float | None = None,
     ) -> int:
@@ -177,11 +189,16 @@ class Client:
         *,
         include_vector: bool = False,
         include_payload: bool = True,
+        with_text: bool = False,
         timeout_s: float | None = None,
     ) -> GetResult:
         """Read rows by id; `timeout_s` bounds each request that many ids are cut into."""
         gets = calls.get(
-            collection, ids, include_vector=include_vector, include_payload=include_payload
+            collection,
+            ids,
+            include_vector=include_vector,
+            include_payload=include_payload,
+            with_text=with_text,
         )
         return wire.join_gets([self._invoke(call, timeout_s) for call in gets])
 
@@ -189,9 +206,10 @@ class Client:
         self,
         collection: str,
         *,
-        where: Filter | None = None,
+        where: Where | None = None,
         include_vector: bool = False,
         include_payload: bool = True,
+        with_text: bool = False,
         page_size: int = 100,
         timeout_s: float | None = None,
     ) -> Iterator[Row]:
@@ -205,6 +223,7 @@ class Client:
                 where=where,
                 include_vector=include_vector,
                 include_payload=include_payload,
+                with_text=with_text,
             )
             rows, token = self._invoke(call, timeout_s)
             yield from rows
@@ -214,7 +233,7 @@ class Client:
         self,
         collection: str,
         *,
-        where: Filter | None = None,
+        where: Where | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Count rows."""
@@ -256,6 +275,7 @@ class Client:
         label_field: str,
         k: int = 10,
         min_confidence: float | None = None,
+        with_text: bool = False,
         embed_options: EmbedOptions | None = None,
         timeout_s: float | None = None,
     ) -> Classification:
@@ -267,6 +287,7 @@ class Client:
             k=k,
             min_confidence=min_confidence,
             embed_options=embed_options,
+            with_text=with_text,
         )
         return self._invoke(call, timeout_s)
 
@@ -276,7 +297,7 @@ class Client:
         *,
         model: str = "",
         dim: int = 0,
-        fields: Fields = NO_FIELDS,
+        fields: Fields | FieldTypes = NO_FIELDS,
         keep_text: bool = True,
         timeout_s: float | None = None,
     ) -> Collection:

@@ -11,7 +11,9 @@ from typing import Final
 
 from vecserve.v1 import search_pb2
 from vecserve_client import batching, vectors, wire
+from vecserve_client.arguments import as_list, check_known
 from vecserve_client.calls import Call, message_bytes, unary
+from vecserve_client.conditions import as_filter
 from vecserve_client.errors import InvalidArgument
 from vecserve_client.searches import (
     AnyQuery,
@@ -64,7 +66,7 @@ def search_batch(
 ) -> list[Call[list[SearchResult]]]:
     """Answer many queries, in as many calls as the limits of one ask for."""
     cut = batching.batches(
-        map(query_to_proto, queries),
+        map(query_to_proto, _listed(queries)),
         name="queries",
         max_items=batching.REQUEST_ITEMS,
         size_bytes=message_bytes,
@@ -106,7 +108,8 @@ def query_to_proto(query: AnyQuery) -> search_pb2.Query:
 
 
 def options_to_proto(options: SearchOptions) -> search_pb2.SearchOptions:
-    """Convert search options."""
+    """Convert search options; raise InvalidArgument for one that there is not."""
+    check_known("search", options, SearchOptions.__annotations__)
     mode = options.get("mode", "dense")
     if mode not in MODES:
         raise InvalidArgument(f"mode: {mode!r}, must be one of {', '.join(MODES)}")
@@ -114,13 +117,20 @@ def options_to_proto(options: SearchOptions) -> search_pb2.SearchOptions:
         k=options.get("k", 10),
         mode=MODES[mode],
         min_score=options.get("min_score"),
-        filter=options.get("where"),
+        filter=as_filter(options.get("where")),
         group_by=options.get("group_by", ""),
         fusion=_fusion_to_proto(options.get("fusion")),
         exact=options.get("exact", False),
         exclude_payload=not options.get("include_payload", True),
         explain=options.get("explain", False),
+        with_text=options.get("with_text", False),
     )
+
+
+def _listed(queries: Sequence[AnyQuery]) -> Sequence[AnyQuery]:
+    if isinstance(queries, Query):
+        raise InvalidArgument("queries: is a single Query; a list of them is asked for")
+    return as_list("queries", queries)
 
 
 def _fusion_to_proto(fusion: ReciprocalRank | WeightedSum | None) -> search_pb2.Fusion | None:

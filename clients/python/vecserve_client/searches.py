@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
-from vecserve.v1.search_pb2 import Filter
+from vecserve_client.conditions import Where
 from vecserve_client.types import Vectors
 
 Mode: TypeAlias = Literal["dense", "lexical", "hybrid"]
@@ -60,7 +60,7 @@ class SearchOptions(TypedDict, total=False):
     """Hits to return; default 10."""
     mode: Mode
     """Default "dense"."""
-    where: Filter | None
+    where: Where | None
     """Only rows that match."""
     min_score: float | None
     """Leave out hits below."""
@@ -72,5 +72,7 @@ class SearchOptions(TypedDict, total=False):
     """Compare with every row."""
     include_payload: bool
     """Default True."""
+    with_text: bool
+    """Fill `Hit.text`; default False."""
     explain: bool
     """Fill `SearchResult.explain`."""

@@ -20,6 +20,7 @@ from vecserve_client.errors import VecserveError, from_rpc
 from vecserve_client.exchange import Answered, Exchange, Numbered, Refused
 
 CANCEL_TIMEOUT_S: Final = 10.0
+END_TIMEOUT_S: Final = 5.0
 Q = TypeVar("Q", bound=Numbered)
 R = TypeVar("R")
 
@@ -37,6 +38,7 @@ def pipeline(
             while exchange.has_room and (request := next(requests, None)) is not None:
                 link.send(exchange.add(request))
             if exchange.is_idle:
+                link.finish()
                 return
             exchange.attempts.restart()
             yield _await_answer(link, exchange)
@@ -90,6 +92,11 @@ class _Link:
         self._open()
         for message in messages:
             self.send(message)
+
+    def finish(self) -> None:
+        """Say that nothing more comes, and let the server end the stream: cancelled, it failed."""
+        self._outbox.put(None)
+        self._reader.join(END_TIMEOUT_S)
 
     def close(self) -> None:
         """Give the stream up; replies under way are dropped."""

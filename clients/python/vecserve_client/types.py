@@ -30,6 +30,9 @@ Truncation: TypeAlias = Literal["right", "left", "error"]
 FieldType: TypeAlias = Literal["keyword", "text", "integer", "number", "boolean", "datetime"]
 """What the values of a declared payload field are."""
 
+FieldTypes: TypeAlias = Mapping[str, FieldType]
+"""Types of payload fields, by their dotted names."""
+
 Tokeniser: TypeAlias = Literal["words", "trigram"]
 """How texts are cut into terms for lexical search."""
 
@@ -111,6 +114,8 @@ class UpsertResult:
     """Why a row failed, by its position."""
     timings: tuple[Timings, ...]
     """One for each request that the rows were split into."""
+    unchanged: frozenset[int] = frozenset()
+    """Positions of rows that `skip_unchanged` left alone; `seqs` has the seq that they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +136,8 @@ class Row:
     seq: int
     payload: dict[str, Any] | None
     vector: Vectors | None
+    text: str | None = None
+    """What the row was made of, where it was asked for and the row keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +160,8 @@ class Hit:
     score: float
     seq: int
     payload: dict[str, Any] | None
+    text: str | None = None
+    """What the row was made of, where it was asked for and the row keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +207,11 @@ class Classification:
     neighbours: tuple[Hit, ...]
     """The rows that decided, best first."""
     timings: Timings
+
+    @property
+    def out_of_scope(self) -> bool:
+        """True if no label reaches the confidence that was asked for."""
+        return self.label is None
 
 
 CollectionState: TypeAlias = Literal["serving", "degraded", "down"]

@@ -18,7 +18,12 @@ from vecserve_client.types import Encoding, Vectors
 
 def to_proto(vector: Vectors, encoding: Encoding = "f32") -> common_pb2.Vector:
     """Pack one vector, float [D]; raise InvalidArgument unless D >= 1 and all is finite."""
-    components = np.asarray(vector, dtype=np.float32)
+    try:
+        components = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            f"vector: {vector!r:.80} is no vector; a list of numbers or a NumPy array [D] is"
+        ) from None
     if components.ndim != 1 or components.size == 0:
         raise InvalidArgument(f"vector: shape {components.shape}, must be [D] with D of 1 or more")
     if not np.isfinite(components).all():
@@ -42,6 +47,8 @@ def from_proto(message: common_pb2.Vector) -> Vectors:
 
 def encoding_number(encoding: Encoding) -> common_pb2.VectorEncoding.ValueType:
     """Look up the enum value of an encoding."""
+    if encoding not in _LAYOUTS:
+        raise InvalidArgument(f"encoding: {encoding!r}, must be one of {', '.join(_LAYOUTS)}")
     return _LAYOUTS[encoding].number
 
 

@@ -19,7 +19,7 @@ from vecserve.v1 import (
     index_pb2,
     search_pb2,
 )
-from vecserve_client import declarations, vectors
+from vecserve_client import arguments, declarations, vectors
 from vecserve_client.errors import InvalidArgument, ServerError, VecserveError, from_number
 from vecserve_client.types import (
     Collection,
@@ -48,8 +48,12 @@ _TRUNCATIONS: Final = {
 
 def options_to_proto(options: EmbedOptions | None) -> embedding_pb2.EmbedOptions | None:
     """Convert embedding options; raise InvalidArgument where both kinds of prompt are set."""
+    options = arguments.as_embed_options(options)
     if options is None:
         return None
+    if options.truncation not in _TRUNCATIONS:
+        known = ", ".join(_TRUNCATIONS)
+        raise InvalidArgument(f"options: truncation is {options.truncation!r}, not one of {known}")
     if options.prompt_name is not None and options.prompt_text is not None:
         raise InvalidArgument("options: prompt_name and prompt_text exclude each other")
     message = embedding_pb2.EmbedOptions(
@@ -65,8 +69,9 @@ def options_to_proto(options: EmbedOptions | None) -> embedding_pb2.EmbedOptions
     return message
 
 
-def record_to_proto(record: Record) -> index_pb2.UpsertRow:
+def record_to_proto(record: arguments.AnyRecord) -> index_pb2.UpsertRow:
     """Convert a row to write; raise InvalidArgument unless it holds exactly one content."""
+    record = arguments.as_record(record)
     contents = (record.text, record.vector, record.image, record.audio)
     if sum(content is not None for content in contents) != 1:
         raise InvalidArgument(f"record {record.id!r}: set one of text, vector, image and audio")
@@ -87,7 +92,9 @@ def record_to_proto(record: Record) -> index_pb2.UpsertRow:
 
 
 def check_text(name: str, text: str) -> None:
-    """Raise InvalidArgument for a text that UTF-8 cannot carry."""
+    """Raise InvalidArgument for a text that UTF-8 cannot carry, or that is none."""
+    if not isinstance(text, str):
+        raise InvalidArgument(f"{name}: is a {type(text).__name__}, must be a string")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -151,6 +158,9 @@ def upsert_result_from_proto(
         seqs=tuple(result.seq for result in message.results),
         errors=errors,
         timings=(timings_from_proto(message.timings),),
+        unchanged=frozenset(
+            position for position, result in enumerate(message.results) if result.unchanged
+        ),
     )
 
 
@@ -174,6 +184,9 @@ def join_upserts(batches: Iterable[UpsertBatch]) -> UpsertResult:
             for position, error in batch.result.errors.items()
         },
         timings=tuple(timing for batch in ordered for timing in batch.result.timings),
+        unchanged=frozenset(
+            batch.start + position for batch in ordered for position in batch.result.unchanged
+        ),
     )
 
 
@@ -211,6 +224,7 @@ def row_from_proto(message: index_pb2.Row) -> Row:
         seq=message.seq,
         payload=_json_object(message.payload_json),
         vector=vectors.from_proto(message.vector) if message.HasField("vector") else None,
+        text=message.text if message.HasField("text") else None,
     )
 
 
@@ -222,6 +236,7 @@ def hits_from_proto(messages: Iterable[search_pb2.Hit]) -> tuple[Hit, ...]:
             score=message.score,
             seq=message.seq,
             payload=_json_object(message.payload_json),
+            text=message.text if message.HasField("text") else None,
         )
         for message in messages
     )
@@ -310,7 +325,7 @@ def _payload_to_json(record: Record) -> str:
     try:
         payload_json = json.dumps(dict(record.payload), ensure_ascii=False, allow_nan=False)
         check_text("text", payload_json)
-    except (TypeError, ValueError, InvalidArgument) as error:
+    except (TypeError, ValueError, RecursionError, InvalidArgument) as error:
         raise InvalidArgument(f"record {record.id!r}: payload: {error}") from None
     return payload_json
 

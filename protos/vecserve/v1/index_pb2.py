@@ -27,47 +27,48 @@ from vecserve.v1 import embedding_pb2 as vecserve_dot_v1_dot_embedding__pb2
 from vecserve.v1 import search_pb2 as vecserve_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vecserve/v1/index.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\x1a\x1bvecserve/v1/embedding.proto\x1a\x18vecserve/v1/search.proto\"\xbd\x01\n\tUpsertRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12%\n\x06vector\x18\x03 \x01(\x0b\x32\x13.vecserve.v1.VectorH\x00\x12\x0f\n\x05image\x18\x04 \x01(\x0cH\x00\x12\x0f\n\x05\x61udio\x18\x05 \x01(\x0cH\x00\x12\x14\n\x0cpayload_json\x18\x06 \x01(\t\x12\x19\n\x0c\x65xpected_seq\x18\x07 \x01(\x04H\x01\x88\x01\x01\x42\t\n\x07\x63ontentB\x0f\n\r_expected_seq\"\x89\x01\n\rUpsertRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12$\n\x04rows\x18\x03 \x03(\x0b\x32\x16.vecserve.v1.UpsertRow\x12*\n\x07options\x18\x04 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\"P\n\x0cUpsertResult\x12\r\n\x03seq\x18\x01 \x01(\x04H\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ItemErrorH\x00\x42\x08\n\x06result\"w\n\x0eUpsertResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.vecserve.v1.UpsertResult\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"B\n\x13UpsertStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.vecserve.v1.UpsertRequest\"|\n\x14UpsertStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.vecserve.v1.UpsertResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.vecserve.v1.StreamErrorH\x00\x42\x08\n\x06result\"\x9a\x01\n\rDeleteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12/\n\rexpected_seqs\x18\x05 \x03(\x0b\x32\x18.vecserve.v1.ExpectedSeq\"&\n\x0b\x45xpectedSeq\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\x8c\x01\n\x0e\x44\x65leteResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rdeleted_count\x18\x02 \x01(\x04\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\x12(\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x18.vecserve.v1.DeleteError\"@\n\x0b\x44\x65leteError\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ItemError\"Y\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12#\n\x06vector\x18\x03 \x01(\x0b\x32\x13.vecserve.v1.Vector\x12\x14\n\x0cpayload_json\x18\x04 \x01(\t\"r\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x16\n\x0einclude_vector\x18\x03 \x01(\x08\x12\x17\n\x0f\x65xclude_payload\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"}\n\x0bGetResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.vecserve.v1.Row\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"\xb2\x01\n\x0bScanRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0einclude_vector\x18\x04 \x01(\x08\x12\x17\n\x0f\x65xclude_payload\x18\x05 \x01(\x08\x12#\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"\x82\x01\n\x0cScanResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.vecserve.v1.Row\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"[\n\x0c\x43ountRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"]\n\rCountResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings2\xa4\x03\n\x0cIndexService\x12\x41\n\x06Upsert\x12\x1a.vecserve.v1.UpsertRequest\x1a\x1b.vecserve.v1.UpsertResponse\x12W\n\x0cUpsertStream\x12 .vecserve.v1.UpsertStreamRequest\x1a!.vecserve.v1.UpsertStreamResponse(\x01\x30\x01\x12\x41\n\x06\x44\x65lete\x12\x1a.vecserve.v1.DeleteRequest\x1a\x1b.vecserve.v1.DeleteResponse\x12\x38\n\x03Get\x12\x17.vecserve.v1.GetRequest\x1a\x18.vecserve.v1.GetResponse\x12;\n\x04Scan\x12\x18.vecserve.v1.ScanRequest\x1a\x19.vecserve.v1.ScanResponse\x12>\n\x05\x43ount\x12\x19.vecserve.v1.CountRequest\x1a\x1a.vecserve.v1.CountResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17vecserve/v1/index.proto\x12\x0bvecserve.v1\x1a\x18vecserve/v1/common.proto\x1a\x1bvecserve/v1/embedding.proto\x1a\x18vecserve/v1/search.proto\"\xbd\x01\n\tUpsertRow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12%\n\x06vector\x18\x03 \x01(\x0b\x32\x13.vecserve.v1.VectorH\x00\x12\x0f\n\x05image\x18\x04 \x01(\x0cH\x00\x12\x0f\n\x05\x61udio\x18\x05 \x01(\x0cH\x00\x12\x14\n\x0cpayload_json\x18\x06 \x01(\t\x12\x19\n\x0c\x65xpected_seq\x18\x07 \x01(\x04H\x01\x88\x01\x01\x42\t\n\x07\x63ontentB\x0f\n\r_expected_seq\"\xa1\x01\n\rUpsertRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12$\n\x04rows\x18\x03 \x03(\x0b\x32\x16.vecserve.v1.UpsertRow\x12*\n\x07options\x18\x04 \x01(\x0b\x32\x19.vecserve.v1.EmbedOptions\x12\x16\n\x0eskip_unchanged\x18\x05 \x01(\x08\"c\n\x0cUpsertResult\x12\r\n\x03seq\x18\x01 \x01(\x04H\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ItemErrorH\x00\x12\x11\n\tunchanged\x18\x03 \x01(\x08\x42\x08\n\x06result\"w\n\x0eUpsertResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.vecserve.v1.UpsertResult\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\"B\n\x13UpsertStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.vecserve.v1.UpsertRequest\"|\n\x14UpsertStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.vecserve.v1.UpsertResponseH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.vecserve.v1.StreamErrorH\x00\x42\x08\n\x06result\"\x9a\x01\n\rDeleteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12/\n\rexpected_seqs\x18\x05 \x03(\x0b\x32\x18.vecserve.v1.ExpectedSeq\"&\n\x0b\x45xpectedSeq\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\"\x8c\x01\n\x0e\x44\x65leteResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rdeleted_count\x18\x02 \x01(\x04\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings\x12(\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x18.vecserve.v1.DeleteError\"@\n\x0b\x44\x65leteError\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.vecserve.v1.ItemError\"u\n\x03Row\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12#\n\x06vector\x18\x03 \x01(\x0b\x32\x13.vecserve.v1.Vector\x12\x14\n\x0cpayload_json\x18\x04 \x01(\t\x12\x11\n\x04text\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_text\"\x85\x01\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x16\n\x0einclude_vector\x18\x03 \x01(\x08\x12\x17\n\x0f\x65xclude_payload\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x11\n\twith_text\x18\x06 \x01(\x08\"}\n\x0bGetResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.vecserve.v1.Row\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"\xc5\x01\n\x0bScanRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0einclude_vector\x18\x04 \x01(\x08\x12\x17\n\x0f\x65xclude_payload\x18\x05 \x01(\x08\x12#\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x11\n\twith_text\x18\x08 \x01(\x08\"\x82\x01\n\x0cScanResponse\x12\x1e\n\x04rows\x18\x01 \x03(\x0b\x32\x10.vecserve.v1.Row\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.vecserve.v1.Timings\"[\n\x0c\x43ountRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x13.vecserve.v1.Filter\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"]\n\rCountResponse\x12\x11\n\trow_count\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.vecserve.v1.Timings2\xa4\x03\n\x0cIndexService\x12\x41\n\x06Upsert\x12\x1a.vecserve.v1.UpsertRequest\x1a\x1b.vecserve.v1.UpsertResponse\x12W\n\x0cUpsertStream\x12 .vecserve.v1.UpsertStreamRequest\x1a!.vecserve.v1.UpsertStreamResponse(\x01\x30\x01\x12\x41\n\x06\x44\x65lete\x12\x1a.vecserve.v1.DeleteRequest\x1a\x1b.vecserve.v1.DeleteResponse\x12\x38\n\x03Get\x12\x17.vecserve.v1.GetRequest\x1a\x18.vecserve.v1.GetResponse\x12;\n\x04Scan\x12\x18.vecserve.v1.ScanRequest\x1a\x19.vecserve.v1.ScanResponse\x12>\n\x05\x43ount\x12\x19.vecserve.v1.CountRequest\x1a\x1a.vecserve.v1.CountResponseBN\n\x0eio.vecserve.v1P\x01Z:github.com/vecserve/vecserve/gen/go/vecserve/v1;vecservev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vecserve.v1.index_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\016io.vecserve.v1P\001Z:github.com/vecserve/vecserve/gen/go/vecserve/v1;vecservev1'
   _globals['_UPSERTROW']._serialized_start=122
   _globals['_UPSERTROW']._serialized_end=311
   _globals['_UPSERTREQUEST']._serialized_start=314
-  _globals['_UPSERTREQUEST']._serialized_end=451
-  _globals['_UPSERTRESULT']._serialized_start=453
-  _globals['_UPSERTRESULT']._serialized_end=533
-  _globals['_UPSERTRESPONSE']._serialized_start=535
-  _globals['_UPSERTRESPONSE']._serialized_end=654
-  _globals['_UPSERTSTREAMREQUEST']._serialized_start=656
-  _globals['_UPSERTSTREAMREQUEST']._serialized_end=722
-  _globals['_UPSERTSTREAMRESPONSE']._serialized_start=724
-  _globals['_UPSERTSTREAMRESPONSE']._serialized_end=848
-  _globals['_DELETEREQUEST']._serialized_start=851
-  _globals['_DELETEREQUEST']._serialized_end=1005
-  _globals['_EXPECTEDSEQ']._serialized_start=1007
-  _globals['_EXPECTEDSEQ']._serialized_end=1045
-  _globals['_DELETERESPONSE']._serialized_start=1048
-  _globals['_DELETERESPONSE']._serialized_end=1188
-  _globals['_DELETEERROR']._serialized_start=1190
-  _globals['_DELETEERROR']._serialized_end=1254
-  _globals['_ROW']._serialized_start=1256
-  _globals['_ROW']._serialized_end=1345
-  _globals['_GETREQUEST']._serialized_start=1347
-  _globals['_GETREQUEST']._serialized_end=1461
-  _globals['_GETRESPONSE']._serialized_start=1463
-  _globals['_GETRESPONSE']._serialized_end=1588
-  _globals['_SCANREQUEST']._serialized_start=1591
-  _globals['_SCANREQUEST']._serialized_end=1769
-  _globals['_SCANRESPONSE']._serialized_start=1772
-  _globals['_SCANRESPONSE']._serialized_end=1902
-  _globals['_COUNTREQUEST']._serialized_start=1904
-  _globals['_COUNTREQUEST']._serialized_end=1995
-  _globals['_COUNTRESPONSE']._serialized_start=1997
-  _globals['_COUNTRESPONSE']._serialized_end=2090
-  _globals['_INDEXSERVICE']._serialized_start=2093
-  _globals['_INDEXSERVICE']._serialized_end=2513
+  _globals['_UPSERTREQUEST']._serialized_end=475
+  _globals['_UPSERTRESULT']._serialized_start=477
+  _globals['_UPSERTRESULT']._serialized_end=576
+  _globals['_UPSERTRESPONSE']._serialized_start=578
+  _globals['_UPSERTRESPONSE']._serialized_end=697
+  _globals['_UPSERTSTREAMREQUEST']._serialized_start=699
+  _globals['_UPSERTSTREAMREQUEST']._serialized_end=765
+  _globals['_UPSERTSTREAMRESPONSE']._serialized_start=767
+  _globals['_UPSERTSTREAMRESPONSE']._serialized_end=891
+  _globals['_DELETEREQUEST']._serialized_start=894
+  _globals['_DELETEREQUEST']._serialized_end=1048
+  _globals['_EXPECTEDSEQ']._serialized_start=1050
+  _globals['_EXPECTEDSEQ']._serialized_end=1088
+  _globals['_DELETERESPONSE']._serialized_start=1091
+  _globals['_DELETERESPONSE']._serialized_end=1231
+  _globals['_DELETEERROR']._serialized_start=1233
+  _globals['_DELETEERROR']._serialized_end=1297
+  _globals['_ROW']._serialized_start=1299
+  _globals['_ROW']._serialized_end=1416
+  _globals['_GETREQUEST']._serialized_start=1419
+  _globals['_GETREQUEST']._serialized_end=1552
+  _globals['_GETRESPONSE']._serialized_start=1554
+  _globals['_GETRESPONSE']._serialized_end=1679
+  _globals['_SCANREQUEST']._serialized_start=1682
+  _globals['_SCANREQUEST']._serialized_end=1879
+  _globals['_SCANRESPONSE']._serialized_start=1882
+  _globals['_SCANRESPONSE']._serialized_end=2012
+  _globals['_COUNTREQUEST']._serialized_start=2014
+  _globals['_COUNTREQUEST']._serialized_end=2105
+  _globals['_COUNTRESPONSE']._serialized_start=2107
+  _globals['_COUNTRESPONSE']._serialized_end=2200
+  _globals['_INDEXSERVICE']._serialized_start=2203
+  _globals['_INDEXSERVICE']._serialized_end=2623
 # @@protoc_insertion_point(module_scope)

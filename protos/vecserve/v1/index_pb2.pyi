@@ -88,10 +88,17 @@ class UpsertRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    SKIP_UNCHANGED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
+    skip_unchanged: _builtins.bool
+    """Leave rows alone that are stored as this request has them: the same text embedded in the same
+    way, or the same vector, and the same payload. They are neither embedded nor written and keep
+    their seq. Where rows keep no text (`discard_text`), texts are embedded to compare the vectors.
+    Ids that come twice in a request are always written.
+    """
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpsertRow]:
         """1 to 1024 rows by default. The last one wins where an id comes twice."""
@@ -107,10 +114,11 @@ class UpsertRequest(_message.Message):
         collection: _builtins.str = ...,
         rows: _abc.Iterable[Global___UpsertRow] | None = ...,
         options: _embedding_pb2.EmbedOptions | None = ...,
+        skip_unchanged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "options", b"options", "request_id", b"request_id", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "options", b"options", "request_id", b"request_id", "rows", b"rows", "skip_unchanged", b"skip_unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,8 +132,13 @@ class UpsertResult(_message.Message):
 
     SEQ_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Sequence number of the row, > 0, growing with every write to the collection."""
+    unchanged: _builtins.bool
+    """True if the row was stored so already and `skip_unchanged` left it alone; `seq` is the one that
+    it has.
+    """
     @_builtins.property
     def error(self) -> _common_pb2.ItemError:
         """Why this row was not written."""
@@ -135,10 +148,11 @@ class UpsertResult(_message.Message):
         *,
         seq: _builtins.int = ...,
         error: _common_pb2.ItemError | None = ...,
+        unchanged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "seq", b"seq"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "seq", b"seq", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["seq", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -386,12 +400,17 @@ class Row(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The caller's key, 1 to 512 bytes of UTF-8, without control characters."""
     seq: _builtins.int
     """Sequence number of the row, > 0."""
     payload_json: _builtins.str
     """A JSON object. Filled unless left out on request."""
+    text: _builtins.str
+    """The text that the row was made of. Set when asked for, where the row keeps one: rows written as
+    vectors and those of a collection with `discard_text` do not.
+    """
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
         """Filled when asked for."""
@@ -403,12 +422,15 @@ class Row(_message.Message):
         seq: _builtins.int = ...,
         vector: _common_pb2.Vector | None = ...,
         payload_json: _builtins.str = ...,
+        text: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "payload_json", b"payload_json", "seq", b"seq", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "payload_json", b"payload_json", "seq", b"seq", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
 
 Global___Row: _TypeAlias = Row  # noqa: Y015
 
@@ -423,6 +445,7 @@ class GetRequest(_message.Message):
     INCLUDE_VECTOR_FIELD_NUMBER: _builtins.int
     EXCLUDE_PAYLOAD_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WITH_TEXT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     include_vector: _builtins.bool
@@ -431,6 +454,8 @@ class GetRequest(_message.Message):
     """Leave `Row.payload_json` empty."""
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
+    with_text: _builtins.bool
+    """Fill `Row.text`. INVALID_ARGUMENT if the texts take more than 32 MiB."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1024 ids by default."""
@@ -443,10 +468,11 @@ class GetRequest(_message.Message):
         include_vector: _builtins.bool = ...,
         exclude_payload: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        with_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "ids", b"ids", "include_vector", b"include_vector", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "ids", b"ids", "include_vector", b"include_vector", "request_id", b"request_id", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,6 +531,7 @@ class ScanRequest(_message.Message):
     EXCLUDE_PAYLOAD_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WITH_TEXT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     page_size: _builtins.int
@@ -519,6 +546,8 @@ class ScanRequest(_message.Message):
     """Leave `Row.payload_json` empty."""
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
+    with_text: _builtins.bool
+    """Fill `Row.text`. A page ends early where its texts take more than 2 MiB."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
         """Only rows that match."""
@@ -533,10 +562,11 @@ class ScanRequest(_message.Message):
         exclude_payload: _builtins.bool = ...,
         filter: _search_pb2.Filter | None = ...,
         request_id: _builtins.str = ...,
+        with_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "filter", b"filter", "include_vector", b"include_vector", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_payload", b"exclude_payload", "filter", b"filter", "include_vector", b"include_vector", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,8 @@ class IndexServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Delete rows by id. Ids that do not exist are counted, not an error.
+        """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
+        no error and are not counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

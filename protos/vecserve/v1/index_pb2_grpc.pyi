@@ -42,7 +42,9 @@ class IndexServiceStub:
     may overtake each other. A failed request is answered with an error; the stream goes on.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_index_pb2.DeleteRequest, _index_pb2.DeleteResponse]
-    """Delete rows by id. Ids that do not exist are counted, not an error."""
+    """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
+    no error and are not counted.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetRequest, _index_pb2.GetResponse]
     """Read rows by id."""
     Scan: _grpc.UnaryUnaryMultiCallable[_index_pb2.ScanRequest, _index_pb2.ScanResponse]
@@ -64,7 +66,9 @@ class IndexServiceAsyncStub(IndexServiceStub):
     may overtake each other. A failed request is answered with an error; the stream goes on.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_index_pb2.DeleteRequest, _index_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Delete rows by id. Ids that do not exist are counted, not an error."""
+    """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
+    no error and are not counted.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_index_pb2.GetRequest, _index_pb2.GetResponse]  # type: ignore[assignment]
     """Read rows by id."""
     Scan: _aio.UnaryUnaryMultiCallable[_index_pb2.ScanRequest, _index_pb2.ScanResponse]  # type: ignore[assignment]
@@ -98,7 +102,9 @@ class IndexServiceServicer:
         request: _index_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.DeleteResponse, _abc.Awaitable[_index_pb2.DeleteResponse]]:
-        """Delete rows by id. Ids that do not exist are counted, not an error."""
+        """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
+        no error and are not counted.
+        """
 
     def Get(
         self,

@@ -427,6 +427,7 @@ class SearchOptions(_message.Message):
     GROUP_BY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     FUSION_FIELD_NUMBER: _builtins.int
+    WITH_TEXT_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Hits to return, 1 to 1000. 0: 10."""
     min_score: _builtins.float
@@ -445,6 +446,8 @@ class SearchOptions(_message.Message):
     """
     explain: _builtins.bool
     """Fill `explain_json`."""
+    with_text: _builtins.bool
+    """Fill `Hit.text`. INVALID_ARGUMENT if the texts of all hits take more than 32 MiB."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Only rows that match."""
@@ -465,10 +468,11 @@ class SearchOptions(_message.Message):
         group_by: _builtins.str = ...,
         explain: _builtins.bool = ...,
         fusion: Global___Fusion | None = ...,
+        with_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "fusion", b"fusion", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_payload", b"exclude_payload", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "group_by", b"group_by", "k", b"k", "min_score", b"min_score", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_payload", b"exclude_payload", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "group_by", b"group_by", "k", b"k", "min_score", b"min_score", "mode", b"mode", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -530,6 +534,7 @@ class Hit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The caller's key, 1 to 512 bytes of UTF-8, without control characters."""
     score: _builtins.float
@@ -540,6 +545,10 @@ class Hit(_message.Message):
     """Sequence number of the row, > 0."""
     payload_json: _builtins.str
     """A JSON object. Filled unless left out on request."""
+    text: _builtins.str
+    """The text that the row was made of. Set when asked for, where the row keeps one: rows written as
+    vectors and those of a collection with `discard_text` do not.
+    """
     def __init__(
         self,
         *,
@@ -547,12 +556,15 @@ class Hit(_message.Message):
         score: _builtins.float = ...,
         seq: _builtins.int = ...,
         payload_json: _builtins.str = ...,
+        text: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "payload_json", b"payload_json", "score", b"score", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "payload_json", b"payload_json", "score", b"score", "seq", b"seq", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
@@ -719,6 +731,7 @@ class ClassifyRequest(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
     EMBED_OPTIONS_FIELD_NUMBER: _builtins.int
+    WITH_TEXT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     collection: _builtins.str
@@ -731,6 +744,8 @@ class ClassifyRequest(_message.Message):
     """Neighbours that vote, 1 to 1000. 0: 10."""
     min_confidence: _builtins.float
     """Confidence below which the answer is out of scope, 0 to 1. Unset: 0.5 by default."""
+    with_text: _builtins.bool
+    """Fill `Hit.text` of the neighbours, as in a search."""
     @_builtins.property
     def query(self) -> Global___Query:
         """What to label; must be set."""
@@ -749,10 +764,11 @@ class ClassifyRequest(_message.Message):
         k: _builtins.int = ...,
         min_confidence: _builtins.float | None = ...,
         embed_options: _embedding_pb2.EmbedOptions | None = ...,
+        with_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "embed_options", b"embed_options", "min_confidence", b"min_confidence", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "collection", b"collection", "embed_options", b"embed_options", "k", b"k", "label_field", b"label_field", "min_confidence", b"min_confidence", "query", b"query", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence", "collection", b"collection", "embed_options", b"embed_options", "k", b"k", "label_field", b"label_field", "min_confidence", b"min_confidence", "query", b"query", "request_id", b"request_id", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_confidence: _TypeAlias = _typing.Literal["min_confidence"]  # noqa: Y015
     _WhichOneofArgType__min_confidence: _TypeAlias = _typing.Literal["_min_confidence", b"_min_confidence"]  # noqa: Y015

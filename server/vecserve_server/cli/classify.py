@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
+from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json, print_table
+from vecserve_server.cli.where import require_field
 
 
 def classify(
@@ -25,19 +26,27 @@ def classify(
         float | None,
         typer.Option("--min-confidence", min=0, max=1, help="Below: out of scope. Default: 0.5."),
     ] = None,
+    no_text: NoText = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
     """Give a text the label that its nearest rows carry."""
     with connect(server) as client:
         found = client.classify(
-            collection, text, label_field=label_field, k=k, min_confidence=min_confidence
+            collection,
+            text,
+            label_field=label_field,
+            k=k,
+            min_confidence=min_confidence,
+            with_text=not no_text,
         )
+        if not found.neighbours and "." not in label_field:  # a key may hold a dot
+            require_field(client, collection, "--label-field", label_field)
     if json:
         print_json(
             {
                 "label": found.label,
-                "out_of_scope": found.label is None,
+                "out_of_scope": found.out_of_scope,
                 "scores": [dataclasses.asdict(score) for score in found.scores],
                 "neighbours": [hit_as_dict(hit) for hit in found.neighbours],
             }

@@ -10,6 +10,7 @@ from typing import Final
 
 from vecserve_client import Unavailable
 from vecserve_client import VecserveError as CallFailed
+from vecserve_server.cli.speech import spoken
 from vecserve_server.errors import ConfigError, InvalidArgument
 from vecserve_server.errors import VecserveError as LocalFailure
 
@@ -29,6 +30,10 @@ class UsageProblem(Exception):
     """The command line, or a file that it names, is wrong."""
 
 
+class Interrupted(Exception):
+    """The user stopped the command; the message says how far it came."""
+
+
 class CommandFailed(Exception):
     """The command could not do what it was asked to do."""
 
@@ -40,12 +45,12 @@ def exit_for(error: BaseException) -> tuple[Exit, str]:
 
 
 _CODES: Final[tuple[tuple[tuple[type[BaseException], ...], Exit], ...]] = (
-    ((KeyboardInterrupt,), Exit.INTERRUPTED),
+    ((KeyboardInterrupt, Interrupted), Exit.INTERRUPTED),
     ((UsageProblem, ConfigError, InvalidArgument, ModuleNotFoundError), Exit.USAGE),
     ((Unavailable,), Exit.UNREACHABLE),
 )
 
-_SPEAKING: Final = (UsageProblem, CommandFailed, CallFailed, LocalFailure)
+_SPEAKING: Final = (UsageProblem, CommandFailed, Interrupted, LocalFailure)
 """Failures whose message is meant for the user."""
 
 
@@ -57,6 +62,8 @@ def _explain(error: BaseException) -> str:
             return f"{error.name} is not installed: install vecserve[server]"
         case OSError():
             return f"{error.filename or 'output'}: {error.strerror or error}"
+        case CallFailed():
+            return spoken(str(error))
         case _ if isinstance(error, _SPEAKING):
             return str(error)
     return f"internal error: {type(error).__name__}: {error}"

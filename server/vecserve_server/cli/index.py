@@ -6,10 +6,11 @@ Owns the flow from lines to acknowledgements. Must not know file formats (`recor
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -17,16 +18,20 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from vecserve_client import Client, Collection, NotFound, Record, UpsertBatch
-from vecserve_server.cli.exits import CommandFailed, Exit, UsageProblem
+from vecserve_client import Client, UpsertBatch
+from vecserve_client import Fields as Declared
+from vecserve_client import VecserveError as CallFailed
+from vecserve_client.arguments import AnyRecord
+from vecserve_server.cli.collections import StemmingName, TokeniserName, read_field_types
+from vecserve_server.cli.exits import CommandFailed, Exit, Interrupted, UsageProblem
 from vecserve_server.cli.options import (
     DEFAULT_PATIENCE_S,
     DEFAULT_TARGET,
     Json,
     Patience,
-    Target,
     connect,
 )
+from vecserve_server.cli.options import Target as Server
 from vecserve_server.cli.output import complain, print_json
 from vecserve_server.cli.progress import RowProgress
 from vecserve_server.cli.records import (
@@ -39,6 +44,7 @@ from vecserve_server.cli.records import (
     read_jsonl,
     read_lines,
 )
+from vecserve_server.cli.target import Target
 
 
 class OnError(StrEnum):
@@ -55,6 +61,11 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+SUFFIXES = {".jsonl": Format.JSONL, ".ndjson": Format.JSONL, ".json": Format.JSONL} | {
+    ".csv": Format.CSV
+}
+
+
 def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     collection: Annotated[str, typer.Argument(metavar="COLLECTION")],
     file: Annotated[str, typer.Argument(metavar="FILE", help=".jsonl, .csv, or - for stdin.")],
@@ -68,66 +79,88 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         typer.Option("--payload-field", help="Field to keep (repeatable). Default: the rest."),
     ] = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the file's name, else jsonl.")
+        Format | None, typer.Option("--format", help="Default: by the file's name; - is jsonl.")
     ] = None,
     on_error: Annotated[OnError, typer.Option("--on-error")] = OnError.STOP,
     create: Annotated[bool, typer.Option("--create", help="Create the collection.")] = False,
     model: Annotated[str, typer.Option("--model", help="Model of a new collection.")] = "",
-    server: Target = DEFAULT_TARGET,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            help="NAME:TYPE of a payload field (repeatable): declared by a new collection, and the "
+            "type of a CSV column.",
+        ),
+    ] = None,
+    tokeniser: Annotated[
+        TokeniserName, typer.Option("--tokeniser", help="Of a new collection's text fields.")
+    ] = TokeniserName.WORDS,
+    stemming: Annotated[
+        StemmingName, typer.Option("--stemming", help="Of a new collection's text fields.")
+    ] = StemmingName.NONE,
+    server: Server = DEFAULT_TARGET,
     patience: Patience = DEFAULT_PATIENCE_S,
     json: Json = False,
 ) -> None:
     """Write a file of records into a collection; the same file twice changes nothing."""
+    kind = file_format or _format_of(file)
+    declared = Declared(
+        types=read_field_types(field or ()), tokeniser=tokeniser.value, stemming=stemming.value
+    )
     with _opened(file) as (stream, size_bytes), connect(server, deadline_s=patience) as client:
+        target = Target(client, collection, create=create, model=model, declared=declared)
         fields = Fields(
             id=id_field,
             text=tuple(text_field or ("text",)),
             payload=tuple(payload_field) if payload_field is not None else None,
-            kept=_declared(_ensure_collection(client, collection, create=create, model=model)),
+            kept=target.kept,
+            types=target.types,
+            needed=tuple(declared.types),
+            takes_rows=id_field == "id" and text_field is None and payload_field is None,
         )
-        lines = _read(stream, fields, file_format or _format_of(file))
-        indexing = _Indexing(lines, on_error)
+        run = _Indexing(file, _read(stream, fields, kind), on_error, target.ensure)
         with RowProgress(total_bytes=size_bytes, silent=json) as progress:
-            for batch in client.upsert_many(collection, indexing.records()):
-                indexing.acknowledge(batch)
-                progress.update(rows=indexing.indexed, done_bytes=_position(stream, size_bytes))
-    indexing.report(collection, as_json=json)
+            run.write(
+                client,
+                collection,
+                lambda: progress.update(rows=run.indexed, done_bytes=_position(stream, size_bytes)),
+            )
+    run.report(collection, as_json=json)
 
 
 class _Indexing:
     """The tally of one run: what was read, written and refused."""
 
-    def __init__(self, lines: Iterator[ReadLine], on_error: OnError) -> None:
+    def __init__(
+        self,
+        file: str,
+        lines: Iterator[ReadLine],
+        on_error: OnError,
+        ensure_collection: Callable[[], None],
+    ) -> None:
+        self._file = "standard input" if file == "-" else file
         self._lines = lines
         self._on_error = on_error
+        self._ensure_collection = ensure_collection
         self._numbers = array("Q")
         self._started = time.monotonic()
         self.indexed = 0
+        self._unchanged = 0
         self._bad = 0
         self._stopped_by: str | None = None
 
-    def records(self) -> Iterator[Record]:
-        """Read the records of good lines: of all, or until the run is to stop.
-
-        They end rather than fail, so that those before a bad line are still written.
-        """
+    def write(self, client: Client, collection: str, tell: Callable[[], None]) -> None:
+        """Write all records; a failure says how many rows are in and how to go on."""
         try:
-            for line in self._lines:
-                if isinstance(line, BadLine):
-                    self._refuse(line.number, line.reason)
-                if self._stopped_by is not None:
-                    return
-                if isinstance(line, GoodLine):
-                    self._numbers.append(line.number)
-                    yield line.record
-        except BadHeader as problem:
-            raise UsageProblem(str(problem)) from None
-
-    def acknowledge(self, batch: UpsertBatch) -> None:
-        """Count a batch that is on disk."""
-        self.indexed += len(batch.ids) - len(batch.result.errors)
-        for position, error in batch.result.errors.items():
-            self._refuse(self._numbers[batch.start + position], str(error))
+            for batch in client.upsert_many(collection, self._records(), skip_unchanged=True):
+                self._acknowledge(batch)
+                tell()
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted: {self._state(collection)}") from None
+        except CallFailed as failure:
+            if not self.indexed:
+                raise
+            raise type(failure)(f"{failure} ({self._state(collection)})") from None
 
     def report(self, collection: str, *, as_json: bool) -> None:
         """Print the summary; exit 4 if lines were left out. Fails with the line that stopped it."""
@@ -140,25 +173,67 @@ class _Indexing:
                 {
                     "collection": collection,
                     "indexed": self.indexed,
+                    "unchanged": self._unchanged,
                     "bad_lines": self._bad,
                     "seconds": round(seconds, 3),
                     "rows_per_second": round(rate, 1),
                 }
             )
         else:
+            unchanged = f"{self._unchanged} of them unchanged, " if self._unchanged else ""
             print(
                 f"{collection}: {self.indexed} rows in {seconds:.1f} s ({rate:.0f} rows/s), "
-                f"{self._bad} bad lines"
+                f"{unchanged}{self._bad} bad lines"
             )
         if self._bad:
             raise typer.Exit(Exit.PARTIAL)
 
+    def _records(self) -> Iterator[AnyRecord]:
+        """Read the records of good lines: of all, or until the run is to stop.
+
+        They end rather than fail, so that those before a bad line are still written. The
+        collection is made with the first of them, or at the end of a file that has none.
+        """
+        try:
+            for line in self._lines:
+                if isinstance(line, BadLine):
+                    self._refuse(line.number, line.reason)
+                if self._stopped_by is not None:
+                    return
+                if isinstance(line, GoodLine):
+                    self._ensure_collection()
+                    self._numbers.append(line.number)
+                    yield line.record
+        except BadHeader as problem:
+            raise UsageProblem(f"{self._file}: {problem}") from None
+        if not self._bad:
+            self._ensure_collection()
+
+    def _acknowledge(self, batch: UpsertBatch) -> None:
+        """Count a batch that is on disk."""
+        self.indexed += len(batch.ids) - len(batch.result.errors)
+        self._unchanged += len(batch.result.unchanged)
+        for position, error in batch.result.errors.items():
+            self._refuse(self._numbers[batch.start + position], _without_place(str(error)))
+
     def _refuse(self, number: int, reason: str) -> None:
         self._bad += 1
+        told = f"{self._file}: line {number}: {reason}"
         if self._on_error is OnError.SKIP:
-            complain(f"line {number}: {reason}")
+            complain(told)
         elif self._stopped_by is None:
-            self._stopped_by = f"line {number}: {reason}"
+            self._stopped_by = told
+
+    def _state(self, collection: str) -> str:
+        return (
+            f"{self.indexed} rows are in {collection}; run the same command again to go on, it "
+            "leaves them as they are"
+        )
+
+
+def _without_place(message: str) -> str:
+    # Whoever reads of a line of a file does not know the requests that it went in.
+    return re.sub(r"^UpsertStream: (rows\[\d+\](\.|: )?)?", "", message)
 
 
 @contextmanager
@@ -174,7 +249,16 @@ def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 def _format_of(file: str) -> Format:
-    return Format.CSV if file.lower().endswith(".csv") else Format.JSONL
+    if file == "-":
+        return Format.JSONL
+    found = SUFFIXES.get(Path(file).suffix.lower())
+    if found is None and Path(file).is_file():
+        raise UsageProblem(
+            f"{file}: its name tells no format; there are .jsonl (one JSON object a line; .ndjson "
+            "and .json, too) and .csv (comma-separated values under a header): rename it, or pass "
+            "--format jsonl or --format csv"
+        )
+    return found or Format.JSONL
 
 
 def _read(stream: BinaryIO, fields: Fields, file_format: Format) -> Iterator[ReadLine]:
@@ -184,17 +268,3 @@ def _read(stream: BinaryIO, fields: Fields, file_format: Format) -> Iterator[Rea
 
 def _position(stream: BinaryIO, size_bytes: int | None) -> int:
     return stream.tell() if size_bytes is not None else 0
-
-
-def _ensure_collection(client: Client, name: str, *, create: bool, model: str) -> Collection:
-    try:
-        return client.get_collection(name)
-    except NotFound:
-        if not create:
-            raise
-        return client.create_collection(name, model=model)
-
-
-def _declared(collection: Collection) -> frozenset[str]:
-    """Return the top keys of what the collection has indexes for, which it finds in payloads."""
-    return frozenset(name.partition(".")[0] for name in collection.fields.types)

@@ -60,9 +60,13 @@ def list_models(
     if json:
         print_json({"models": rows})
     else:
-        columns = ("name", "version", "dim", "max_tokens", "details")
-        table = [tuple(row[column] for column in columns) for row in rows]
-        print_table(columns, table, right=("dim", "max_tokens"))
+        columns = ("name", "version", "dim", "max_tokens", "size", "details")
+        sizes = [size_text(row["size_bytes"]) if "size_bytes" in row else "" for row in rows]
+        table = [
+            tuple(size if column == "size" else row[column] for column in columns)
+            for row, size in zip(rows, sizes, strict=True)
+        ]
+        print_table(columns, table, right=("dim", "max_tokens", "size"), wraps=True)
 
 
 @app.command("add")
@@ -248,7 +252,8 @@ def _card_as_dict(card: ModelCard) -> dict[str, Any]:
         "version": card.version,
         "dim": card.dim,
         "max_tokens": card.max_tokens,
-        "details": f"{', '.join(card.parity)}; {size_text(size_bytes)}",
+        "size_bytes": size_bytes,
+        "details": ", ".join(card.parity),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from vecserve_client import Client, RetryPolicy
+from vecserve_server.cli.conditions import HELP as CONDITIONS
 
 DEFAULT_TARGET: Final = "127.0.0.1:8001"
 DEFAULT_PATIENCE_S: Final = 60.0
@@ -33,6 +34,10 @@ Patience = Annotated[
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+NoText = Annotated[bool, typer.Option("--no-text", help="Leave out the texts of the rows.")]
+
+Where = Annotated[list[str] | None, typer.Option("--where", help=CONDITIONS)]
 
 Repository = Annotated[
     str | None, typer.Option("--model-repository", metavar="DIR", help="Folder of the models.")

@@ -20,6 +20,7 @@ from vecserve_server.cli import (
     index,
     models,
     reindex,
+    rows,
     search,
     serve,
     snapshot,
@@ -41,6 +42,11 @@ app.command("check-config")(serve.check_config)
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("classify")(classify.classify)
+app.command("get")(rows.get)
+app.command("scan")(rows.scan)
+app.command("count")(rows.count)
+app.command("delete")(rows.delete)
+app.command("export")(rows.export)
 app.command("verify")(upkeep.verify)
 app.command("compact")(upkeep.compact)
 app.command("embed")(embed.embed)

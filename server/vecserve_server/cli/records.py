@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
 
-from vecserve_client import Record
+import numpy as np
+
+from vecserve_client import InvalidArgument, Record
+from vecserve_client.types import FieldTypes
+from vecserve_client.wire import record_to_proto
+from vecserve_server.cli.cells import NOTHING, read_cell
+from vecserve_server.services.validation import MAX_JSON_DEPTH, json_depth
 
 JOINT = ". "
 """Stands between the text fields of a record."""
+ENDINGS = tuple(".!?:;,…。！？：；，।؟")  # noqa: RUF001 - meant as they are
+"""A field that ends with one of these is joined by a blank alone."""
+CLOSING = "\"'»”’)]}"  # noqa: RUF001 - as above
+"""May stand behind an ending."""
 
 LINE_BYTES = 4 * 1024 * 1024
-"""Longest line that is read."""
+"""Longest line, and longest cell, that is read."""
+NUMBER_DIGITS = 400
+"""Of a whole number; no payload holds more."""
+
+ROW_KEYS = frozenset({"id", "seq", "text", "payload", "vector"})
+"""What a row has as `export` writes it; of these it has at least `id`, `seq` and `payload`."""
 
 
 class BadHeader(ValueError):
@@ -34,6 +50,12 @@ class Fields:
     payload: tuple[str, ...] | None = None
     """None: every field that is neither the id nor text, and those of `kept`."""
     kept: frozenset[str] = frozenset()
+    types: FieldTypes = field(default_factory=dict)
+    """What cells of a CSV file mean, by the names of their columns; JSON values have types."""
+    needed: tuple[str, ...] = ()
+    """Columns that a CSV file must have beside those above."""
+    takes_rows: bool = False
+    """Whether a line may be a row as `export` writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +97,16 @@ def read_lines(stream: BinaryIO, *, limit_bytes: int = LINE_BYTES) -> Iterator[R
 
 def read_jsonl(lines: Iterable[RawLine], fields: Fields) -> Iterator[ReadLine]:
     """Read one JSON object a line; blank lines are skipped."""
+    fields = replace(fields, types={})  # JSON has types and objects of its own
     seen: dict[str, int] = {}
     for number, data in lines:
         if data is not None and not data.strip():
             continue
         try:
-            yield _good(number, _json_object(data), fields, seen)
+            values = _json_object(data)
+            is_row = fields.takes_rows and _is_row(values)
+            record = _record_of_row(values) if is_row else _record(values, values, fields)
+            yield _good(number, record, seen)
         except ValueError as error:
             yield BadLine(number=number, reason=str(error))
 
@@ -90,6 +116,7 @@ def read_csv(lines: Iterable[RawLine], fields: Fields) -> Iterator[ReadLine]:
 
     A record that spans lines counts as its last one. Raises BadHeader.
     """
+    csv.field_size_limit(LINE_BYTES)  # of the process; Python's own is 131 072 characters
     too_long: set[int] = set()
     rows = csv.reader(_decoded(lines, too_long), strict=True)
     header: list[str] | None = None
@@ -102,35 +129,54 @@ def read_csv(lines: Iterable[RawLine], fields: Fields) -> Iterator[ReadLine]:
                 return
             if too_long.intersection(range(before + 1, rows.line_num + 1)):
                 raise ValueError(f"longer than {LINE_BYTES} bytes")
-            if header is None:
+            if row and header is None:
                 header = _header(row, fields)
-            elif row:
-                yield _good(rows.line_num, _csv_object(header, row), fields, seen)
-        except BadHeader:
-            raise
+            elif row and header is not None:
+                values = _csv_object(header, row)
+                record = _record(values, _typed(values, fields), fields)
+                yield _good(rows.line_num, record, seen)
+        except BadHeader as problem:
+            raise BadHeader(f"line {rows.line_num}: {problem}") from None
         except (csv.Error, ValueError) as error:
-            yield BadLine(number=rows.line_num, reason=str(error))
+            reason = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
+            if header is None:
+                raise BadHeader(f"line {rows.line_num}: {reason}") from None
+            yield BadLine(number=rows.line_num, reason=reason)
         before = rows.line_num
 
 
-def _good(number: int, values: Mapping[str, Any], fields: Fields, seen: dict[str, int]) -> GoodLine:
-    record = Record(
-        id=_id_of(values, fields.id),
-        text=_text_of(values, fields.text),
-        payload=_payload_of(values, fields),
-    )
-    _check_unicode(record)
+def _good(number: int, record: Record, seen: dict[str, int]) -> GoodLine:
+    if json_depth(record.payload) > MAX_JSON_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
+    try:
+        record_to_proto(record)  # what the client does when it sends it
+    except InvalidArgument as error:
+        broken = "not UTF-8: it holds a lone surrogate or a broken character"
+        raise ValueError(broken if "surrogate" in str(error) else str(error)) from None
     if record.id in seen:
         raise ValueError(f"id {record.id!r} stands on line {seen[record.id]} already")
     seen[record.id] = number
     return GoodLine(number=number, record=record)
 
 
+def _record(values: Mapping[str, Any], typed: Mapping[str, Any], fields: Fields) -> Record:
+    return Record(
+        id=_id_of(values, fields.id),
+        text=_text_of(values, fields.text),
+        payload=_nested(_payload_of(typed, fields), fields.types),
+    )
+
+
 def _json_object(data: bytes | None) -> dict[str, Any]:
     if data is None:
         raise ValueError(f"longer than {LINE_BYTES} bytes")
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
@@ -138,12 +184,49 @@ def _json_object(data: bytes | None) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("not JSON: nested too deep") from None
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object; one object a line is read")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"not JSON: {name} is not a JSON value")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large for a 64-bit float")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > NUMBER_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits; {NUMBER_DIGITS} are allowed")
+    return int(text)
+
+
+def _is_row(values: Mapping[str, Any]) -> bool:
+    return (
+        values.keys() <= ROW_KEYS
+        and "id" in values
+        and isinstance(values.get("payload"), dict)
+        and type(values.get("seq")) is int
+    )
+
+
+def _record_of_row(values: Mapping[str, Any]) -> Record:
+    row_id, text, vector = _id_of(values, "id"), values.get("text"), values.get("vector")
+    if text is not None:
+        if not isinstance(text, str):
+            raise ValueError("no text: 'text' must be a string")
+        return Record(id=row_id, text=text, payload=values["payload"])
+    if vector is None:
+        raise ValueError("neither 'text' nor 'vector'; `vecserve export --vectors` writes both")
+    if not isinstance(vector, list) or not all(type(one) in (int, float) for one in vector):
+        raise ValueError("no vector: 'vector' must be a list of numbers")
+    with np.errstate(over="ignore"):
+        components = np.array(vector, dtype=np.float64).astype(np.float32)
+    return Record(id=row_id, vector=components, payload=values["payload"])
 
 
 def _decoded(lines: Iterable[RawLine], too_long: set[int]) -> Iterator[str]:
@@ -156,11 +239,18 @@ def _decoded(lines: Iterable[RawLine], too_long: set[int]) -> Iterator[str]:
 
 
 def _header(row: Sequence[str], fields: Fields) -> list[str]:
-    for name in (fields.id, *fields.text, *(fields.payload or ())):
-        if name not in row:
-            raise BadHeader(f"no column {name!r}; there are {', '.join(row)}")
+    asked = {"--id-field": (fields.id,), "--text-field": fields.text}
+    asked |= {"--payload-field": fields.payload or (), "--field": fields.needed}
+    for flag, names in asked.items():
+        if missing := [name for name in names if name not in row]:
+            there = ", ".join(map(repr, row))
+            raise BadHeader(f"no column {missing[0]!r}; there are {there}; {flag} names another")
     if len(set(row)) < len(row):
         raise BadHeader("two columns have the same name")
+    for name in row:
+        above = name.rpartition(".")[0]
+        if name in fields.types and above in row:
+            raise BadHeader(f"column {name!r} lies within column {above!r}")
     return list(row)
 
 
@@ -170,10 +260,37 @@ def _csv_object(header: Sequence[str], row: Sequence[str]) -> dict[str, str]:
     return dict(zip(header, row, strict=True))
 
 
-def _id_of(values: Mapping[str, Any], field: str) -> str:
-    value = values.get(field)
+def _typed(values: Mapping[str, str], fields: Fields) -> dict[str, Any]:
+    typed: dict[str, Any] = {}
+    for name, text in values.items():
+        kind = fields.types.get(name)
+        try:
+            value = text if kind is None else read_cell(text, kind)
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}") from None
+        if value is not NOTHING:
+            typed[name] = value
+    return typed
+
+
+def _nested(payload: dict[str, Any], types: FieldTypes) -> dict[str, Any]:
+    """Put columns with a declared dotted name where the collection looks for them."""
+    for name in [name for name in payload if "." in name and name in types]:
+        value = payload.pop(name)
+        inner = payload
+        *above, last = name.split(".")
+        for key in above:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{name!r} lies within {key!r}, which has a value of its own")
+        inner[last] = value
+    return payload
+
+
+def _id_of(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError(f"no id: {field!r} must be a string or a whole number")
+        raise ValueError(f"no id: {name!r} must be a string or a whole number")
     return str(value)
 
 
@@ -181,13 +298,19 @@ def _text_of(values: Mapping[str, Any], names: Sequence[str]) -> str:
     parts = []
     for name in names:
         value = values.get(name)
-        if value is not None and not isinstance(value, str | int | float):
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
             raise ValueError(f"no text: {name!r} must be a string")
         if value is not None and str(value).strip():
             parts.append(str(value).strip())
     if not parts:
-        raise ValueError(f"no text: {', '.join(map(repr, names))} missing or empty")
-    return JOINT.join(parts)
+        raise ValueError(
+            f"no text: {', '.join(map(repr, names))} missing or empty (see --text-field)"
+        )
+    text = parts[0]
+    for part in parts[1:]:
+        ends = text.rstrip(CLOSING).endswith(ENDINGS)
+        text += f" {part}" if ends else f"{JOINT}{part}"
+    return text
 
 
 def _payload_of(values: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
@@ -195,11 +318,3 @@ def _payload_of(values: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
         return {name: values[name] for name in fields.payload if name in values}
     taken = {fields.id, *fields.text} - fields.kept
     return {name: value for name, value in values.items() if name not in taken}
-
-
-def _check_unicode(record: Record) -> None:
-    try:
-        payload = json.dumps(record.payload, ensure_ascii=False)
-        f"{record.id}{record.text}{payload}".encode()
-    except UnicodeEncodeError:
-        raise ValueError("not UTF-8: it holds a lone surrogate or a broken character") from None

@@ -14,9 +14,10 @@ import typer
 
 from vecserve_client import ReciprocalRank
 from vecserve_client.searches import SearchOptions
-from vecserve_server.cli.conditions import HELP, read_conditions
-from vecserve_server.cli.options import DEFAULT_TARGET, Json, Target, connect
+from vecserve_server.cli.explanation import print_explanation
+from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, Where, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json
+from vecserve_server.cli.where import read_where, require_field
 
 
 class Mode(StrEnum):
@@ -32,7 +33,7 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Hits to return.")] = 10,
     mode: Annotated[Mode, typer.Option("--mode", help="By vectors, words, or both.")] = Mode.DENSE,
-    where: Annotated[list[str] | None, typer.Option("--where", help=HELP)] = None,
+    where: Where = None,
     group_by: Annotated[
         str, typer.Option("--group-by", help="Best hit for each value of a payload field.")
     ] = "",
@@ -47,6 +48,7 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     field: Annotated[
         list[str] | None, typer.Option("--field", help="Payload field to show (repeatable).")
     ] = None,
+    no_text: NoText = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
@@ -54,16 +56,19 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     options: SearchOptions = {
         "k": k,
         "mode": mode.value,
-        "where": read_conditions(where or ()),
         "group_by": group_by,
         "min_score": min_score,
         "exact": exact,
         "explain": explain,
+        "with_text": not no_text,
     }
     if not math.isclose(lexical_weight, 1.0):
         options["fusion"] = ReciprocalRank(lexical=lexical_weight)
     with connect(server) as client:
+        options["where"] = read_where(client, collection, where)
         answer = client.search(collection, text, **options)
+        if group_by and not answer.hits:
+            require_field(client, collection, "--group-by", group_by)
     if json:
         timings = dataclasses.asdict(answer.timings)
         hits = [hit_as_dict(hit) for hit in answer.hits]
@@ -72,4 +77,4 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     print_hits(answer.hits, summary_fields=field or ())
     print(f"{len(answer.hits)} hits in {answer.timings.total_us / 1000:.1f} ms")
     if answer.explain is not None:
-        print_json(answer.explain)
+        print_explanation(answer.explain)

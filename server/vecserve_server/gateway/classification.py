@@ -22,6 +22,7 @@ async def classify(
         label_field=request.label_field,
         k=request.k,
         min_confidence=request.min_confidence if given else None,
+        with_text=request.with_text,
         deadline_ns=deadline_ns,
     )
 

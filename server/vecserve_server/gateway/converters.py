@@ -154,7 +154,11 @@ def write_model_info(ref: ModelRef) -> common_pb2.ModelInfo:
 def write_hit(hit: Hit) -> search_pb2.Hit:
     """Write one hit."""
     return search_pb2.Hit(
-        id=hit.id, score=hit.score, seq=hit.seq, payload_json=hit.payload_json or ""
+        id=hit.id,
+        score=hit.score,
+        seq=hit.seq,
+        payload_json=hit.payload_json or "",
+        text=hit.text,
     )
 
 
@@ -164,9 +168,12 @@ def write_explanation(answer: Answer) -> str:
 
 
 def write_row(row: Row, *, exclude_payload: bool) -> index_pb2.Row:
-    """Write a stored row; its vector as f16 if it is there."""
+    """Write a stored row; its text if it is there, and its vector as f16."""
     message = index_pb2.Row(
-        id=row.id, seq=row.seq, payload_json="" if exclude_payload else row.payload_json
+        id=row.id,
+        seq=row.seq,
+        payload_json="" if exclude_payload else row.payload_json,
+        text=row.source.text if row.source is not None else None,
     )
     if row.vector is not None:
         message.vector.encoding = F16

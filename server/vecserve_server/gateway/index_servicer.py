@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from grpc import aio
 
 from vecserve.v1 import index_pb2, index_pb2_grpc
+from vecserve_server.domain import Row
 from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.converters import (
@@ -24,6 +25,7 @@ from vecserve_server.services.collections import Collections
 from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
 from vecserve_server.services.validation import check_page_size
 from vecserve_server.storage.conditions import Condition
+from vecserve_server.storage.sources import PAGE_TEXT_BYTES, REPLY_TEXT_BYTES, text_bytes
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -80,7 +82,11 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         """Read rows by id."""
         with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
             collection = self._collections.get(request.collection)
-            found = await collection.get(request.ids, with_vectors=request.include_vector)
+            found = await collection.get(
+                request.ids,
+                with_vectors=request.include_vector,
+                source_bytes=REPLY_TEXT_BYTES if request.with_text else 0,
+            )
             reply = index_pb2.GetResponse(
                 rows=[
                     write_row(found[row_id], exclude_payload=request.exclude_payload)
@@ -105,11 +111,12 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                 read_seq(after),
                 size + 1,
                 with_vectors=request.include_vector,
+                source_bytes=PAGE_TEXT_BYTES if request.with_text else 0,
                 condition=condition,
                 deadline_ns=self._scope.deadline_ns(context),
             )
             page = rows[:size]
-            last = str(page[-1].seq) if len(rows) > size else ""
+            last = str(page[-1].seq) if len(rows) > size or _is_full(page) else ""
             reply = index_pb2.ScanResponse(
                 rows=[write_row(row, exclude_payload=request.exclude_payload) for row in page],
                 next_page_token=write_page_token(listing, last),
@@ -157,7 +164,11 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
             rows = [_read_row(index, row) for index, row in enumerate(request.rows)]
             options = read_embed_options(request.options)
             upserted = await self._service.upsert(
-                request.collection, rows, options, deadline_ns=deadline_ns
+                request.collection,
+                rows,
+                options,
+                skip_unchanged=request.skip_unchanged,
+                deadline_ns=deadline_ns,
             )
             reply = index_pb2.UpsertResponse(
                 results=[_result(upserted, index) for index in range(len(rows))]
@@ -171,6 +182,10 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                 encode_us=upserted.encode_us,
                 write_us=upserted.write_us,
             )
+
+
+def _is_full(page: Sequence[Row]) -> bool:
+    return sum(text_bytes(row.source) for row in page) > PAGE_TEXT_BYTES
 
 
 def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
@@ -216,4 +231,4 @@ def _result(upserted: Upserted, index: int) -> index_pb2.UpsertResult:
     error = upserted.errors.get(index)
     if error is not None:
         return index_pb2.UpsertResult(error=write_item_error(error))
-    return index_pb2.UpsertResult(seq=upserted.seqs[index])
+    return index_pb2.UpsertResult(seq=upserted.seqs[index], unchanged=index in upserted.unchanged)

@@ -46,6 +46,7 @@ def read_search_options(
         group_by=message.group_by,
         fusion=_read_fusion(message.fusion),
         explain=message.explain,
+        with_text=message.with_text,
     )
 
 

@@ -62,6 +62,7 @@ class ClassifyingService:
         label_field: str,
         k: int,
         min_confidence: float | None,
+        with_text: bool = False,
         deadline_ns: int | None = None,
     ) -> Classified:
         """Let the `k` nearest rows vote, 0 asking for the default; rows without a label do not.
@@ -70,7 +71,7 @@ class ClassifyingService:
         """
         threshold = self._min_confidence if min_confidence is None else min_confidence
         _check(label_field, threshold)
-        wanted = Wanted(k=check_k("k", k, limit=self._max_k))
+        wanted = Wanted(k=check_k("k", k, limit=self._max_k), with_text=with_text)
         searched = await self._searching.search(
             collection, [query], wanted, embed_options, deadline_ns=deadline_ns
         )

@@ -31,6 +31,7 @@ from vecserve_server.services.checking import Checked, check, check_rows
 from vecserve_server.services.read_shares import ReadShares
 from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Steps, Wanted
 from vecserve_server.services.standing import ALL_WELL, Standing, State, down, without_segments
+from vecserve_server.services.unchanged import unchanged_seqs
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.operations import Committed, Operation, Outcome
@@ -135,9 +136,23 @@ class Collection:
             spent_ns = self._clock_ns() - started_ns
         return answers, spent_ns // 1000
 
-    async def get(self, ids: Sequence[str], *, with_vectors: bool) -> Mapping[str, Row]:
-        """Read rows by id; ids that do not exist are left out."""
-        return await self._read(lambda: self._log.get(ids, with_vectors=with_vectors))
+    async def get(
+        self, ids: Sequence[str], *, with_vectors: bool, source_bytes: int = 0
+    ) -> Mapping[str, Row]:
+        """Read rows by id, with sources of at most `source_bytes`; unknown ids are left out.
+
+        Raises InvalidArgument if the sources take more.
+        """
+        return await self._read(
+            lambda: self._log.get(ids, with_vectors=with_vectors, source_bytes=source_bytes)
+        )
+
+    async def unchanged(self, rows: Sequence[NewRow]) -> Sequence[int]:
+        """Compare rows with what is stored; return the seq of each that is stored so, 0 if not.
+
+        One without a source is compared by its vector, one with a source by that.
+        """
+        return await self._read(lambda: unchanged_seqs(self._log, rows))
 
     async def scan(
         self,
@@ -145,16 +160,21 @@ class Collection:
         limit: int,
         *,
         with_vectors: bool,
+        source_bytes: int = 0,
         condition: Condition | None = None,
         deadline_ns: int | None = None,
     ) -> Sequence[Row]:
-        """Read rows that match in the order they were written, beginning after a seq."""
+        """Read rows that match in the order they were written, beginning after a seq.
+
+        With sources where `source_bytes` is above 0; the row that exceeds it is the last.
+        """
         is_late = self._limit(deadline_ns)
         return await self._read(
             lambda: self._log.scan(
                 after_seq=after_seq,
                 limit=limit,
                 with_vectors=with_vectors,
+                source_bytes=source_bytes,
                 condition=condition,
                 is_late=is_late,
             ),

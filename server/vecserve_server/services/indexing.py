@@ -6,7 +6,8 @@ Owns the upsert use case and which rows fail alone. Must not know protocols.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ from vecserve_server.settings import LimitSettings
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.operations import Conflict, Delete, Outcome, Upsert
 
+NO_VECTOR = np.empty(0, np.float32)
 DELETE_ROWS = 1000
 """Rows of one transaction where a filter deletes."""
 
@@ -59,6 +61,8 @@ class Upserted:
 
     seqs: Mapping[int, int]
     errors: Mapping[int, RequestError]
+    unchanged: Set[int]
+    """Rows that were stored so already and were left alone."""
     queue_us: int
     tokenise_us: int
     encode_us: int
@@ -99,17 +103,22 @@ class IndexingService:
         rows: Sequence[RowInput],
         options: EmbedOptions,
         *,
+        skip_unchanged: bool = False,
         deadline_ns: int | None = None,
     ) -> Upserted:
         """Embed and write a batch; a bad row fails alone.
 
-        Returns after fsync and publishing. Raises NotFound, InvalidArgument for the batch,
-        FailedPrecondition if the collection's model is not the one that is loaded, and what the
-        batcher and the writer raise.
+        With `skip_unchanged` rows that are stored so already are left alone. Returns after fsync
+        and publishing. Raises NotFound, InvalidArgument for the batch, FailedPrecondition if the
+        collection's model is not the one that is loaded, and what the batcher and the writer
+        raise.
         """
         check_count("rows", len(rows), limit=self._limits.max_items_per_call)
         return await self._collections.using(
-            collection_name, lambda collection: self._upsert(collection, rows, options, deadline_ns)
+            collection_name,
+            lambda collection: self._upsert(
+                collection, rows, options, skip_unchanged=skip_unchanged, deadline_ns=deadline_ns
+            ),
         )
 
     async def delete(
@@ -170,9 +179,24 @@ class IndexingService:
         collection: Collection,
         rows: Sequence[RowInput],
         options: EmbedOptions,
+        *,
+        skip_unchanged: bool,
         deadline_ns: int | None,
     ) -> Upserted:
-        prepared = await self._prepare(collection.spec, rows, options, deadline_ns)
+        # Parsing a thousand payloads takes long enough to be felt by every other call.
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(
+            self._check_pool, self._check_all, collection.spec, rows
+        )
+        if skip_unchanged and collection.spec.keep_text:
+            await _skip(collection, rows, _by_their_texts(rows, options, prepared), prepared)
+        if prepared.texts:
+            served = model_of(collection.spec, self._catalog)
+            check_dimensions(options, collection.spec)
+            await self._embed(served, collection.spec, rows, options, deadline_ns, prepared)
+        if skip_unchanged:
+            by_vector = {i: row for i, row in prepared.rows.items() if row.source is None}
+            await _skip(collection, rows, by_vector, prepared)
         started_ns = self._clock_ns()
         order = sorted(prepared.rows)
         outcomes: Sequence[Outcome] = ()
@@ -187,32 +211,18 @@ class IndexingService:
             if isinstance(outcome, Conflict)
         }
         return Upserted(
-            seqs={index: seq for index, seq in written.items() if isinstance(seq, int)},
+            seqs={index: seq for index, seq in written.items() if isinstance(seq, int)}
+            | prepared.unchanged,
             errors={**prepared.errors, **refused},
+            unchanged=prepared.unchanged.keys(),
             queue_us=prepared.queue_us,
             tokenise_us=prepared.tokenise_us,
             encode_us=prepared.encode_us,
             write_us=(self._clock_ns() - started_ns) // 1000,
         )
 
-    async def _prepare(
-        self,
-        spec: CollectionSpec,
-        rows: Sequence[RowInput],
-        options: EmbedOptions,
-        deadline_ns: int | None,
-    ) -> _Prepared:
-        # Parsing a thousand payloads takes long enough to be felt by every other call.
-        loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._check_pool, self._check_all, spec, rows)
-        if prepared.texts:
-            served = model_of(spec, self._catalog)
-            check_dimensions(options, spec)
-            await self._embed(served, spec, rows, options, deadline_ns, prepared)
-        return prepared
-
     def _check_all(self, spec: CollectionSpec, rows: Sequence[RowInput]) -> _Prepared:
-        prepared = _Prepared(rows={}, errors={}, texts={}, payloads={})
+        prepared = _Prepared(rows={}, errors={}, texts={}, payloads={}, unchanged={})
         for index, row in enumerate(rows):
             try:
                 payload = self._check(index, row)
@@ -277,9 +287,46 @@ class _Prepared:
     texts: dict[int, str]
     payloads: dict[int, str]
     """Of the rows in `texts`."""
+    unchanged: dict[int, int]
+    """The seq of each row that is left alone."""
     queue_us: int = 0
     tokenise_us: int = 0
     encode_us: int = 0
+
+
+def _by_their_texts(
+    rows: Sequence[RowInput], options: EmbedOptions, prepared: _Prepared
+) -> Mapping[int, NewRow]:
+    """Make of texts what would be stored, but for the vectors."""
+    return {
+        index: NewRow(
+            id=rows[index].id,
+            vector=NO_VECTOR,
+            payload_json=prepared.payloads[index],
+            source=_source(text, options),
+        )
+        for index, text in prepared.texts.items()
+    }
+
+
+async def _skip(
+    collection: Collection,
+    rows: Sequence[RowInput],
+    candidates: Mapping[int, NewRow],
+    prepared: _Prepared,
+) -> None:
+    """Take out of what is to be embedded and written the candidates that are stored so."""
+    times = Counter(row.id for row in rows)
+    # Of rows with one id the last is to win, whatever is stored now.
+    lone = {index: row for index, row in candidates.items() if times[row.id] == 1}
+    if not lone:
+        return
+    seqs = await collection.unchanged(list(lone.values()))
+    for index, seq in zip(lone, seqs, strict=True):
+        if seq and rows[index].expected_seq in (None, seq):
+            prepared.unchanged[index] = seq
+            prepared.texts.pop(index, None)
+            prepared.rows.pop(index, None)
 
 
 def _conflict(field: str, expected: int | None, conflict: Conflict) -> FailedPrecondition:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vecserve_server.domain import Hit, Row
+from vecserve_server.errors import InvalidArgument
 from vecserve_server.services.fusion import Candidate
 
 
@@ -73,6 +74,29 @@ def pick(candidates: Sequence[Candidate], rows: Mapping[int, Row], selection: Se
         vanished=vanished,
         reached_min_score=reached_min_score,
     )
+
+
+def with_texts(picked: Picked, rows: Mapping[int, Row]) -> Picked:
+    """Give the hits the texts of their rows, which came with their sources."""
+    found = [(hit, rows.get(hit.seq)) for hit in picked.hits]
+    hits = [
+        replace(hit, text=row.source.text) if row is not None and row.source is not None else hit
+        for hit, row in found
+    ]
+    vanished = picked.vanished or any(row is None for _, row in found)
+    return replace(picked, hits=hits, vanished=vanished)
+
+
+def check_text_bytes(answers: Sequence[Picked], *, limit_bytes: int) -> None:
+    """Raise InvalidArgument if the texts of all hits are too large for one reply."""
+    texts = (hit.text for picked in answers for hit in picked.hits)
+    size_bytes = sum(len(text.encode()) for text in texts if text is not None)
+    if size_bytes > limit_bytes:
+        raise InvalidArgument(
+            "with_text",
+            f"the texts of the hits take {size_bytes} bytes; the limit is {limit_bytes}: ask for "
+            "fewer hits or queries, or for no texts",
+        )
 
 
 def group_of(payload_json: str, field: str) -> tuple[str, object] | None:

@@ -27,10 +27,17 @@ from vecserve_server.services.fusion import (
     from_lexical,
     fuse,
 )
-from vecserve_server.services.picking import Picked, Selection, pick
+from vecserve_server.services.picking import (
+    Picked,
+    Selection,
+    check_text_bytes,
+    pick,
+    with_texts,
+)
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.read_limit import begin_query
 from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.sources import REPLY_TEXT_BYTES
 from vecserve_server.storage.word_index import LexicalMatches
 
 MAX_DEPTH = 4096
@@ -82,6 +89,7 @@ class Wanted:
     group_by: str = ""
     fusion: Fusion = field(default_factory=ReciprocalRank)
     explain: bool = False
+    with_text: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +111,11 @@ class Retrieval:
     def answer(
         self, asked: Sequence[Asked], wanted: Wanted, *, is_late: Callable[[], bool] | None = None
     ) -> list[Answer]:
-        """Answer the queries. Raises DeadlineExceeded, Overloaded, CorruptData, StorageError."""
+        """Answer the queries.
+
+        Raises DeadlineExceeded, Overloaded, CorruptData, StorageError, and InvalidArgument if the
+        texts that are asked for are too large for one reply.
+        """
         steps = self.steps(asked, wanted, is_late=is_late)
         while True:
             try:
@@ -174,6 +186,14 @@ class _Search:
             deeper = yield from self._run_in_turns([asked[place] for place in short], depth)
             for place, one in zip(short, deeper, strict=True):
                 found[place] = one
+        if self._wanted.with_text:
+            seqs = sorted({hit.seq for one in found for hit in one.picked.hits})
+            rows = self._timed(
+                "rows", lambda: self._log.by_seq(seqs, source_bytes=REPLY_TEXT_BYTES)
+            )
+            for one in found:
+                one.picked = with_texts(one.picked, rows)
+            check_text_bytes([one.picked for one in found], limit_bytes=REPLY_TEXT_BYTES)
         return found
 
     def lacks(self, found: _Found) -> bool:

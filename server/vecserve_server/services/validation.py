@@ -74,7 +74,7 @@ def check_payload(field: str, payload_json: str, *, limit_bytes: int) -> str:
     payload = parse_json(field, payload_json)
     if not isinstance(payload, dict):
         raise InvalidArgument(field, "must be a JSON object")
-    if _depth(payload) > MAX_JSON_DEPTH:
+    if json_depth(payload) > MAX_JSON_DEPTH:
         raise InvalidArgument(field, f"is nested deeper than {MAX_JSON_DEPTH} levels")
     return _compact(field, payload)
 
@@ -85,6 +85,15 @@ def parse_json(field: str, text: str) -> Any:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(field, f"is not valid JSON: {error}") from None
+
+
+def json_depth(value: object) -> int:
+    """Count the levels of a JSON value, 1 for a scalar; stops above the limit of payloads."""
+    deepest, level = 0, [value]
+    while level and deepest <= MAX_JSON_DEPTH:
+        deepest += 1
+        level = [child for node in level for child in _children(node)]
+    return deepest
 
 
 def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
@@ -148,14 +157,6 @@ def _compact(field: str, payload: object) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _depth(value: object) -> int:
-    deepest, level = 0, [value]
-    while level and deepest <= MAX_JSON_DEPTH:
-        deepest += 1
-        level = [child for node in level for child in _children(node)]
-    return deepest
 
 
 def _children(node: object) -> Sequence[object]:

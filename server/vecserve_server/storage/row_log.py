@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.atomic_files import fsync_folder
 from vecserve_server.domain import FieldSpec, ModelRef, NewRow, Row, Source, TextAnalysis
-from vecserve_server.errors import CorruptData
+from vecserve_server.errors import InvalidArgument
 from vecserve_server.storage.conditions import Condition
 from vecserve_server.storage.declared_fields import Declared, declare
 from vecserve_server.storage.filter_sql import Sql
@@ -36,8 +36,9 @@ from vecserve_server.storage.row_records import (
 )
 from vecserve_server.storage.row_removal import remove_rows
 from vecserve_server.storage.row_schema import MIGRATIONS
+from vecserve_server.storage.row_totals import last_seq, row_count
 from vecserve_server.storage.row_upkeep import copy_into, rewrite
-from vecserve_server.storage.sources import insert_sources, read_sources
+from vecserve_server.storage.sources import insert_sources, read_sources, read_sources_of
 from vecserve_server.storage.sqlite_file import in_slices, migrate, translated_errors, watched
 from vecserve_server.storage.word_index import WordIndex
 
@@ -70,8 +71,8 @@ class RowLog:
         if self._words is not None:
             self._words.prepare(writer)
             file.taught_by(self._words.teach)
-        self._count: int = _single(writer, "SELECT COUNT(*) FROM rows")
-        self._last_seq = _last_seq(writer, file.path)
+        self._count: int = row_count(writer)
+        self._last_seq = last_seq(writer, file.path)
 
     @classmethod
     def open(
@@ -148,21 +149,24 @@ class RowLog:
             vectors = self._write(writer, planned)
         return self._written(planned, vectors)
 
-    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, Row]:
-        """Read rows by id; ids that do not exist are left out.
+    def get(
+        self, ids: Sequence[str], *, with_vectors: bool = False, source_bytes: int = 0
+    ) -> dict[str, Row]:
+        """Read rows by id, with sources of at most `source_bytes`; unknown ids are left out.
 
-        Raises CorruptData, Overloaded, StorageError, and InvalidArgument for an impossible id.
+        Raises CorruptData, Overloaded, StorageError, and InvalidArgument for an impossible id or
+        sources that take more.
         """
         _check_ids(ids)
-        rows = self._select("id", ids, with_vectors)
+        rows = self._select("id", ids, with_vectors, source_bytes)
         return {row.id: row for row in rows}
 
-    def by_seq(self, seqs: Sequence[int], *, with_vectors: bool = False) -> dict[int, Row]:
-        """Read rows by seq; seqs that no longer exist are left out.
-
-        Raises CorruptData, Overloaded, StorageError.
-        """
-        return {row.seq: row for row in self._select("seq", seqs, with_vectors)}
+    def by_seq(
+        self, seqs: Sequence[int], *, with_vectors: bool = False, source_bytes: int = 0
+    ) -> dict[int, Row]:
+        """Read rows by seq as `get` does; seqs that no longer exist are left out."""
+        rows = self._select("seq", seqs, with_vectors, source_bytes)
+        return {row.seq: row for row in rows}
 
     def scan(
         self,
@@ -170,12 +174,14 @@ class RowLog:
         after_seq: int,
         limit: int,
         with_vectors: bool = False,
+        source_bytes: int = 0,
         condition: Condition | None = None,
         is_late: Callable[[], bool] | None = None,
     ) -> list[Row]:
         """Read up to `limit` rows with a seq above `after_seq`, ascending by seq.
 
-        Raises CorruptData, Overloaded, StorageError, and DeadlineExceeded once `is_late`.
+        With sources where `source_bytes` is above 0; the row that exceeds it is the last. Raises
+        CorruptData, Overloaded, StorageError, and DeadlineExceeded once `is_late`.
         """
         where = self.queries.compile(condition) if condition is not None else Sql("1")
         statement = (
@@ -184,7 +190,11 @@ class RowLog:
         )
         with self._file.snapshot(is_late=is_late) as connection:
             found = connection.execute(statement, (after_seq, *where.values, limit)).fetchall()
-        return [self._row(columns, with_vectors) for columns in found]
+            seqs = [columns[0] for columns in found] if source_bytes else ()
+            sources, has_all = read_sources_of(connection, seqs, limit_bytes=source_bytes)
+        if not has_all:
+            found = [columns for columns in found if columns[0] <= max(sources)]
+        return [self._row(columns, with_vectors, sources.get(columns[0])) for columns in found]
 
     def removed(self) -> NDArray[np.int64]:
         """List the seqs of rows that are gone and not forgotten, int64 [N], ascending.
@@ -351,16 +361,27 @@ class RowLog:
         )
         return vectors
 
-    def _select(self, column: str, keys: Sequence[str | int], with_vectors: bool) -> list[Row]:
+    def _select(
+        self, column: str, keys: Sequence[str | int], with_vectors: bool, source_bytes: int
+    ) -> list[Row]:
         found: list[Any] = []
         with self._file.snapshot() as connection:
             for some, marks in in_slices(keys):
                 statement = f"SELECT {COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
                 found += connection.execute(statement, some).fetchall()
-        return [self._row(columns, with_vectors) for columns in found]
+            seqs = [columns[0] for columns in found] if source_bytes else ()
+            sources, has_all = read_sources_of(connection, seqs, limit_bytes=source_bytes)
+        if not has_all:
+            raise InvalidArgument(
+                "with_text",
+                f"the texts take more than {source_bytes} bytes; ask for fewer rows or no texts",
+            )
+        return [self._row(columns, with_vectors, sources.get(columns[0])) for columns in found]
 
-    def _row(self, columns: Sequence[Any], with_vector: bool) -> Row:
-        return read_record(self._path, columns, dim=self._dim, with_vector=with_vector)
+    def _row(self, columns: Sequence[Any], with_vector: bool, source: Source | None = None) -> Row:
+        return read_record(
+            self._path, columns, dim=self._dim, with_vector=with_vector, source=source
+        )
 
 
 def _seqs_of(writer: sqlite3.Connection, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -381,20 +402,3 @@ def _existing(writer: sqlite3.Connection, seqs: Sequence[int]) -> Iterator[int]:
 def _check_ids(ids: Sequence[str]) -> None:
     for id_ in ids:
         encoded("id", id_)
-
-
-def _last_seq(writer: sqlite3.Connection, path: Path) -> int:
-    found = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rows'").fetchone()
-    used = _single(
-        writer,
-        "SELECT max(ifnull((SELECT max(seq) FROM rows), 0), "
-        "ifnull((SELECT max(seq) FROM removed), 0))",
-    )
-    # A seq that is given out twice would bring a removed row back.
-    if found is None or not isinstance(found[0], int) or found[0] < used:
-        raise CorruptData(f"{path}: is damaged: the last seq given out is lost")
-    return found[0]
-
-
-def _single(connection: sqlite3.Connection, statement: str) -> Any:
-    return connection.execute(statement).fetchone()[0]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow, Row
+from vecserve_server.domain import NewRow, Row, Source
 from vecserve_server.errors import CorruptData, InvalidArgument
 
 COLUMNS = "seq, id, vector, payload, model, checksum"
@@ -43,7 +43,9 @@ def write_record(
     return seq, row.id, vector, row.payload_json, model_digest, checksum
 
 
-def read_record(path: Path, columns: Sequence[Any], *, dim: int, with_vector: bool) -> Row:
+def read_record(
+    path: Path, columns: Sequence[Any], *, dim: int, with_vector: bool, source: Source | None = None
+) -> Row:
     """Make a row of the values of COLUMNS, texts as bytes. Raises CorruptData that names `path`."""
     seq, row_id, vector, payload, *_ = columns
     if problem := problem_of(columns, dim=dim):
@@ -53,6 +55,7 @@ def read_record(path: Path, columns: Sequence[Any], *, dim: int, with_vector: bo
         id=row_id.decode(),
         vector=np.frombuffer(vector, _STORED) if with_vector else None,
         payload_json=payload.decode(),
+        source=source,
     )
 
 

@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vecserve_server.domain import Source
 from vecserve_server.errors import CorruptData, InvalidArgument
+from vecserve_server.storage.sqlite_file import in_slices
+
+REPLY_TEXT_BYTES = 32 * 1024 * 1024
+"""Texts of the rows of one reply together, where all of them must be in it."""
+PAGE_TEXT_BYTES = 2 * 1024 * 1024
+"""Texts with which a page of a scan is full: gRPC's clients take 4 MiB by default."""
 
 MIGRATION = (
     """
@@ -51,6 +57,34 @@ def read_sources(
         (first_seq, last_seq),
     )
     return {seq: _source(seq, content, checksum) for seq, content, checksum in found}
+
+
+def read_sources_of(
+    connection: sqlite3.Connection, seqs: Sequence[int], *, limit_bytes: int
+) -> tuple[Mapping[int, Source], bool]:
+    """Read the sources of some rows, ascending by seq, until their texts exceed `limit_bytes`.
+
+    Returns them, the one that went beyond the limit as the last, and whether all were read. Rows
+    that keep no text have none. Raises CorruptData for a damaged one, sqlite3.Error.
+    """
+    sources: dict[int, Source] = {}
+    size_bytes = 0
+    for some, marks in in_slices(sorted(seqs)):
+        statement = (
+            "SELECT seq, content, checksum FROM sources "  # noqa: S608
+            f"WHERE seq IN ({marks}) ORDER BY seq"
+        )
+        for seq, content, checksum in connection.execute(statement, some):
+            sources[seq] = _source(seq, content, checksum)
+            size_bytes += text_bytes(sources[seq])
+            if size_bytes > limit_bytes:
+                return sources, False
+    return sources, True
+
+
+def text_bytes(source: Source | None) -> int:
+    """Measure the text of a source in UTF-8; 0 where there is none."""
+    return len(source.text.encode()) if source is not None else 0
 
 
 def intact(seq: int, content: Any, checksum: int) -> bool:

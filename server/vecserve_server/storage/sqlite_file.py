@@ -34,7 +34,7 @@ _WAL_KEPT_BYTES = 64 << 20
 _STEPS_BETWEEN_LOOKS = 10_000
 _VARIABLES = 500
 _TOO_LATE = "the rows could not be read in the time that was left"
-_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 
 
 class ReadConnections:
@@ -168,7 +168,7 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise CorruptData(f"{path}: is damaged: holds a text that is not UTF-8") from error
 
 
-def in_slices(keys: Sequence[_Key]) -> Iterator[tuple[list[_Key], str]]:
+def in_slices(keys: Sequence[_Item]) -> Iterator[tuple[list[_Item], str]]:
     """Cut `keys` into lists that fit one statement, each with its question marks."""
     remaining = iter(keys)
     while some := list(islice(remaining, _VARIABLES)):

@@ -1,0 +1,72 @@
+"""What a failure of a call is called on the command line.
+
+Owns the flags in the place of the fields of requests, and the cures that the command line has.
+Must not know commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+FLAGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "options.mode": "--mode",
+        "options.k": "-k",
+        "options.min_score": "--min-score",
+        "options.group_by": "--group-by",
+        "options.filter": "--where",
+        "options.fusion": "--lexical-weight",
+        "options.with_text": "texts",
+        "with_text": "texts",
+        "query.text": "TEXT",
+        "query.lexical_text": "TEXT",
+        "query": "TEXT",
+        "filter": "--where",
+        "label_field": "--label-field",
+        "min_confidence": "--min-confidence",
+        "k": "-k",
+        "dim": "--dim",
+        "model": "--model",
+        "fields": "--field",
+        "text_analysis.tokeniser": "--tokeniser",
+        "text_analysis.stemming": "--stemming",
+        "text_analysis": "--tokeniser, --stemming",
+        "ids": "ID",
+        "page_size": "--limit",
+        "name": "COLLECTION",
+    }
+)
+"""By the names that requests have for them; what stands inside one of them goes by its name."""
+
+CURES: Final = (
+    (
+        r"declares no field of type TEXT",
+        "search it with --mode dense, or write its rows into a collection that has words: "
+        "`vecserve index OTHER FILE --create --field NAME:text`",
+    ),
+    (r"collection: .* does not exist$", "`vecserve collections list` names those that there are"),
+    (r"the texts .*take", "pass --no-text"),
+    (r"was embedded by model", "`vecserve reindex start COLLECTION` embeds it anew"),
+)
+_FIELD = re.compile(r"(\w+: )?(?P<field>[a-z_]+(\.[a-z_]+)*)(\[[^\]]*\][^: ]*)?: ")
+
+
+def spoken(message: str) -> str:
+    """Put flags for fields, and add the cure where there is one on the command line."""
+    match = _FIELD.match(message)
+    if match is not None and (flag := _flag(match["field"])) is not None:
+        message = f"{flag}: {message[match.end() :]}"
+    cure = next((cure for pattern, cure in CURES if re.search(pattern, message)), None)
+    return f"{message}; {cure}" if cure is not None and cure not in message else message
+
+
+def _flag(field: str) -> str | None:
+    """Look up the longest part of a dotted name that has a flag."""
+    parts = field.split(".")
+    for length in range(len(parts), 0, -1):
+        if flag := FLAGS.get(".".join(parts[:length])):
+            return flag
+    return None
