@@ -12,6 +12,8 @@ from tests.e2e.server_process import ServerProcess, start_server
 from tests.export.served_vectors import served
 from tests.export.tiny_bert import CheckpointFiles
 from vecserve_client import Client, EmbedOptions, Record
+from vecserve_client.types import Truncation
+from vecserve_server.domain import Vectors
 from vecserve_server.export.importer import import_model
 
 TEXT, PROMPT = "The cat sat on the mat while the rain fell", "hello hello "
@@ -50,14 +52,16 @@ def client(imported: ServerProcess) -> Iterator[Client]:
 
 
 def test_long_texts_are_cut_as_the_model_says_unless_the_request_does(client: Client) -> None:
-    def embed(text: str, **options: str) -> np.ndarray:
-        return client.embed([text], options=EmbedOptions(**options)).vectors[0]  # type: ignore[arg-type]
+    def embed(text: str, truncation: Truncation | None = None) -> Vectors:
+        options = EmbedOptions(truncation=truncation)
+        vector: Vectors = client.embed([text], options=options).vectors[0]
+        return vector
 
     end, beginning = embed("the mat while the rain fell"), embed("The cat sat on the mat")
 
     np.testing.assert_allclose(embed(TEXT), end, atol=1e-6)
-    np.testing.assert_allclose(embed(TEXT, truncation="left"), end, atol=1e-6)
-    np.testing.assert_allclose(embed(TEXT, truncation="right"), beginning, atol=1e-6)
+    np.testing.assert_allclose(embed(TEXT, "left"), end, atol=1e-6)
+    np.testing.assert_allclose(embed(TEXT, "right"), beginning, atol=1e-6)
 
 
 def test_prompts_are_left_out_of_the_pooling(client: Client, models: Path) -> None:

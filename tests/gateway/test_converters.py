@@ -98,7 +98,7 @@ def test_a_list_of_floats_goes_only_with_f32() -> None:
     ],
 )
 def test_a_truncation_that_is_not_stated_is_left_to_the_model(
-    truncation: embedding_pb2.Truncation, meaning: str | None
+    truncation: embedding_pb2.Truncation.ValueType, meaning: str | None
 ) -> None:
     message = embedding_pb2.EmbedOptions(truncation=truncation)
 
