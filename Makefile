@@ -78,7 +78,8 @@ $(EXPORT_VENV)/.installed: requirements/dev.txt requirements/export-test.txt pyp
 
 .PHONY: test-export
 test-export: $(EXPORT_VENV)/.installed ## Compare exported graphs with transformers (downloads torch)
-	$(EXPORT_VENV)/bin/python -m pytest tests/export/test_against_transformers.py $(ARGS)
+	$(EXPORT_VENV)/bin/python -m pytest tests/export/test_against_transformers.py \
+	  tests/export/test_tokenizers_against_transformers.py $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, check types, import direction and that the stubs match the protos

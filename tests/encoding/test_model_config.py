@@ -92,6 +92,8 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         ('parameters { key: "engine" value { string_value: "tensorrt" } }', "engine"),
         ('parameters { key: "layout" value { string_value: "ragged" } }', "layout"),
         ('parameters { key: "normalise" value { string_value: "yes" } }', "normalise"),
+        ('parameters { key: "truncation_side" value { string_value: "up" } }', "truncation_side"),
+        ('parameters { key: "include_prompt" value { string_value: "no" } }', "include_prompt"),
         ('parameters { key: "default_prompt" value { string_value: "x" } }', "default_prompt"),
     ],
 )
@@ -173,8 +175,16 @@ def test_other_accelerators_are_refused_by_name(
 
 def test_a_padded_model_that_is_not_normalised_says_so(tmp_path: Path) -> None:
     text = render_config(
-        name="m", dim=8, max_tokens=32, precision="fp32", layout="padded", normalise=False
+        name="m",
+        dim=8,
+        max_tokens=32,
+        precision="fp32",
+        layout="padded",
+        normalise=False,
+        include_prompt=False,
+        truncation_side="left",
     )
     found = parse(tmp_path, text)
 
     assert (found.layout, found.normalise, found.engine) == ("padded", False, "onnxruntime")
+    assert (found.include_prompt, found.truncation_side) == (False, "left")

@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.encoding.model_repository import TextModel
-from vecserve_server.encoding.tokenizer import TextTokenizer, Truncate
+from vecserve_server.encoding.tokenizer import (
+    TextTokenizer,
+    Tokenised,
+    Truncate,
+    hidden_from_pooling,
+)
 from vecserve_server.errors import InvalidArgument, ModelError
 
 CLS, SEP = 101, 102
@@ -100,3 +105,21 @@ print(len(os.listdir("/proc/self/task")) - before)
 def test_a_malformed_file_is_a_model_error() -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         TextTokenizer(b"{}")
+
+
+@given(ids=st.lists(st.integers(0, 2**40), min_size=1), count=st.integers(0, 60))
+def test_a_mark_leaves_the_last_id_alone_and_can_be_taken_off(ids: list[int], count: int) -> None:
+    plain = Tokenised(np.array(ids, np.int64), len(ids), truncated=False)
+
+    marked = hidden_from_pooling(plain, count).ids
+
+    assert (marked < 0).sum() == min(count, len(ids) - 1)
+    np.testing.assert_array_equal(np.maximum(marked, ~marked), plain.ids)
+    assert (plain.ids >= 0).all()
+
+
+@pytest.mark.parametrize(("prompt", "tokens"), [("", 1), ("query: ", 3), ("word " * 300, 255)])
+def test_a_prompt_counts_up_to_where_the_text_begins(
+    tokenizer: TextTokenizer, prompt: str, tokens: int
+) -> None:
+    assert tokenizer.prompt_tokens(prompt, max_tokens=256) == tokens

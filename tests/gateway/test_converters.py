@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from vecserve.v1 import common_pb2
+from vecserve.v1 import common_pb2, embedding_pb2
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.gateway.converters import BINARY, F16, F32, INT8, read_vector, vector_writer
+from vecserve_server.gateway.converters import (
+    BINARY,
+    F16,
+    F32,
+    INT8,
+    read_embed_options,
+    read_vector,
+    vector_writer,
+)
 
 vectors = npst.arrays(
     np.float32, st.integers(1, 64), elements=st.floats(-1, 1, width=32, allow_subnormal=False)
@@ -78,3 +86,20 @@ def test_a_list_of_floats_is_counted_before_it_is_read() -> None:
 def test_a_list_of_floats_goes_only_with_f32() -> None:
     with pytest.raises(InvalidArgument, match=r"options\.float_list"):
         vector_writer(INT8, float_list=True)
+
+
+@pytest.mark.parametrize(
+    ("truncation", "meaning"),
+    [
+        (embedding_pb2.TRUNCATION_UNSPECIFIED, None),
+        (embedding_pb2.TRUNCATION_RIGHT, "right"),
+        (embedding_pb2.TRUNCATION_LEFT, "left"),
+        (embedding_pb2.TRUNCATION_ERROR, "error"),
+    ],
+)
+def test_a_truncation_that_is_not_stated_is_left_to_the_model(
+    truncation: embedding_pb2.Truncation.ValueType, meaning: str | None
+) -> None:
+    message = embedding_pb2.EmbedOptions(truncation=truncation)
+
+    assert read_embed_options(message).truncate == meaning

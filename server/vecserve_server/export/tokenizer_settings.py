@@ -125,8 +125,20 @@ def _obey_class(tokenizer: Any, settings: JsonObject, name: str) -> bool:
     if name == "RobertaTokenizer":
         return _obey_roberta(tokenizer, settings)
     if name in _SENTENCEPIECE and settings.get("add_prefix_space") is False:
-        raise ModelError(f"{CONFIG_FILE}: add_prefix_space is false, which is not supported")
+        return _prepend_nothing(tokenizer)
     return False
+
+
+def _prepend_nothing(tokenizer: Any) -> bool:
+    """Let words begin without the mark of a space before them."""
+    splitter = tokenizer.pre_tokenizer
+    parts = splitter if type(splitter).__name__ == "Sequence" else [splitter]
+    found = [part for part in parts if type(part).__name__ == "Metaspace"]
+    if not found:
+        raise ModelError(f"{CONFIG_FILE}: add_prefix_space is false, {TOKENIZER_FILE} marks none")
+    for part in found:
+        part.prepend_scheme = "never"
+    return True
 
 
 def _obey_bert(tokenizer: Any, settings: JsonObject) -> bool:
@@ -197,14 +209,18 @@ def _stated_tokens(folder: Path, settings: JsonObject) -> Iterator[tuple[AddedTo
             yield _token(token, CONFIG_FILE), True
     special = read_object_if_there(folder / _SPECIAL_FILE) if legacy else {}
     named = {**settings, **special}
-    lists = [named.get(key) for key in ("additional_special_tokens", "extra_special_tokens")]
+    more = _more_tokens(settings) or _more_tokens(special)
     values = [named.get(f"{kind}_token") for kind in _SPECIAL_TOKENS]
-    for value in (*values, *(token for part in lists if isinstance(part, list) for token in part)):
+    for value in (*values, *(more if isinstance(more, list) else ())):
         if value:
             yield _token(value, CONFIG_FILE, special=True), False
     if legacy:
         for text in read_object_if_there(folder / _ADDED_FILE):
             yield AddedToken(text, normalized=True, special=False), False
+
+
+def _more_tokens(settings: JsonObject) -> Json:
+    return settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
 
 
 def _token(value: Json, file: str, *, special: bool = False) -> AddedToken:
