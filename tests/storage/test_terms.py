@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,12 @@ def test_what_cannot_be_looked_for_is_named(logs: dict[TextAnalysis, RowLog]) ->
     assert (parts.terms, parts.dropped_terms) == (("red", "京"), ("b", "&"))
 
 
+def tokens(analysis: TextAnalysis, held: str) -> list[str]:
+    """Cut as SQLite's tokeniser does."""
+    separators = r"\s+" if analysis is TRIGRAM else r"[\x00-/:-@\[-`{-\x7f]+"
+    return [token for token in re.split(separators, held.lower()) if token]
+
+
 LETTERS = st.text("aÀéß ﬁＡ東京たタกานी م\u0301\u093f-+.1²", max_size=12)
 
 
@@ -116,12 +123,12 @@ def test_all_forms_of_a_text_are_one(text: str, form: str) -> None:
     other = unicodedata.normalize(form, text)  # type: ignore[arg-type]
     for analysis in (WORDS, TRIGRAM):
         terms = Terms(analysis)
-        assert terms.of_row(other).lower() == terms.of_row(text).lower()
+        assert tokens(analysis, terms.of_row(other)) == tokens(analysis, terms.of_row(text))
         assert terms.of_query(other.upper()).terms == terms.of_query(text.upper()).terms
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=9), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_row_is_found_by_each_of_its_words(
     tmp_path_factory: pytest.TempPathFactory, words: list[str]
 ) -> None:
