@@ -221,7 +221,7 @@ def _search(asked: Asked, **wanted: Any) -> Callable[[Collection], Any]:
     return ask
 
 
-def _conditions() -> dict[str, Condition]:
+def _conditions() -> Mapping[str, Condition]:
     between = Bounds(gte=50.0, lt=90.0)
     return (
         {f"brand {n}": OneOf(field="brand", values=(f"brand{n}",)) for n in range(9)}

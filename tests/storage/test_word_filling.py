@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
+import sqlite3
 import zipfile
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from tests.storage.payloads import canonical
 from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis, Tokeniser
 from vecserve_server.errors import Starting, StorageError
 from vecserve_server.services.word_filling import WordFilling
-from vecserve_server.storage import word_table
+from vecserve_server.storage import sqlite_file, word_table
 from vecserve_server.storage.conditions import Bounds, InstantIn
 from vecserve_server.storage.operations import Delete, Upsert
 from vecserve_server.storage.row_log import RowLog
@@ -22,10 +25,6 @@ from vecserve_server.storage.row_log import RowLog
 ROWS = 60
 TITLE = FieldSpec(name="title", type=FieldType.TEXT)
 TRIGRAM = TextAnalysis(tokeniser=Tokeniser.TRIGRAM)
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def opened(path: Path, analysis: TextAnalysis = TRIGRAM) -> RowLog:
@@ -101,36 +100,34 @@ def test_killed_before_any_statement_it_goes_on_at_the_next_start(
         copy = tmp_path / f"copy-{step}" / "rows.sqlite"
         copy.parent.mkdir()
         shutil.copyfile(path, copy)
-        killed = _kill_at(copy, step)
+        killed = _is_killed_at(step, copy)
         log = opened(copy)
         while log.bring_words_forward():
             pass
         assert len(found(log, "schuh")) == ROWS
-        if step % 10 == 0:
-            assert not log.check().problems
+        assert not log.check().problems
         log.close()
-        step += 3
-    assert step > ROWS // 7
+        step += 9
+    assert step > 5 * ROWS // 7
 
 
-def _kill_at(path: Path, step: int) -> bool:
-    """Open and fill; end before the statement with this number, and return whether there was one.
+def _is_killed_at(step: int, path: Path) -> bool:
+    """Open and fill in a fork that ends before the statement with this number, if there is one."""
+    child = os.fork()
+    if not child:
+        connect, left = sqlite_file._connect, itertools.count(step, -1)
 
-    What is not committed is gone then, as after a kill.
-    """
-    log = opened(path)
-    left = step
+        def traced(uri: str) -> sqlite3.Connection:
+            connection = connect(uri)
+            connection.set_trace_callback(lambda _: next(left) or os._exit(9))
+            return connection
 
-    def count(_: str) -> None:
-        nonlocal left
-        left -= 1
-
-    log._writer.set_trace_callback(count)
-    while left > 0 and log.bring_words_forward():
-        pass
-    log._writer.set_trace_callback(None)
-    log.close()
-    return left <= 0
+        vars(sqlite_file)["_connect"] = traced
+        log = opened(path)
+        while log.bring_words_forward():
+            pass
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def test_in_the_background_one_index_after_the_other_is_filled(path: Path) -> None:
