@@ -178,7 +178,10 @@ def _lost_rows(connection: sqlite3.Connection) -> Iterator[str]:
         ) AS keys
         WHERE NOT EXISTS (SELECT 1 FROM rows NOT INDEXED WHERE rows.seq = keys.seq)
     """
-    missing = dict(connection.execute(statement).fetchall())
+    try:
+        missing = dict(connection.execute(statement).fetchall())
+    except sqlite3.DatabaseError:
+        return  # the index itself cannot be read, which SQLite's own check has told
     if not missing:
         return
     there = {row_id for (row_id,) in connection.execute("SELECT id FROM rows NOT INDEXED")}
