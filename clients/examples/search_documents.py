@@ -27,8 +27,9 @@ def main(target: str) -> None:
         client.create_collection("example")
         rows = [Record(id=key, text=text) for key, text in DOCUMENTS.items()]
         client.upsert("example", rows)
-        for hit in client.search("example", "something for a rainy hike", k=2).hits:
-            print(f"{hit.score:.3f}  {DOCUMENTS[hit.id]}")
+        found = client.search("example", "something for a rainy hike", k=2, with_text=True)
+        for hit in found.hits:
+            print(f"{hit.score:.3f}  {hit.text}")
 
 
 if __name__ == "__main__":

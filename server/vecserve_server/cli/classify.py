@@ -40,7 +40,7 @@ def classify(
             min_confidence=min_confidence,
             with_text=not no_text,
         )
-        if not found.neighbours and "." not in label_field:  # a key may hold a dot
+        if not found.neighbours:
             require_field(client, collection, "--label-field", label_field)
     if json:
         print_json(

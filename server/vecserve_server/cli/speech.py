@@ -19,8 +19,8 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
         "options.group_by": "--group-by",
         "options.filter": "--where",
         "options.fusion": "--lexical-weight",
-        "options.with_text": "texts",
-        "with_text": "texts",
+        "options.with_text": "--no-text",
+        "with_text": "--no-text",
         "query.text": "TEXT",
         "query.lexical_text": "TEXT",
         "query": "TEXT",
@@ -36,10 +36,19 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
         "text_analysis": "--tokeniser, --stemming",
         "ids": "ID",
         "page_size": "--limit",
-        "name": "COLLECTION",
+        "CreateCollection.name": "COLLECTION",
+        "GetCollection.name": "COLLECTION",
+        "DropCollection.name": "COLLECTION",
+        "CreateSnapshot.name": "NAME",
+        "RestoreSnapshot.name": "NAME",
+        "DeleteSnapshot.name": "NAME",
+        "DeleteAlias.name": "ALIAS",
+        "alias.name": "ALIAS",
+        "alias.collection": "COLLECTION",
     }
 )
-"""By the names that requests have for them; what stands inside one of them goes by its name."""
+"""By the names that requests have for them, or those of one call; what stands inside one of them
+goes by its name."""
 
 CURES: Final = (
     (
@@ -48,23 +57,24 @@ CURES: Final = (
         "`vecserve index OTHER FILE --create --field NAME:text`",
     ),
     (r"collection: .* does not exist$", "`vecserve collections list` names those that there are"),
-    (r"the texts .*take", "pass --no-text"),
     (r"was embedded by model", "`vecserve reindex start COLLECTION` embeds it anew"),
 )
-_FIELD = re.compile(r"(\w+: )?(?P<field>[a-z_]+(\.[a-z_]+)*)(\[[^\]]*\][^: ]*)?: ")
+_FIELD = re.compile(r"((?P<method>\w+): )?(?P<field>[a-z_]+(\.[a-z_]+)*)(\[[^\]]*\][^: ]*)?: ")
 
 
 def spoken(message: str) -> str:
     """Put flags for fields, and add the cure where there is one on the command line."""
     match = _FIELD.match(message)
-    if match is not None and (flag := _flag(match["field"])) is not None:
+    if match is not None and (flag := _flag(match["method"], match["field"])) is not None:
         message = f"{flag}: {message[match.end() :]}"
     cure = next((cure for pattern, cure in CURES if re.search(pattern, message)), None)
     return f"{message}; {cure}" if cure is not None and cure not in message else message
 
 
-def _flag(field: str) -> str | None:
+def _flag(method: str | None, field: str) -> str | None:
     """Look up the longest part of a dotted name that has a flag."""
+    if flag := FLAGS.get(f"{method}.{field}"):
+        return flag
     parts = field.split(".")
     for length in range(len(parts), 0, -1):
         if flag := FLAGS.get(".".join(parts[:length])):

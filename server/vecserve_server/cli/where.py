@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Final
 
 from vecserve.v1.search_pb2 import Filter
-from vecserve_client import Client, Collection, DeadlineExceeded, Row, filters
+from vecserve_client import Client, Collection, DeadlineExceeded, InvalidArgument, Row, filters
 from vecserve_server.cli.conditions import Condition, read_conditions
 from vecserve_server.cli.exits import UsageProblem
 
@@ -36,15 +36,21 @@ def read_where(client: Client, collection: str, typed: Sequence[str] | None) -> 
 
 
 def require_field(client: Client, collection: str, flag: str, field: str) -> None:
-    """Raise UsageProblem if no row has a field that an option names, and it is not declared."""
+    """Raise UsageProblem if no row has a field that an option names, and it is not declared.
+
+    A key that holds a dot counts if one of the first rows has it: filters do not reach it.
+    """
     found = client.get_collection(collection)
     if not found.row_count or field in found.fields.types:
         return
     try:
-        holder = _first(client, found, filters.exists(field))
+        if _first(client, found, filters.exists(field)) is not None:
+            return
     except DeadlineExceeded:
         return
-    if holder is None:
+    except InvalidArgument:
+        pass  # no filter takes such a name, so only a key can be it
+    if field not in set(_names(client, found)):
         raise _unknown(client, found, f"{flag} {field}", field)
 
 
