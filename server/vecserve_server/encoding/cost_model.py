@@ -88,7 +88,10 @@ def measure_change_s(
 
 
 def measured_shapes(shapes: Iterable[Shape], run_tokens: int) -> list[Shape]:
-    """Pick the few shapes to measure: small, medium and full runs of narrow and wide rows."""
+    """Pick the few shapes to measure: small, medium and full runs of narrow and wide rows.
+
+    The smallest of all where there is none of these.
+    """
     wanted = (
         Shape(1, 16),
         Shape(1, 64),
@@ -101,7 +104,8 @@ def measured_shapes(shapes: Iterable[Shape], run_tokens: int) -> list[Shape]:
         Shape(1, 256),
     )
     allowed = set(shapes)
-    return [shape for shape in wanted if shape in allowed and shape.tokens <= run_tokens]
+    found = [shape for shape in wanted if shape in allowed and shape.tokens <= run_tokens]
+    return found or [min(allowed, key=lambda shape: (shape.tokens, shape.rows))]
 
 
 def _solve(relative: NDArray[np.float64], kept: tuple[int, ...]) -> NDArray[np.float64]:

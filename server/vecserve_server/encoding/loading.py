@@ -38,7 +38,7 @@ from vecserve_server.encoding.onnx_engine import OnnxEngine
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Cost, RunPlanner
-from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
+from vecserve_server.encoding.shapes import Shape, fixed_shapes, prepared_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
 
@@ -107,9 +107,8 @@ class _Load:
         cost = self._cost(name)
         engine = self._open(name, self.threads)
         try:
-            batches = [
-                self._sample(engine, shape) for shape in self._shapes() if self._is_usual(shape)
-            ]
+            prepared = prepared_shapes(self._shapes(), run_tokens=self.config.run_tokens)
+            batches = [self._sample(engine, shape) for shape in prepared]
             engine.warm_up(batches)
             engine.specialise(self._fixed_shapes(name))
         except BaseException:
@@ -225,10 +224,6 @@ class _Load:
             max_tokens=self.config.max_tokens,
             shared=self.config.layout == PACKED,
         )[:most]
-
-    def _is_usual(self, shape: Shape) -> bool:
-        """Whether to prepare for a shape: the longest texts are rare, and dear to prepare for."""
-        return shape.tokens <= 2 * self.config.run_tokens
 
     def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
         planned = planning_cost(cost, self._fixed_shapes(engine.name))

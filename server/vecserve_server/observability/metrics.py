@@ -45,6 +45,9 @@ class Metrics:
     commit_seconds: Gauge
     rows: Gauge
     rejected: Counter
+    ended_runs: Counter
+    refused_loads: Counter
+    model_changes: Gauge
 
 
 def make_metrics() -> Metrics:
@@ -112,6 +115,21 @@ def make_metrics() -> Metrics:
         rows=gauge("vecserve_rows", "Live rows", ("collection",)),
         rejected=Counter(
             "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry
+        ),
+        ended_runs=Counter(
+            "vecserve_ended_runs",
+            "Runs of models ended early: nobody waited any more, or they took too long",
+            ("model", "reason"),
+            registry=registry,
+        ),
+        refused_loads=Counter(
+            "vecserve_refused_loads",
+            "Loads of models refused or ended by a bound",
+            ("reason",),
+            registry=registry,
+        ),
+        model_changes=gauge(
+            "vecserve_model_changes", "Loads and unloads in progress or waiting for others"
         ),
     )
 
