@@ -115,6 +115,20 @@ class ModelSettings:
     """How often mode poll looks at the repository."""
     response_cache_bytes: int = 0
     """Memory for the replies of models that ask for a response cache; 0: none."""
+    max_changes: int = 64
+    """Loads and unloads in progress or waiting for others."""
+    max_models: int = 1000
+    """Models that load requests may bring to be known."""
+    max_load_s: float = 600.0
+    """Loading that takes longer is given up, and others get their turn."""
+    max_load_bytes: int = 0
+    """Memory that one load may take. 0: what is free when it begins."""
+    max_warm_up_s: float = 120.0
+    """A model whose samples take longer together is not loaded."""
+    max_run_s: float = 600.0
+    """A run of an ONNX model that takes longer is ended."""
+    max_threads: int = 0
+    """Threads that one model may ask for. 0: four for each CPU, at least 16."""
     delay_scheduler: int = 0
     """Test hook: hold each model's queue until so many requests have waited at once; 0: off."""
 
@@ -160,6 +174,8 @@ class LogSettings:
     level: str = "info"
     format: str = "text"
     """text or json."""
+    trace_tensors: str = "shapes"
+    """What the trace level TENSORS writes: `shapes`, or `values`, which may be personal data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +360,13 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("index.builder_niceness", 0, 19),
     ("models.poll_s", 0.05, 86400),
     ("models.response_cache_bytes", 0, 1 << 40),
+    ("models.max_changes", 1, 4096),
+    ("models.max_models", 1, 100_000),
+    ("models.max_load_s", 0.1, 86400),
+    ("models.max_load_bytes", 0, 1 << 46),
+    ("models.max_warm_up_s", 0.1, 86400),
+    ("models.max_run_s", 0.1, 86400),
+    ("models.max_threads", 0, 1024),
     ("models.delay_scheduler", 0, 1 << 20),
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
@@ -357,6 +380,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
+    ("log.trace_tensors", ("shapes", "values")),
     ("models.precision", ("", "int8", "fp32")),
     ("models.control_mode", ("none", "explicit", "poll")),
     ("reindex.on_new_version", ("start", "ignore")),

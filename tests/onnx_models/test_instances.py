@@ -82,6 +82,7 @@ def test_settings_have_defaults() -> None:
         run_entries={},
         cuda_options={},
         openvino=False,
+        lowered={},
     )
 
 
@@ -107,6 +108,7 @@ def test_the_parameters_of_tritons_backend_are_read() -> None:
         run_entries={"memory.enable_memory_arena_shrinkage": "cpu:0"},
         cuda_options={},
         openvino=False,
+        lowered={},
     )
 
 

@@ -24,6 +24,7 @@ from vecserve_server.scheduling.instance_pool import InstancePool
 from vecserve_server.scheduling.pace import Pace
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher
 from vecserve_server.scheduling.triton_policy import TritonPolicy
+from vecserve_server.scheduling.triton_settings import TritonPolicySettings
 
 
 class Planted:
@@ -125,7 +126,7 @@ async def test_tensor_requests_survive_an_exception(
     monkeypatch: pytest.MonkeyPatch, owner: type, name: str, after: bool, ordered: bool
 ) -> None:
     gate = tensor.Gate()
-    settings = tensor.TritonPolicySettings(
+    settings = TritonPolicySettings(
         max_batch_size=4, preferred_batch_sizes=(4,), preserve_ordering=ordered
     )
     async with tensor.started(gate, settings) as batcher:

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -25,15 +25,18 @@ from vecserve_server.errors import (
     NotFound,
     Overloaded,
 )
-from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.observability.model_statistics import StatisticsTable
+from vecserve_server.observability.metrics import Metrics, make_metrics
+from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
+from vecserve_server.onnx_models.loading import LoadLimits
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.services import model_control
+from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.control import ModelEntry
+from vecserve_server.services.load_turns import LoadPool, LoadTurns
 from vecserve_server.services.model_control import ControlMode, ControlPolicy, ModelControl
 from vecserve_server.services.model_lifecycle import ModelLifecycle
 from vecserve_server.services.model_loading import ModelLoading
+from vecserve_server.services.model_versions import LoadedVersion, VersionSource
 from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
 from vecserve_server.services.tensor_model import TensorModel, TensorRequest
 
@@ -44,6 +47,31 @@ PATIENCE_S = 60.0
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
 
 
+class Gate:
+    """Holds the loads of a control while it is shut, and writes them down."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.loaded: list[str] = []
+        self._entered = asyncio.Event()
+
+    def hold(self, control: ModelControl) -> None:
+        [loader] = control._lifecycle._loading._loaders
+        load = loader.load
+
+        async def held(source: VersionSource, statistics: ModelStatistics) -> LoadedVersion:
+            self.loaded.append(source.name)
+            self._entered.set()
+            await self.opened.wait()
+            return await load(source, statistics)
+
+        loader.load = held  # type: ignore[method-assign]
+
+    async def wait_for_a_load(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await self._entered.wait()
+
+
 @asynccontextmanager
 async def controlled(
     root: Path,
@@ -52,12 +80,20 @@ async def controlled(
     names: tuple[str, ...] = (),
     drain_s: float = 20,
     poll_s: float = 0.01,
+    max_changes: int = 64,
+    max_models: int = 1000,
+    max_load_s: float = PATIENCE_S,
+    max_warm_up_s: float = PATIENCE_S,
+    free_bytes: int | None = None,
+    admission: Admission | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[ModelControl]:
     statistics = StatisticsTable(wall_clock_ms=int)
-    with ThreadPoolExecutor(1) as loads, ThreadPoolExecutor(1) as folders:
+    metrics = metrics or make_metrics()
+    with LoadPool() as loads, ThreadPoolExecutor(1) as folders:
         loader = OnnxLoader(
-            defaults=OnnxDefaults(cpu_cores=1),
-            metrics=make_metrics(),
+            defaults=OnnxDefaults(cpu_cores=1, limits=LoadLimits(max_warm_up_s=max_warm_up_s)),
+            metrics=metrics,
             clock_ns=time.perf_counter_ns,
             load_pool=loads,
             cores=Cores(count=1),
@@ -66,7 +102,9 @@ async def controlled(
             loaders=[loader],
             statistics=statistics,
             cache=None,
-            metrics=make_metrics(),
+            turns=LoadTurns(pool=loads, max_load_s=max_load_s),
+            free_bytes=lambda: free_bytes,
+            metrics=metrics,
             clock_ns=time.perf_counter_ns,
         )
         lifecycle = ModelLifecycle(
@@ -76,8 +114,21 @@ async def controlled(
             folder_pool=folders,
             drain_s=drain_s,
         )
-        policy = ControlPolicy(mode=mode, names=names, default="", poll_s=poll_s)
-        control = ModelControl(root=root, policy=policy, lifecycle=lifecycle, statistics=statistics)
+        policy = ControlPolicy(
+            mode=mode,
+            names=names,
+            default="",
+            poll_s=poll_s,
+            max_changes=max_changes,
+            max_models=max_models,
+        )
+        control = ModelControl(
+            root=root,
+            policy=policy,
+            lifecycle=lifecycle,
+            statistics=statistics,
+            reserve=admission.reserve if admission else lambda _: nullcontext(),
+        )
         try:
             await control.start()
             yield control
@@ -150,7 +201,9 @@ async def test_a_lease_keeps_a_retired_version_open_and_unload_waits_for_it(
             unload = asyncio.create_task(control.unload(NAME, unload_dependents=False))
             await eventually(lambda: not control.is_ready(NAME, ""))
             assert await states(control) == {"1": "UNLOADING"}
-            with pytest.raises(ModelUnavailable), control.lease(NAME, ""):
+            with pytest.raises(NotFound, match="has no available"), control.lease(NAME, ""):
+                pass
+            with pytest.raises(ModelUnavailable, match="ready state"), control.lease(NAME, "1"):
                 pass
             assert await ask(model) == 1.0
             assert not unload.done()
@@ -294,16 +347,25 @@ async def test_a_malformed_load_is_refused_and_changes_nothing(
 async def test_what_does_not_exist_is_not_found(tmp_path: Path) -> None:
     add_version(tmp_path, NAME, 1)
     async with controlled(tmp_path, names=(NAME,)) as control:
-        for act in (control.load("none"), control.unload("none", unload_dependents=True)):
-            with pytest.raises(NotFound):
-                await act
+        with pytest.raises(NotFound, match="failed to load 'none', failed to poll from model"):
+            await control.load("none")
+        await control.unload("none", unload_dependents=True)
         for name in ("../x", "", ".hidden"):
             with pytest.raises(InvalidArgument):
                 await control.load(name)
-        with pytest.raises(NotFound), control.lease("none", ""):
-            pass
-        with pytest.raises(NotFound), control.lease(NAME, "2"):
-            pass
+        for name, version in (("none", ""), (NAME, "2")):
+            with (
+                pytest.raises(NotFound, match=f"Request for unknown model: '{name}' .*not found"),
+                control.lease(name, version),
+            ):
+                pass
+        with pytest.raises(NotFound):
+            await control.statistics("none", "")
+        with pytest.raises(InvalidArgument, match="requested model version is not available"):
+            await control.statistics(NAME, "2")
+        await control.unload(NAME, unload_dependents=False)
+        with pytest.raises(InvalidArgument, match="requested model 'add' is not available"):
+            await control.statistics(NAME, "")
         with pytest.raises(InvalidArgument), control.lease(NAME, "latest"):
             pass
 
@@ -356,33 +418,28 @@ async def test_nothing_of_an_unloaded_model_stays_in_memory(tmp_path: Path) -> N
         assert remains() is None
 
 
-async def test_a_load_goes_on_when_whoever_asked_has_gone(tmp_path: Path) -> None:
-    add_version(tmp_path, NAME, 1)
-    async with controlled(tmp_path) as control:
-        asked = asyncio.create_task(control.load(NAME))
-        await asyncio.sleep(0)
-        asked.cancel()
-        await asyncio.wait([asked])
-        await eventually(is_served(control, "1"))
-        assert await answer(control) == 1.0
-
-
-async def test_changes_whose_callers_left_do_not_pile_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_changes_are_bounded_and_those_that_wait_go_with_their_callers(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(model_control, "MAX_CHANGES", 2)
-    add_version(tmp_path, NAME, 1)
-    async with controlled(tmp_path) as control:
-        asked = [asyncio.create_task(control.load(NAME)) for _ in range(2)]
-        await asyncio.sleep(0)
-        for one in asked:
-            one.cancel()
+    for name in (NAME, "other"):
+        add_version(tmp_path, name, 1)
+    gate = Gate()
+    async with controlled(tmp_path, max_changes=2) as control:
+        gate.hold(control)
+        asked = [asyncio.create_task(control.load(name)) for name in (NAME, "other")]
+        await gate.wait_for_a_load()
         for act in (control.load(NAME), control.unload(NAME, unload_dependents=False)):
             with pytest.raises(Overloaded, match="2 loads and unloads at once are the limit"):
                 await act
+        await eventually(lambda: control._lifecycle.models["other"].version("1").loading)
+        for one in asked:
+            one.cancel()
+        await eventually(lambda: control.changes == 1)
+        gate.opened.set()
         await eventually(is_served(control, "1"))
-        await eventually(lambda: not control._changes)
-        await control.load(NAME)
+        await eventually(lambda: not control.changes)
+        assert gate.loaded == [NAME], "what had begun was seen through, and that alone"
+        await control.load("other")
 
 
 async def test_the_end_of_the_server_closes_what_still_drains(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def load_whole(tmp_path: Path, runs: Runs) -> AsyncIterator[LoadWhole]:
         pool = stack.enter_context(ThreadPoolExecutor(1))
 
         async def loaded(
-            proto: onnx.ModelProto, text: str = "", *, folder: Path | None = None, **defaults: int
+            proto: onnx.ModelProto, text: str = "", *, folder: Path | None = None, **defaults: Any
         ) -> LoadedVersion:
             loader = OnnxLoader(
                 defaults=OnnxDefaults(**{"cpu_cores": 1, **defaults}),

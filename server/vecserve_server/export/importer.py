@@ -20,13 +20,13 @@ from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of,
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
 from vecserve_server.export.config_template import render_config
 from vecserve_server.export.encoder_graph import is_supported
-from vecserve_server.export.memory import available_memory_bytes
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
 from vecserve_server.export.parity import check_parity, embed_with, measure
 from vecserve_server.export.ready_made import find_onnx, ready_made
 from vecserve_server.export.sample_run import PARITY_TEXTS, tokenise
 from vecserve_server.export.staging import publish, staged_folder, sweep
 from vecserve_server.export.tensors import has_weights
+from vecserve_server.observability.process import available_memory_bytes
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Told each step and the fraction done before it, in [0, 1]."""

@@ -49,6 +49,19 @@ class Metrics:
     refused_loads: Counter
     model_changes: Gauge
 
+    def forget_model(self, name: str) -> None:
+        """Drop what was measured of a model that will not come back under its name."""
+        for metric in (
+            self.batch_items,
+            self.batch_tokens,
+            self.token_fill,
+            self.joined_sequences,
+            self.embed_seconds,
+            self.inference_seconds,
+            self.ended_runs,
+        ):
+            metric.remove_by_labels({"model": name})
+
 
 def make_metrics() -> Metrics:
     """Register all metrics in a registry of their own."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
+THREADS_PER_CPU, LEAST_THREADS = 4, 16
 
 
 def resident_bytes() -> int:
@@ -37,3 +39,38 @@ def _quota_cpus() -> int:
     except (OSError, ValueError):
         return os.cpu_count() or 1
     return math.ceil(int(quota) / int(period)) if quota.isdecimal() else os.cpu_count() or 1
+
+
+def usable_threads() -> int:
+    """Return how many threads one model may ask for: a few for each CPU of this process."""
+    return max(LEAST_THREADS, THREADS_PER_CPU * len(os.sched_getaffinity(0)))
+
+
+def available_memory_bytes() -> int | None:
+    """Return what this process may still take: free memory or the control group's rest.
+
+    None where the system does not say.
+    """
+    known = [size for size in (_free_memory(), _group_rest()) if size is not None]
+    return min(known, default=None)
+
+
+def _free_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _group_rest() -> int | None:
+    try:
+        limit = (_CGROUP / "memory.max").read_text("utf-8").strip()
+        used = int((_CGROUP / "memory.current").read_text("utf-8"))
+        stat = (_CGROUP / "memory.stat").read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    # Cached files count as used but give way to whoever asks for memory.
+    cached = sum(int(line.split()[1]) for line in stat if line.startswith("file "))
+    return max(0, int(limit) - used + cached) if limit.isdecimal() else None

@@ -242,7 +242,7 @@ class DynamicBatcher:
         """
         try:
             self._form_and_start()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no call may be lost
             self._log.exception("batch_not_formed", extra={"fields": {"model": self._name}})
             self._fail_waiting(EngineError(f"a batch could not be formed: {error!r}"), answering)
 
@@ -287,7 +287,7 @@ class DynamicBatcher:
                 self._retry_or_fail(computations, run.outcome)
             else:
                 self._hand_out(computations, run, run.outcome)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no call may be lost
             self._log.exception("batch_not_answered", extra={"fields": {"model": self._name}})
             self._fail(computations, EngineError(f"a batch could not be answered: {error!r}"))
         self._dispatch()

@@ -219,7 +219,7 @@ class TensorBatcher:
         """
         try:
             self._form_and_start()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no call may be lost
             self._log.exception("batch_not_formed", extra={"fields": {"model": self._name}})
             self._fail_waiting(EngineError(f"a batch could not be formed: {error!r}"), answering)
 
@@ -285,7 +285,7 @@ class TensorBatcher:
                 self._retry_or_fail(batch, run.outcome)
             else:
                 self._hand_out(batch.requests, run.outcome)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no call may be lost
             self._log.exception("batch_not_answered", extra={"fields": {"model": self._name}})
             self._fail(batch.requests, EngineError(f"a batch could not be answered: {error!r}"))
         self._dispatch()

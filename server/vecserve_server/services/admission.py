@@ -1,7 +1,8 @@
 """Who may come in.
 
 Owns the bounds on accepted, unanswered items and their bytes, and the closing of the doors when
-the server drains. First in every call and never waits. Loop only.
+the server drains. First in every call that asks for work, and never waits; questions after the
+server's health are answered whatever is pending. Loop only.
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ class Admission:
             self._pending_bytes -= size_bytes
             if not self._pending_items:
                 self._empty.set()
+
+    @contextmanager
+    def reserve(self, size_bytes: int) -> Iterator[None]:
+        """Count bytes that stay in memory beyond their call. Raises Draining or Overloaded."""
+        self._refuse(0, size_bytes)
+        self._pending_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._pending_bytes -= size_bytes
 
     def close(self) -> None:
         """Refuse all new calls from now on."""
