@@ -8,7 +8,6 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   ├── NotFound
     │   ├── AlreadyExists
     │   ├── FailedPrecondition
-    │   │   └── LoadFailed
     │   └── Unsupported
     ├── CapacityError         the same call may succeed later
     │   ├── Overloaded
@@ -19,6 +18,7 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   └── Draining
     ├── DeadlineExceeded
     ├── EngineError           the engine that runs a model failed
+    ├── LoadFailed            a model that a caller brought or named cannot be loaded
     ├── ConfigError           the operator can mend it; the server refuses to start
     │   └── ModelError
     │       └── ModelLimit
@@ -121,7 +121,7 @@ class ModelLimit(ModelError):
         """Which one, in one word for a metric."""
 
 
-class LoadFailed(FailedPrecondition):
+class LoadFailed(VecserveError):
     """A model that a caller asked to load cannot be loaded, in words that are for the caller."""
 
 

@@ -77,7 +77,7 @@ def test_data_comes_from_files_beside_the_versions(tmp_path: Path) -> None:
     s = S.replace("random_data: true", 'input_data_file: "s.bin"')
     (made,) = samples(sample(x, s, more="batch_size: 2"), tmp_path)
     assert made.feeds["x"].tolist() == [[0, 1, 2]] * 2
-    assert made.feeds["s"].tolist() == ["abc"] * 2
+    assert made.feeds["s"].tolist() == [b"abc"] * 2
 
 
 FILE = X.replace("zero_data: true", 'input_data_file: "x.bin"')
