@@ -82,16 +82,20 @@ def scaled() -> onnx.ModelProto:
 
 
 def endless() -> onnx.ModelProto:
-    """y = x for x [1], after a loop that does not end."""
+    """y = x for x [1], after a loop that does not end where x > 0."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["v"], ["w"])],
         "body",
         [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("v", [1])],
         [value("on", [], TensorProto.BOOL), value("w", [1])],
     )
-    go = helper.make_tensor("go_on", TensorProto.BOOL, [], [True])
-    loop = helper.make_node("Loop", ["", "go_on", "x"], ["y"], body=body)
-    return model([loop], [value("x", [1])], [value("y", [1])], [go])
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("Squeeze", ["positive"], ["go_on"]),
+        helper.make_node("Loop", ["", "go_on", "x"], ["y"], body=body),
+    ]
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0])
+    return model(nodes, [value("x", [1])], [value("y", [1])], [zero])
 
 
 def save(root: Path, proto: onnx.ModelProto, *, name: str = "m", version: int = 1) -> Path:

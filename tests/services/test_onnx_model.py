@@ -114,6 +114,14 @@ async def test_only_the_outputs_asked_for_come_in_their_order(load: Load) -> Non
     assert list(await infer(model, "double", "sum", x=floats(1, 2))) == ["double", "sum"]
 
 
+async def test_bytes_are_any_bytes(load: Load) -> None:
+    model = await load(identity(["n", 2], next(each for each in DATATYPES if each.is_bytes)))
+    image = bytes(range(256)) * 1000
+    x = np.array([[b"\xff\xfe", image], [b"", b"\0a\0"]], object)
+    answer = await infer(model, x=x)
+    assert answer["y"].tolist() == x.tolist()
+
+
 @pytest.mark.parametrize("datatype", DATATYPES, ids=lambda each: each.name)
 @pytest.mark.parametrize("batched", [True, False])
 async def test_every_type_goes_through(load: Load, datatype: Datatype, batched: bool) -> None:
