@@ -154,7 +154,7 @@ def build_models(
         policy=_control_policy(models),
         lifecycle=lifecycle,
         statistics=statistics,
-        reserve=admission.reserve,
+        holding=admission.also_holding,
         refused=lambda bound: metrics.refused_loads.labels(reason=bound).inc(),
     )
     metrics.model_changes.set_function(lambda: control.changes)

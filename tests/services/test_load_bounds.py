@@ -24,6 +24,7 @@ from vecserve_server.services.load_turns import MAX_STUCK, LoadPool, LoadTurns
 from .test_model_control import (
     NAME,
     PATIENCE_S,
+    Gate,
     answer,
     controlled,
     eventually,
@@ -154,14 +155,21 @@ def test_of_several_graphs_the_largest_counts_twice_and_the_rest_once() -> None:
 async def test_files_of_a_load_count_as_pending_until_they_are_on_disk(tmp_path: Path) -> None:
     metrics = make_metrics()
     admission = Admission(max_pending_items=9, max_pending_bytes=1000, metrics=metrics)
+    gate = Gate()
     async with controlled(tmp_path, admission=admission) as control:
-        with pytest.raises(Overloaded, match=r"exceed limits.max_pending_bytes = 1000"):
-            await control.load("m", "{}", {"1/model.onnx": bytes(1001)})
+        gate.hold(control)
         files = {"1/model.onnx": graph_bytes(1)}
-        await control.load("m", "{}", files)
-        assert not files
-        with admission.reserve(1000):
+        loading = asyncio.create_task(control.load("m", "{}", files))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=r"exceed limits.max_pending_bytes"):
+            admission.admit(1, size_bytes=1000).__enter__()
+        await gate.wait_for_a_load()
+        assert not files, "the load goes on without its caller's memory"
+        with admission.admit(1, size_bytes=1000):
             pass
+        gate.opened.set()
+        await loading
 
 
 async def test_a_configuration_that_came_with_a_load_holds_until_the_unload(

@@ -127,7 +127,7 @@ async def controlled(
             policy=policy,
             lifecycle=lifecycle,
             statistics=statistics,
-            reserve=admission.reserve if admission else lambda _: nullcontext(),
+            holding=admission.also_holding if admission else lambda _: nullcontext(),
         )
         try:
             await control.start()

@@ -7,6 +7,7 @@ files lie or whether they are what they should be.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -41,6 +42,8 @@ from vecserve_server.encoding.planning import Cost, RunPlanner
 from vecserve_server.encoding.shapes import Shape, fixed_shapes, prepared_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
+from vecserve_server.observability.logging import get_logger, log_event
+from vecserve_server.observability.process import usable_threads
 
 _FIXED_BYTES = 2**30
 """Bounds the graphs of fixed shapes, taking the size of a model's file for that of a graph."""
@@ -141,7 +144,7 @@ class _Load:
         return sum(cost.predict(shape) for shape in self._measured_shapes())
 
     def _open(self, name: str, threads: int) -> Engine:
-        file, threads_per_run = self.files[name], self.config.intra_op_thread_count
+        file, threads_per_run = self.files[name], self._threads_per_run()
         engine: Engine
         if name == OPENVINO:
             engine = OpenVinoEngine(
@@ -159,6 +162,20 @@ class _Load:
             engine.close()
             raise
         return engine
+
+    def _threads_per_run(self) -> int:
+        wanted, limit = self.config.intra_op_thread_count, usable_threads()
+        if wanted > limit:
+            log_event(
+                get_logger("models"),
+                logging.WARNING,
+                "threads_lowered",
+                model=self.config.name,
+                parameter="intra_op_thread_count",
+                wanted=wanted,
+                limit=limit,
+            )
+        return min(wanted, limit)
 
     def _check_inputs(self, engine: Engine) -> None:
         if self.config.layout == PACKED:

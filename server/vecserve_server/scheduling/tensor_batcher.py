@@ -71,13 +71,11 @@ Request: TypeAlias = Entry[Waiting]
 class RunningBatch:
     """Requests that run together, and what ends their run early."""
 
-    __slots__ = ("overdue", "requests", "stop", "timer")
+    __slots__ = ("requests", "stop", "timer")
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = requests
         self.stop = RunStop()
-        self.overdue = False
-        """Whether it was ended because it took too long."""
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -267,9 +265,11 @@ class TensorBatcher:
             self._ended_runs[ABANDONED].inc()
 
     def _end_overdue(self, batch: RunningBatch) -> None:
-        batch.overdue = True
         batch.stop.stop()
         self._ended_runs[OVERDUE].inc()
+        problem = f"the run took longer than models.max_run_s = {self._max_run_s:g}"
+        # At once: an engine may take its time to end.
+        self._fail(batch.requests, DeadlineExceeded(problem))
 
     def _release(self, batch: RunningBatch) -> None:
         """Take note that a batch runs no more."""
@@ -308,10 +308,6 @@ class TensorBatcher:
         entries = batch.requests
         if self._closed:
             self._fail(entries, self._draining())
-            return
-        if batch.overdue:
-            problem = f"the run took longer than models.max_run_s = {self._max_run_s:g}"
-            self._fail(entries, DeadlineExceeded(problem))
             return
         if len(entries) == 1:
             self._fail(entries, error)

@@ -53,9 +53,8 @@ class Admission:
                 self._empty.set()
 
     @contextmanager
-    def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Count bytes that stay in memory beyond their call. Raises Draining or Overloaded."""
-        self._refuse(0, size_bytes)
+    def also_holding(self, size_bytes: int) -> Iterator[None]:
+        """Count bytes that a call which came in has beside its message, or beyond its end."""
         self._pending_bytes += size_bytes
         try:
             yield

@@ -17,7 +17,7 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -93,15 +93,15 @@ class ModelControl:
         policy: ControlPolicy,
         lifecycle: ModelLifecycle,
         statistics: StatisticsTable,
-        reserve: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+        holding: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
         refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Serve the models under `root`.
 
-        `reserve` counts the bytes of files that requests bring for as long as they are in memory,
-        or raises Overloaded; `refused` is told by which bound a load was refused.
+        `holding` counts the bytes of files that requests bring for as long as they are in memory;
+        `refused` is told by which bound a load was refused.
         """
-        self._reserve = reserve
+        self._holding = holding
         self._refused = refused
         self._root = root
         self._policy = policy
@@ -175,11 +175,7 @@ class ModelControl:
         self._check_change(name)
         self._check_room(name)
         change = _Change()
-        size_bytes = len(config_json or "") + sum(map(len, (files or {}).values()))
-        with ExitStack() as stack:
-            stack.enter_context(self._reserve(size_bytes))
-            loading = self._load(name, config_json, files or {}, change, stack.pop_all())
-        await self._see_through(loading, change)
+        await self._see_through(self._load(name, config_json, files or {}, change), change)
 
     async def unload(self, name: str, unload_dependents: bool) -> None:  # noqa: ARG002
         """Retire a model and wait until its requests in progress are answered, within a bound.
@@ -275,10 +271,8 @@ class ModelControl:
         config_json: str | None,
         files: MutableMapping[str, bytes],
         change: _Change,
-        held: ExitStack,
     ) -> None:
-        """Load; `held` is what the files have reserved, and is closed when they are on disk."""
-        with held:
+        with self._holding(sum(map(len, files.values()))):
             if files and config_json is None:
                 raise InvalidArgument("parameters[config]", "is missing; files need one")
             if config_json is not None:

@@ -21,9 +21,7 @@ async def load(control: ModelControl, request: service_pb2.RepositoryModelLoadRe
     _check_names(request)
     name = request.model_name
     try:
-        config, files = _contents(request)
-        request.ClearField("parameters")  # what was copied from it would be in memory twice
-        await control.load(name, config, files)
+        await control.load(name, *_contents(request))
     except InvalidArgument as error:
         raise InvalidArgument(f"{_failed(name)}: {error.field}", error.problem) from error
     except ModelError as error:

@@ -172,13 +172,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             ]
         )
 
+    @admitted
     async def RepositoryModelLoad(
         self, request: service_pb2.RepositoryModelLoadRequest, context: Context
     ) -> service_pb2.RepositoryModelLoadResponse:
         """Load or reload a model, as its files say or as the request does."""
-        # The bytes are counted for as long as the load has them, which may be beyond the call.
-        with self._scope.admission.admit(1):
-            await repository.load(self._control, request)
+        await repository.load(self._control, request)
         return service_pb2.RepositoryModelLoadResponse()
 
     @admitted
