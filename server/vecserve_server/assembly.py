@@ -16,6 +16,7 @@ from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.opening import Indexes
 from vecserve_server.index.planning import Costs, Thresholds, measured_thresholds
 from vecserve_server.index.segmented_index import IndexOptions
+from vecserve_server.model_settings import ModelSettings
 from vecserve_server.observability.cache_metrics import CacheMetrics
 from vecserve_server.observability.machine_metrics import MachineMetrics
 from vecserve_server.observability.metrics import Metrics
@@ -43,7 +44,7 @@ from vecserve_server.services.model_loading import ModelLoading
 from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
 from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
-from vecserve_server.settings import ModelSettings, Settings
+from vecserve_server.settings import Settings
 
 LOOK_AHEAD_ENTRIES = 16
 MIN_SHARE_TOKENS = 64
@@ -155,9 +156,9 @@ def build_models(
         lifecycle=lifecycle,
         statistics=statistics,
         holding=admission.also_holding,
-        refused=lambda bound: metrics.refused_loads.labels(reason=bound).inc(),
+        refused=lambda bound: metrics.models.refused_loads.labels(reason=bound).inc(),
     )
-    metrics.model_changes.set_function(lambda: control.changes)
+    metrics.models.changes.set_function(lambda: control.changes)
     return ModelParts(
         catalog=catalog, embedding=embedding, control=control, release=lifecycle.release
     )

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
+from vecserve_server import model_settings
 from vecserve_server.errors import ConfigError
+from vecserve_server.model_settings import ModelSettings
 
 MIB = 1 << 20
 ENV_PREFIX = "VECSERVE_"
@@ -96,41 +98,6 @@ class IndexSettings:
     build_memory_bytes: int = 0
     """Memory that a build may take. 0: half of what is free when it begins."""
     builder_niceness: int = 15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """Which models are served."""
-
-    repository: Path = Path("model_repository")
-    default: str = "all-MiniLM-L6-v2"
-    """Used where a request names no model."""
-    load: tuple[str, ...] = ()
-    """Names to load. Empty: all of the repository."""
-    precision: str = ""
-    """Overrides the precision of every model's config.pbtxt. Empty: as configured."""
-    control_mode: Literal["none", "explicit", "poll"] = "none"
-    """How models change while the server runs: not at all, on request, or as the folder does."""
-    poll_s: float = 15.0
-    """How often mode poll looks at the repository."""
-    response_cache_bytes: int = 0
-    """Memory for the replies of models that ask for a response cache; 0: none."""
-    max_changes: int = 64
-    """Loads and unloads in progress or waiting for others."""
-    max_models: int = 1000
-    """Models that load requests may bring to be known."""
-    max_load_s: float = 600.0
-    """Loading that takes longer is given up, and others get their turn."""
-    max_load_bytes: int = 0
-    """Memory that one load may take. 0: what is free when it begins."""
-    max_warm_up_s: float = 120.0
-    """A model whose samples take longer together is not loaded."""
-    max_run_s: float = 600.0
-    """A run of an ONNX model that takes longer is ended."""
-    max_threads: int = 0
-    """Threads that one model may ask for. 0: four for each CPU, at least 16."""
-    delay_scheduler: int = 0
-    """Test hook: hold each model's queue until so many requests have waited at once; 0: off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,16 +325,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("index.target_recall", 0.5, 0.9999),
     ("index.build_memory_bytes", 0, 1 << 46),
     ("index.builder_niceness", 0, 19),
-    ("models.poll_s", 0.05, 86400),
-    ("models.response_cache_bytes", 0, 1 << 40),
-    ("models.max_changes", 1, 4096),
-    ("models.max_models", 1, 100_000),
-    ("models.max_load_s", 0.1, 86400),
-    ("models.max_load_bytes", 0, 1 << 46),
-    ("models.max_warm_up_s", 0.1, 86400),
-    ("models.max_run_s", 0.1, 86400),
-    ("models.max_threads", 0, 1024),
-    ("models.delay_scheduler", 0, 1 << 20),
+    *model_settings.RANGES,
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
     ("compute.model_niceness", 0, 19),
@@ -381,8 +339,7 @@ _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
     ("log.trace_tensors", ("shapes", "values")),
-    ("models.precision", ("", "int8", "fp32")),
-    ("models.control_mode", ("none", "explicit", "poll")),
+    *model_settings.CHOICES,
     ("reindex.on_new_version", ("start", "ignore")),
 )
 

@@ -54,7 +54,7 @@ async def test_a_full_server_is_told_before_an_unknown_model(echo: EchoServer, s
     asking = service_pb2.ModelInferRequest(model_name="none")
     with echo.admission.admit(64), pytest.raises(aio.AioRpcError) as refusal:
         await stub.ModelInfer(asking)
-    assert "Exceeds maximum queue size" in refusal.value.details()
+    assert "Exceeds maximum queue size" in str(refusal.value.details())
     with echo.admission.admit(64):
         [reply] = [reply async for reply in stub.ModelStreamInfer(iter([asking]))]
     assert "Exceeds maximum queue size" in reply.error_message
@@ -67,7 +67,7 @@ async def test_the_rows_of_a_request_count_as_items(echo: EchoServer, stub: Any)
     asking.outputs.add(name="OUT_INT8")
     with echo.admission.admit(57), pytest.raises(aio.AioRpcError) as refusal:
         await stub.ModelInfer(asking)
-    assert "58 items are pending and 7 more exceed" in refusal.value.details()
+    assert "58 items are pending and 7 more exceed" in str(refusal.value.details())
     with echo.admission.admit(56):
         await stub.ModelInfer(asking)
     assert echo.admission.pending_items == 0

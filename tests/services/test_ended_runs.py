@@ -54,8 +54,7 @@ async def ask(loaded: LoadedVersion, x: np.ndarray, *, patience_s: float | None 
 
 
 def ended(metrics: Metrics, reason: str) -> float:
-    child = metrics.ended_runs.labels(model="m", reason=reason)
-    return child._value.get()  # type: ignore[attr-defined]
+    return float(metrics.models.ended_runs.labels(model="m", reason=reason)._value.get())
 
 
 async def test_a_run_ends_with_the_deadline_of_its_last_caller(tmp_path: Path) -> None:

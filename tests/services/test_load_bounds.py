@@ -21,7 +21,7 @@ from vecserve_server.services.admission import Admission
 from vecserve_server.services.load_memory import check_fits
 from vecserve_server.services.load_turns import MAX_STUCK, LoadPool, LoadTurns
 
-from .test_model_control import (
+from .controlled_models import (
     NAME,
     PATIENCE_S,
     Gate,
@@ -37,7 +37,7 @@ WARM_UP = """{ "modelWarmup": [ { "name": "never", "inputs": { "x": {
 
 
 def refused(metrics: Metrics, reason: str) -> float:
-    return metrics.refused_loads.labels(reason=reason)._value.get()  # type: ignore[attr-defined]
+    return float(metrics.models.refused_loads.labels(reason=reason)._value.get())
 
 
 async def test_a_warm_up_without_end_fails_its_load_and_the_next_one_works(
@@ -178,10 +178,10 @@ async def test_a_configuration_that_came_with_a_load_holds_until_the_unload(
     add_version(tmp_path, NAME, 1)
     async with controlled(tmp_path, names=(NAME,)) as control:
 
-        async def batch_size(*load: str) -> int:
-            await control.load(NAME, *load)
+        async def batch_size(config: str | None = None) -> int:
+            await control.load(NAME, config)
             with control.lease(NAME, "") as model:
-                return model.config.max_batch_size
+                return int(model.config.max_batch_size)
 
         assert await batch_size('{"max_batch_size": 3}') == 3
         assert await batch_size() == 3

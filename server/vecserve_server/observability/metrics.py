@@ -16,6 +16,11 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from vecserve_server.observability.model_bound_metrics import (
+    ModelBoundMetrics,
+    make_model_bound_metrics,
+)
+
 # Geometric, factor 1.5, from 50 microseconds to about 40 seconds.
 SECONDS_BUCKETS = tuple(50e-6 * 1.5**step for step in range(35))
 SIZE_BUCKETS = tuple(float(2**step) for step in range(13))
@@ -45,9 +50,7 @@ class Metrics:
     commit_seconds: Gauge
     rows: Gauge
     rejected: Counter
-    ended_runs: Counter
-    refused_loads: Counter
-    model_changes: Gauge
+    models: ModelBoundMetrics
 
     def forget_model(self, name: str) -> None:
         """Drop what was measured of a model that will not come back under its name."""
@@ -58,7 +61,7 @@ class Metrics:
             self.joined_sequences,
             self.embed_seconds,
             self.inference_seconds,
-            self.ended_runs,
+            self.models.ended_runs,
         ):
             metric.remove_by_labels({"model": name})
 
@@ -129,21 +132,7 @@ def make_metrics() -> Metrics:
         rejected=Counter(
             "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry
         ),
-        ended_runs=Counter(
-            "vecserve_ended_runs",
-            "Runs of models ended early: nobody waited any more, or they took too long",
-            ("model", "reason"),
-            registry=registry,
-        ),
-        refused_loads=Counter(
-            "vecserve_refused_loads",
-            "Loads of models refused or ended by a bound",
-            ("reason",),
-            registry=registry,
-        ),
-        model_changes=gauge(
-            "vecserve_model_changes", "Loads and unloads in progress or waiting for others"
-        ),
+        models=make_model_bound_metrics(registry),
     )
 
 

@@ -107,7 +107,7 @@ class TensorBatcher:
         self._name = name
         self._max_run_s = max_run_s
         self._ended_runs = {
-            reason: metrics.ended_runs.labels(model=name, reason=reason)
+            reason: metrics.models.ended_runs.labels(model=name, reason=reason)
             for reason in (ABANDONED, OVERDUE)
         }
         self._policy = policy

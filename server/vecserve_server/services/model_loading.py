@@ -67,7 +67,7 @@ class ModelLoading:
                 check_fits(what, file_sizes(source.folder / source.version), self._free_bytes())
                 loaded = await self._loader(source.proto).load(source, statistics)
         except ModelLimit as error:
-            self._metrics.refused_loads.labels(reason=error.bound).inc()
+            self._metrics.models.refused_loads.labels(reason=error.bound).inc()
             raise
         except VecserveError:
             raise
@@ -85,7 +85,7 @@ class ModelLoading:
         try:
             check_fits(what, sizes, self._free_bytes())
         except ModelLimit as error:
-            self._metrics.refused_loads.labels(reason=error.bound).inc()
+            self._metrics.models.refused_loads.labels(reason=error.bound).inc()
             raise
 
     def forget(self, name: str) -> None:
