@@ -56,6 +56,7 @@ from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.load_turns import LoadPool
 from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
@@ -139,7 +140,7 @@ class _Application:
             stack.push_async_callback(server.stop, 0.0)
             await server.start()
             metrics_port = self._open_metrics(stack)
-            core = await self._build_core(stack)
+            core = await self._build_core(stack, admission)
             await server.serve(self._servicers(core, admission))
             self._serving = True
             self._announce(stack, server.port, metrics_port, started_ns)
@@ -168,7 +169,7 @@ class _Application:
             interceptor=interceptor,
         )
 
-    async def _build_core(self, stack: AsyncExitStack) -> _Core:
+    async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> _Core:
         settings, limits = self._settings, self._settings.limits
         bounds = build_bounds(settings, raise_descriptor_limit())
         folder = await asyncio.to_thread(DataFolder.open, settings.storage.data_dir)
@@ -199,7 +200,7 @@ class _Application:
         )
         watching = Watching(collections=collections, every_s=settings.storage.watch_s)
         stack.push_async_callback(watching.start())
-        models = await self._start_models(stack, tokenise_pool, collections)
+        models = await self._start_models(stack, tokenise_pool, collections, admission)
         catalog, embedding = models.catalog, models.embedding
         searching = SearchingService(
             collections=collections, embedding=embedding, catalog=catalog, limits=limits
@@ -249,6 +250,11 @@ class _Application:
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         return pool
 
+    def _load_pool(self, stack: AsyncExitStack) -> LoadPool:
+        pool = LoadPool(niceness=self._settings.compute.model_niceness)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        return pool
+
     def _start_writer(self, stack: AsyncExitStack) -> RowWriter:
         loop = asyncio.get_running_loop()
         writer = RowWriter(
@@ -268,18 +274,23 @@ class _Application:
         return maintenance
 
     async def _start_models(
-        self, stack: AsyncExitStack, tokenise_pool: Executor, collections: Collections
+        self,
+        stack: AsyncExitStack,
+        tokenise_pool: Executor,
+        collections: Collections,
+        admission: Admission,
     ) -> ModelParts:
         models = build_models(
             settings=self._settings,
             pools=Pools(
                 tokenise=tokenise_pool,
-                load=self._pool(stack, "load", 1, self._settings.compute.model_niceness),
+                load=self._load_pool(stack),
                 folders=self._pool(stack, "folders", 1),
             ),
             metrics=self._metrics,
             clock_ns=self._clock_ns,
             in_use=collections.model_versions,
+            admission=admission,
         )
         stack.push_async_callback(models.control.close, CLOSE_TIMEOUT_S)
         await models.control.start()
@@ -319,6 +330,7 @@ class _Application:
             inference=InferenceServicer(
                 control=core.control,
                 scope=scope,
+                logs_tensor_values=self._settings.log.trace_tensors == "values",
             ),
         )
 

@@ -18,21 +18,30 @@ from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.opening import Indexes
 from vecserve_server.index.planning import Costs, Thresholds, measured_thresholds
 from vecserve_server.index.segmented_index import IndexOptions
+from vecserve_server.model_settings import ModelSettings
 from vecserve_server.observability.cache_metrics import CacheMetrics
+from vecserve_server.observability.machine_metrics import MachineMetrics
+from vecserve_server.observability.memory import available_memory_bytes
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
-from vecserve_server.observability.process import usable_physical_cores
+from vecserve_server.observability.process import (
+    usable_physical_cores,
+    usable_threads,
+)
+from vecserve_server.onnx_models.loading import LoadLimits
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, abandoned
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.services.admission import Admission
 from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.collections import Collections
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.index_metrics import IndexMetrics
+from vecserve_server.services.load_turns import LoadPool, LoadTurns
 from vecserve_server.services.model_control import ControlPolicy, ModelControl
 from vecserve_server.services.model_lifecycle import ModelLifecycle
 from vecserve_server.services.model_loading import ModelLoading
@@ -41,7 +50,7 @@ from vecserve_server.services.opening import Bounds, readers_of
 from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.settings import LimitSettings, ModelSettings, Settings
+from vecserve_server.settings import LimitSettings, Settings
 from vecserve_server.storage.writer import RowWriter
 
 LOOK_AHEAD_ENTRIES = 16
@@ -55,7 +64,7 @@ class Pools:
     """Threads that models use beside their instances."""
 
     tokenise: Executor
-    load: Executor
+    load: LoadPool
     """One thread: loads that ran side by side would spoil each other's measurements.
 
     What it starts, an engine's threads among others, is as nice as it is.
@@ -176,11 +185,13 @@ def build_models(
     metrics: Metrics,
     clock_ns: Callable[[], int],
     in_use: Callable[[str], Collection[str]],
+    admission: Admission,
 ) -> ModelParts:
     """Put together what serves models; nothing is loaded yet.
 
     `in_use` tells which versions of a model must serve on whatever its policy admits.
     """
+    models = settings.models
     catalog = Catalog(default=settings.models.default)
     embedding = EmbeddingService(
         catalog=catalog,
@@ -190,7 +201,9 @@ def build_models(
         metrics=metrics,
     )
     statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
-    metrics.registry.register(ModelMetrics(statistics))
+    caches = models.response_cache_bytes > 0
+    metrics.registry.register(ModelMetrics(statistics, with_cache=caches))
+    metrics.registry.register(MachineMetrics())
     cores = Cores(count=usable_physical_cores(), niceness=settings.compute.model_niceness)
     cache = _response_cache(settings, metrics)
     lifecycle = ModelLifecycle(
@@ -201,6 +214,8 @@ def build_models(
             ],
             statistics=statistics,
             cache=cache,
+            turns=LoadTurns(pool=pools.load, max_load_s=models.max_load_s),
+            free_bytes=lambda: models.max_load_bytes or available_memory_bytes(),
             metrics=metrics,
             clock_ns=clock_ns,
         ),
@@ -212,10 +227,13 @@ def build_models(
     )
     control = ModelControl(
         root=settings.models.repository,
-        policy=_control_policy(settings.models),
+        policy=_control_policy(models),
         lifecycle=lifecycle,
         statistics=statistics,
+        holding=admission.also_holding,
+        refused=lambda bound: metrics.models.refused_loads.labels(reason=bound).inc(),
     )
+    metrics.models.changes.set_function(lambda: control.changes)
     return ModelParts(
         catalog=catalog, embedding=embedding, control=control, release=lifecycle.release
     )
@@ -279,6 +297,11 @@ def _onnx_loader(
             cpu_cores=usable_physical_cores(),
             max_queue_size=settings.limits.max_pending_items,
             hold_until_queued=settings.models.delay_scheduler,
+            limits=LoadLimits(
+                max_threads=settings.models.max_threads or usable_threads(),
+                max_warm_up_s=settings.models.max_warm_up_s,
+            ),
+            max_run_s=settings.models.max_run_s,
         ),
         metrics=metrics,
         clock_ns=clock_ns,
@@ -304,4 +327,6 @@ def _control_policy(models: ModelSettings) -> ControlPolicy:
         names=models.load,
         default=models.default,
         poll_s=models.poll_s,
+        max_changes=models.max_changes,
+        max_models=models.max_models,
     )

@@ -18,8 +18,10 @@ Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps ea
     │   └── Draining
     ├── DeadlineExceeded
     ├── EngineError           the engine that runs a model failed
+    ├── LoadFailed            a model that a caller brought or named cannot be loaded
     ├── ConfigError           the operator can mend it; the server refuses to start
     │   └── ModelError
+    │       └── ModelLimit
     └── StorageError          the disk or a file failed
         ├── CorruptData
         └── StoreGone
@@ -109,6 +111,19 @@ class ConfigError(VecserveError):
 
 class ModelError(ConfigError):
     """A model's files are missing, damaged or not supported."""
+
+
+class ModelLimit(ModelError):
+    """Loading a model takes more than a bound allows."""
+
+    def __init__(self, message: str, *, bound: str) -> None:
+        super().__init__(message)
+        self.bound = bound
+        """Which one, in one word for a metric."""
+
+
+class LoadFailed(VecserveError):
+    """A model that a caller asked to load cannot be loaded, in words that are for the caller."""
 
 
 class StorageError(VecserveError):

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_type_hints
 
-from vecserve_server.domain import SHIPPED_MODEL
+from vecserve_server import model_settings
 from vecserve_server.errors import ConfigError
+from vecserve_server.model_settings import ModelSettings
 from vecserve_server.storage_settings import IndexSettings, StorageSettings
 
 MIB = 1 << 20
@@ -82,26 +83,6 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """Which models are served."""
-
-    repository: Path = Path("model_repository")
-    default: str = SHIPPED_MODEL
-    """Used where a request names no model."""
-    load: tuple[str, ...] = ()
-    """Names to load. Empty: all of the repository."""
-    precision: str = ""
-    """Overrides the precision of every model's config.pbtxt. Empty: as configured."""
-    control_mode: Literal["none", "explicit", "poll"] = "none"
-    """How models change while the server runs: not at all, on request, or as the folder does."""
-    poll_s: float = 15.0
-    """How often mode poll looks at the repository."""
-    response_cache_bytes: int = 0
-    """Memory for the replies of models that ask for a response cache; 0: none."""
-    delay_scheduler: int = 0
-    """Test hook: hold each model's queue until so many requests have waited at once; 0: off."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSettings:
     """Threads beside the model instances, whose number is in each config.pbtxt."""
@@ -148,6 +129,8 @@ class LogSettings:
     level: str = "info"
     format: str = "text"
     """text or json."""
+    trace_tensors: str = "shapes"
+    """What the trace level TENSORS writes: `shapes`, or `values`, which may be personal data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,9 +319,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("index.target_recall", 0.5, 0.9999),
     ("index.build_memory_bytes", 0, 1 << 46),
     ("index.builder_niceness", 0, 19),
-    ("models.poll_s", 0.05, 86400),
-    ("models.response_cache_bytes", 0, 1 << 40),
-    ("models.delay_scheduler", 0, 1 << 20),
+    *model_settings.RANGES,
     ("compute.tokenise_threads", 1, 64),
     ("compute.search_threads", 1, 64),
     ("compute.all_search_threads", 0, 256),
@@ -353,8 +334,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
-    ("models.precision", ("", "int8", "fp32", "fp16")),
-    ("models.control_mode", ("none", "explicit", "poll")),
+    ("log.trace_tensors", ("shapes", "values")),
+    *model_settings.CHOICES,
     ("reindex.on_new_version", ("start", "ignore")),
 )
 

@@ -151,7 +151,7 @@ def test_unloading_answers_what_was_accepted_and_refuses_the_rest(
         eventually(lambda: len(answers) > 0)
         stock.unload_model(MODEL)
         assert states(stock) == {(MODEL, "1"): "UNAVAILABLE"}
-        with pytest.raises(InferenceServerException, match="no version that is ready"):
+        with pytest.raises(InferenceServerException, match="has no available versions"):
             stock.infer(MODEL, [text_input(TEXTS)])
         eventually(lambda: len(answers) == asked)
         refused = [error for error in answers if error is not None]

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from itertools import pairwise
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.encoding.cost_model import CostModel
+from vecserve_server.encoding.cost_model import CostModel, measured_shapes
+from vecserve_server.encoding.model_config import encoder_config
 from vecserve_server.encoding.planning import Run, RunPlanner
-from vecserve_server.encoding.shapes import Shape, row_widths, run_shapes
+from vecserve_server.encoding.shapes import (
+    MAX_SHAPES,
+    Shape,
+    count_shapes,
+    prepared_shapes,
+    row_widths,
+    run_shapes,
+)
+from vecserve_server.errors import ModelError
 
 LENGTHS = st.lists(st.integers(1, 256), min_size=1, max_size=50)
 COST = CostModel(fixed_s=1.5e-3, token_s=65e-6, pair_s=1e-7)
@@ -22,7 +33,18 @@ def seconds(runs: list[Run]) -> float:
     return sum(COST.predict(run.shape) for run in runs)
 
 
-def check(runs: list[Run], lengths: list[int], shapes: Sequence[Shape] = SHAPES) -> None:
+def text_encoder(**parameters: object) -> model_config_pb2.ModelConfig:
+    proto = model_config_pb2.ModelConfig(name="m", backend="vecserve", max_batch_size=8)
+    proto.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[1])
+    proto.output.add(name="embedding", data_type=model_config_pb2.TYPE_FP32, dims=[4])
+    for key, value in parameters.items():
+        proto.parameters[key].string_value = str(value)
+    return proto
+
+
+def check(
+    runs: list[Run], lengths: list[int], shapes: Collection[Shape] = frozenset(SHAPES)
+) -> None:
     placed = [index for run in runs for row in run.rows for index in row]
     assert sorted(placed) == list(range(len(lengths)))
     for run in runs:
@@ -30,6 +52,56 @@ def check(runs: list[Run], lengths: list[int], shapes: Sequence[Shape] = SHAPES)
         assert len(run.rows) <= run.shape.rows
         for row in run.rows:
             assert sum(lengths[index] for index in row) <= run.shape.width
+
+
+SIZES = st.integers(8, 8192)
+
+
+@given(
+    max_tokens=SIZES,
+    row_tokens=SIZES,
+    run_tokens=SIZES,
+    shared=st.booleans(),
+    parts=st.lists(st.floats(0, 1), min_size=1, max_size=60),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_configuration_that_is_accepted_can_be_planned(
+    max_tokens: int, row_tokens: int, run_tokens: int, shared: bool, parts: list[float]
+) -> None:
+    lengths = [max(1, round(part * max_tokens)) for part in parts]
+    sizes = {"max_tokens": max_tokens, "row_tokens": row_tokens, "run_tokens": run_tokens}
+    proto = text_encoder(**{**sizes, "layout": "packed" if shared else "padded"})
+    if count_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared) > MAX_SHAPES:
+        with pytest.raises(ModelError, match=r'"run_tokens" .* with max_tokens'):
+            encoder_config(proto)
+        return
+    encoder_config(proto)
+    shapes = run_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+    planner = RunPlanner(shapes=shapes, cost=COST.predict, row_tokens=row_tokens)
+    runs = planner.packed(lengths) if shared else planner.padded(lengths)
+    check(runs, lengths, frozenset(shapes))
+    assert measured_shapes(shapes, run_tokens)
+
+
+def test_sizes_with_too_many_shapes_are_refused_by_name() -> None:
+    proto = text_encoder(max_tokens=16, run_tokens=1_000_000)
+    with pytest.raises(ModelError, match=r'"run_tokens" "1000000" with max_tokens "16" makes'):
+        encoder_config(proto)
+
+
+@given(run_tokens=SIZES, max_tokens=SIZES, shared=st.booleans())
+def test_shapes_are_counted_without_making_them(
+    run_tokens: int, max_tokens: int, shared: bool
+) -> None:
+    made = run_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+    counted = count_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+    assert counted == len(made)
+
+
+def test_what_most_models_run_is_prepared_for() -> None:
+    assert prepared_shapes(SHAPES, run_tokens=256) == [s for s in SHAPES if s.tokens <= 512]
+    many = run_shapes(run_tokens=8192, max_tokens=8192)
+    assert sum(shape.tokens for shape in prepared_shapes(many, run_tokens=8192)) <= 1 << 19
 
 
 @given(lengths=LENGTHS)

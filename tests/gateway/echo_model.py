@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +96,10 @@ class OneModel:
         return [ready] if ready_only else [broken, ready]
 
     async def load(
-        self, name: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None
+        self,
+        name: str,
+        config_json: str | None = None,
+        files: MutableMapping[str, bytes] | None = None,
     ) -> None:
         self.asked.append(("load", name, config_json, files))
         if self.load_failure is not None:
@@ -127,6 +130,7 @@ class EchoServer:
     model: EchoModel
     control: OneModel
     closing: asyncio.Event
+    admission: Admission
 
 
 def echo_scope(closing: asyncio.Event) -> CallScope:
@@ -143,7 +147,9 @@ def echo_scope(closing: asyncio.Event) -> CallScope:
 
 
 @asynccontextmanager
-async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
+async def echo_server(
+    model: EchoModel, *, logs_tensor_values: bool = False
+) -> AsyncIterator[EchoServer]:
     """Serve a model on a free port."""
     closing = asyncio.Event()
     scope, control = echo_scope(closing), OneModel(model=model)
@@ -155,11 +161,18 @@ async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
     )
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(control=control, scope=scope), server
+        InferenceServicer(control=control, scope=scope, logs_tensor_values=logs_tensor_values),
+        server,
     )
     interceptor.open()
     await server.start()
     try:
-        yield EchoServer(target=f"127.0.0.1:{port}", model=model, control=control, closing=closing)
+        yield EchoServer(
+            target=f"127.0.0.1:{port}",
+            model=model,
+            control=control,
+            closing=closing,
+            admission=scope.admission,
+        )
     finally:
         await server.stop(0)

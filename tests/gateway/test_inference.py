@@ -151,13 +151,13 @@ async def test_parameters_reach_the_model_and_strange_ones_are_passed_over(
             "echo",
             [given],
             outputs=wanted,
-            priority=2,
+            priority=2**64 - 1,
             timeout=1500,
             parameters=mine,
             client_timeout=30.0,
         )
     (seen,) = echo.model.requests
-    assert (seen.priority, seen.timeout_us, seen.outputs) == (2, 1500, ("OUT_INT8",))
+    assert (seen.priority, seen.timeout_us, seen.outputs) == (2**64 - 1, 1500, ("OUT_INT8",))
     assert seen.deadline_ns is not None
 
 

@@ -14,7 +14,7 @@ import tritonclient.grpc.aio as triton
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.gateway.echo_model import DATATYPES, EchoServer
+from tests.gateway.echo_model import DATATYPES, EchoModel, EchoServer, echo_server
 from vecserve_server.errors import InvalidArgument, ModelError, Unsupported, VecserveError
 from vecserve_server.gateway.inference.log_levels import LogLevels
 from vecserve_server.gateway.inference.trace_log import DEFAULTS, TraceLog
@@ -69,7 +69,13 @@ async def test_a_model_that_cannot_be_loaded_says_why(echo: EchoServer, client: 
     echo.control.load_failure = ModelError("config.pbtxt: sequence_batching is not supported")
     with pytest.raises(triton.InferenceServerException, match="sequence_batching") as failure:
         await client.load_model("m")
-    assert failure.value.status() == "StatusCode.UNAVAILABLE"
+    assert failure.value.status() == "StatusCode.INTERNAL"
+    assert failure.value.message().startswith("failed to load 'm': ")
+    echo.control.load_failure = InvalidArgument("parameters[config]", "is wrong")
+    with pytest.raises(triton.InferenceServerException) as failure:
+        await client.load_model("m")
+    assert failure.value.message() == "failed to load 'm': parameters[config]: is wrong"
+    assert failure.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 async def test_trace_settings_are_set_read_and_cleared(client: Client) -> None:
@@ -106,19 +112,45 @@ async def test_traced_requests_are_logged_at_their_rate_and_up_to_their_count(
     assert {fields["model"] for fields in traced} == {"echo"}
 
 
+@pytest.mark.parametrize("with_values", [False, True])
+async def test_tensors_are_traced_by_their_shapes_and_by_values_only_where_that_is_allowed(
+    caplog: pytest.LogCaptureFixture, with_values: bool
+) -> None:
+    caplog.set_level(logging.INFO, "vecserve.trace")
+    model = EchoModel()
+    model.gate.set()
+    async with (
+        echo_server(model, logs_tensor_values=with_values) as server,
+        triton.InferenceServerClient(server.target) as client,
+    ):
+        tensor = triton.InferInput("BYTES", [1, 100], "BYTES")
+        secret = np.array([[b"secret\xff", *[b""] * 99]], object)
+        tensor.set_data_from_numpy(secret)
+        levels = ["TIMESTAMPS", "TENSORS"]
+        settings = {"trace_level": levels, "trace_rate": "1", "log_frequency": "5"}
+        await client.update_trace_settings(settings=settings)
+        await client.infer("echo", [tensor], outputs=[triton.InferRequestedOutput("OUT_BYTES")])
+    assert [record.message for record in caplog.records] == ["trace", *["trace_tensor"] * 2]
+    facts: list[Any] = [record.__dict__["fields"] for record in caplog.records[1:]]
+    assert [each.get("input", each.get("output")) for each in facts] == ["BYTES", "OUT_BYTES"]
+    assert {(each["datatype"], *each["shape"]) for each in facts} == {("BYTES", 1, 100)}
+    values = [["secret\\xff", *[""] * 63]] * 2 if with_values else [None] * 2
+    assert [each.get("values") for each in facts] == values
+
+
 @pytest.mark.parametrize(
     ("settings", "kind"),
     [
-        ({"trace_made_up": ["1"]}, InvalidArgument),
         ({"trace_rate": ["0"]}, InvalidArgument),
         ({"trace_rate": ["1", "2"]}, InvalidArgument),
         ({"trace_count": ["-2"]}, InvalidArgument),
         ({"trace_count": ["²"]}, InvalidArgument),
         ({"trace_level": ["OFF", "TIMESTAMPS"]}, InvalidArgument),
-        ({"trace_level": ["TENSORS"]}, Unsupported),
+        ({"trace_level": ["TENSORS", "OFF"]}, InvalidArgument),
+        ({"trace_level": ["MAX"]}, InvalidArgument),
         ({"trace_file": ["/tmp/trace"]}, Unsupported),
         ({"trace_mode": ["opentelemetry"]}, Unsupported),
-        ({"log_frequency": ["10"]}, Unsupported),
+        ({"log_frequency": ["-1"]}, InvalidArgument),
     ],
 )
 def test_settings_that_do_nothing_are_refused_and_change_nothing(
@@ -156,7 +188,7 @@ def test_trace_settings_are_those_that_were_accepted_last(
             continue
         for name, values in changes.items():
             expected[model].pop(name, None)
-            if values:
+            if values and name != "other":
                 expected[model][name] = tuple(values)
     for model in ("", "a", "b"):
         assert traces.settings(model) == {**DEFAULTS, **expected[""], **expected[model]}
@@ -169,12 +201,11 @@ async def test_log_settings_are_set_and_read(client: Client) -> None:
     after = (await client.update_log_settings(changed, as_json=True))["settings"]
     assert after["log_info"]["bool_param"] is False
     assert after["log_verbose_level"]["uint32_param"] == 2
-    restored = {"log_info": True, "log_verbose_level": 0}
+    restored = {"log_info": True, "log_verbose_level": 0, "log_made_up": True}
     await client.update_log_settings(restored)
     for bad, status in (
         ({"log_file": "/tmp/x"}, "UNIMPLEMENTED"),
         ({"log_format": "default"}, "UNIMPLEMENTED"),
-        ({"log_made_up": True}, "INVALID_ARGUMENT"),
         ({"log_info": None}, "INVALID_ARGUMENT"),
         ({"log_verbose_level": 101}, "INVALID_ARGUMENT"),
     ):

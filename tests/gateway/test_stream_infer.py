@@ -53,16 +53,18 @@ async def test_the_first_failure_ends_the_stream_where_the_client_asks_for_it(st
     assert failure.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-async def test_the_final_response_is_marked_for_those_who_ask(stub: Any) -> None:
-    flags = [None, False, True]
-    requests = [request(n) for n in range(3)]
+async def test_every_response_is_marked_as_the_final_one_asked_or_not(stub: Any) -> None:
+    flags = [None, False, True, None]
+    requests = [request(n) for n in range(4)]
+    requests[3].model_name = "none"
     for asking, flag in zip(requests, flags, strict=True):
         if flag is not None:
             asking.parameters[FLAG].bool_param = flag
     replies = [reply async for reply in stub.ModelStreamInfer(iter(requests))]
+    assert replies[3].error_message
     marks = [dict(reply.infer_response.parameters) for reply in replies]
-    assert [sorted(mark) for mark in marks] == [[], [], ["triton_final_response"]]
-    assert marks[2]["triton_final_response"].bool_param
+    assert [sorted(mark) for mark in marks] == [["triton_final_response"]] * 4
+    assert all(mark["triton_final_response"].bool_param for mark in marks)
 
 
 async def test_no_more_than_the_window_is_taken_in(echo: EchoServer, stub: Any) -> None:

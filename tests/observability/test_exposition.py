@@ -26,7 +26,7 @@ def test_triton_s_series_have_triton_s_types_and_names() -> None:
     table = StatisticsTable(wall_clock_ms=int)
     table.of("m", "1").executed(3, 0, 0, 0)
     registry = CollectorRegistry()
-    registry.register(ModelMetrics(table))
+    registry.register(ModelMetrics(table, with_cache=True))
     found = {name: kind for name, kind in types(registry).items() if name.startswith("nv_")}
     assert {name for name, kind in found.items() if kind == "gauge"} == GAUGES
     assert {found[name] for name in found.keys() - GAUGES} == {"counter"}

@@ -81,7 +81,7 @@ def test_prometheus_reads_the_same_numbers_under_triton_s_names(
     counted(statistics, runs, replies, failures)
     statistics.queued = lambda: 4
     registry = CollectorRegistry()
-    registry.register(ModelMetrics(table))
+    registry.register(ModelMetrics(table, with_cache=True))
     proto = statistics.as_proto("m", "3")
     stats = proto.inference_stats
     found: dict[str, float] = {}

@@ -60,10 +60,27 @@ def test_a_given_batch_size_stays_and_brings_no_dynamic_batching(given: str) -> 
 
 def test_a_fixed_first_dimension_makes_a_model_without_batches() -> None:
     made = complete("", graph([tensor("x", (1, -1))], [tensor("y", ())]))
-    assert made == expect(
-        'input { name: "x" data_type: TYPE_FP32 dims: [1, -1] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: 1 reshape {} }'
-    )
+    assert [list(each.dims) for each in (*made.input, *made.output)] == [[1, -1], [1]]
+    assert made.output[0].HasField("reshape")
+    assert not made.max_batch_size
+
+
+def test_a_scalar_is_no_tensor_of_one_dimension() -> None:
+    scalar = GraphTensor(name="x", datatype=tensor("x", ()).datatype, shape=(), is_scalar=True)
+    text = 'input { name: "x" data_type: TYPE_FP32 dims: %d }'
+    for dim in (1, 2):
+        with pytest.raises(ModelError, match=r'input "x" has the shape \[\d\]; the graph has \[\]'):
+            complete(text % dim, graph([scalar], [tensor("y", (-1,))]))
+    assert complete(text % 2, graph([tensor("x", ())], [tensor("y", (-1,))])), "any shape will do"
+
+
+def test_an_empty_reshape_needs_batches() -> None:
+    text = 'input { name: "x" data_type: TYPE_FP32 dims: 1 reshape {} }'
+    with pytest.raises(
+        ModelError, match=r'input "x" reshape is empty: scalars are for models with'
+    ):
+        normalised(config(text))
+    normalised(config(f"max_batch_size: 2 {text}"))
 
 
 def test_only_the_missing_side_is_completed() -> None:

@@ -82,7 +82,21 @@ def test_settings_have_defaults() -> None:
         run_entries={},
         cuda_options={},
         openvino=False,
+        lowered={},
     )
+
+
+def test_more_threads_than_the_limit_are_so_many() -> None:
+    keys = ("intra_op_thread_count", "inter_op_thread_count")
+    text = "".join(parameter(key, "1024") for key in keys)
+    made = session_settings(config(f'name: "m" {text}'), intra_op_threads=2, max_threads=16)
+    assert (made.intra_op_threads, made.inter_op_threads) == (16, 16)
+    assert made.lowered == dict.fromkeys(keys, "1024")
+
+
+def test_instances_are_bounded_over_all_groups() -> None:
+    with pytest.raises(ModelError, match="instance_group makes 300 instances, the limit is 256"):
+        placed("instance_group { kind: KIND_CPU count: 100 }" * 3)
 
 
 def test_the_parameters_of_tritons_backend_are_read() -> None:
@@ -107,6 +121,7 @@ def test_the_parameters_of_tritons_backend_are_read() -> None:
         run_entries={"memory.enable_memory_arena_shrinkage": "cpu:0"},
         cuda_options={},
         openvino=False,
+        lowered={},
     )
 
 
@@ -143,7 +158,6 @@ def test_cuda_takes_its_options_where_there_is_a_gpu() -> None:
         (parameter("intra_op_threads", "1"), 'parameter "intra_op_threads" is not supported'),
         (parameter("TRITON_BATCH_STRATEGY_PATH", "a.so"), "TRITON_BATCH_STRATEGY_PATH"),
         (parameter("intra_op_thread_count", "two"), "must be a number"),
-        (parameter("intra_op_thread_count", "9999"), "the limit is 1024"),
         (parameter("execution_mode", "2"), "must be 0 or 1"),
         ("optimization { graph { level: 3 } }", "optimization.graph.level is 3"),
         (

@@ -44,7 +44,7 @@ def test_a_sample_is_a_batch_of_equal_rows_as_the_graph_takes_them(tmp_path: Pat
     (made,) = samples(sample(X, S, K, more="batch_size: 3 count: 5"), tmp_path)
     assert (made.name, made.count) == ("first", 5)
     np.testing.assert_array_equal(made.feeds["x"], np.zeros((3, 3), np.float32), strict=True)
-    assert made.feeds["s"].tolist() == ["", "", ""]
+    assert made.feeds["s"].tolist() == [b"", b"", b""]
     ids = made.feeds["k"]
     assert ids.shape == (3, 2)
     assert (ids == ids[0]).all()
@@ -77,7 +77,7 @@ def test_data_comes_from_files_beside_the_versions(tmp_path: Path) -> None:
     s = S.replace("random_data: true", 'input_data_file: "s.bin"')
     (made,) = samples(sample(x, s, more="batch_size: 2"), tmp_path)
     assert made.feeds["x"].tolist() == [[0, 1, 2]] * 2
-    assert made.feeds["s"].tolist() == ["abc"] * 2
+    assert made.feeds["s"].tolist() == [b"abc"] * 2
 
 
 FILE = X.replace("zero_data: true", 'input_data_file: "x.bin"')

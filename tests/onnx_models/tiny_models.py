@@ -81,6 +81,23 @@ def scaled() -> onnx.ModelProto:
     return model(nodes, inputs, [value("y", ["n"])], [factor])
 
 
+def endless() -> onnx.ModelProto:
+    """y = x for x [1], after a loop that does not end where x > 0."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["v"], ["w"])],
+        "body",
+        [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("v", [1])],
+        [value("on", [], TensorProto.BOOL), value("w", [1])],
+    )
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("Squeeze", ["positive"], ["go_on"]),
+        helper.make_node("Loop", ["", "go_on", "x"], ["y"], body=body),
+    ]
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0])
+    return model(nodes, [value("x", [1])], [value("y", [1])], [zero])
+
+
 def save(root: Path, proto: onnx.ModelProto, *, name: str = "m", version: int = 1) -> Path:
     """Write the model into a repository; return the model's folder."""
     folder = root / name / str(version)

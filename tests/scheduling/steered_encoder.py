@@ -15,7 +15,7 @@ from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, Encoded, RunEncoder, abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.encoder_policy import Choose, EncoderPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
 
 PATIENCE_S = 10.0
@@ -68,10 +68,16 @@ def make_batcher(
 
 
 @asynccontextmanager
-async def encoding(gate: Gate, *, run_tokens: int = 256) -> AsyncIterator[DynamicBatcher]:
+async def encoding(
+    gate: Gate, *, run_tokens: int = 256, choose: Choose | None = None
+) -> AsyncIterator[DynamicBatcher]:
     """Start a batcher with the encoders' policy."""
     policy: EncoderPolicy[Computation] = EncoderPolicy(
-        run_tokens=run_tokens, min_share_tokens=64, look_ahead_entries=64, abandoned=abandoned
+        run_tokens=run_tokens,
+        min_share_tokens=64,
+        look_ahead_entries=64,
+        abandoned=abandoned,
+        choose=choose,
     )
     batcher = make_batcher(gate, policy)
     try:

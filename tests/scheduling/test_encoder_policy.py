@@ -156,6 +156,8 @@ class PolicyMachine(RuleBasedStateMachine):
     ) -> None:
         if free_instances == 0 or not waiting:
             assert not taken
+            if free_instances:
+                self.runs_without_the_oldest = 0  # nothing waits that was passed over
             return
         assert taken, "a free instance never idles while work waits"
         assert len(set(taken)) == len(taken)

@@ -25,7 +25,7 @@ from vecserve_server.scheduling.tensor_batcher import (
     Waiting,
     abandoned,
 )
-from vecserve_server.scheduling.tensor_run import Arrays, Part
+from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
@@ -43,7 +43,7 @@ class Gate:
         self.runs: list[list[float]] = []
         self.entered = threading.Semaphore(0)
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+    def run(self, inputs: Arrays, outputs: Sequence[str], stop: RunStop) -> list[np.ndarray]:
         values = inputs["x"][:, 0].tolist()
         self.runs.append(values)
         self.entered.release()
@@ -224,10 +224,7 @@ async def test_a_delay_ends_without_another_arrival() -> None:
     settings = TritonPolicySettings(
         max_batch_size=8, preferred_batch_sizes=(8,), max_queue_delay_us=3_000
     )
-    policy: TritonPolicy[Waiting] = TritonPolicy(
-        settings=settings, abandoned=abandoned, lone_waits=True
-    )
-    async with started(gate, policy=policy) as batcher:
+    async with started(gate, settings) as batcher:
         assert list(await asyncio.gather(ask(batcher, 1), ask(batcher, 2))) == [2, 4]
     assert gate.runs == [[1, 2]]
 
@@ -239,11 +236,11 @@ async def test_answers_keep_the_order_of_arrival_where_that_is_asked_for() -> No
     gates = iter([slow, fast])
     mine = threading.local()
 
-    def run(inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+    def run(inputs: Arrays, outputs: Sequence[str], stop: RunStop) -> list[np.ndarray]:
         if not hasattr(mine, "gate"):
             mine.gate = next(gates)
         gate: Gate = mine.gate
-        return gate.run(inputs, outputs)
+        return gate.run(inputs, outputs, stop)
 
     both = Gate()
     both.run = run  # type: ignore[method-assign]

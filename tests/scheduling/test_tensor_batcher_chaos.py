@@ -18,7 +18,7 @@ from vecserve_server.errors import CapacityError, DeadlineExceeded, VecserveErro
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
-from vecserve_server.scheduling.tensor_run import Arrays, Part
+from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
@@ -45,7 +45,7 @@ SETTINGS = {
 }
 
 
-def run(inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+def run(inputs: Arrays, outputs: Sequence[str], _stop: RunStop) -> list[np.ndarray]:
     x = inputs["x"]
     if POISON in x:
         raise ValueError("poison")

@@ -16,9 +16,9 @@ from vecserve_server.scheduling.triton_settings import QueuePolicySettings, Trit
 class Queue:
     """A policy with hand-fed time, for examples."""
 
-    def __init__(self, settings: TritonPolicySettings, *, lone_waits: bool = False) -> None:
+    def __init__(self, settings: TritonPolicySettings) -> None:
         self.policy: TritonPolicy[Work] = TritonPolicy(
-            settings=settings, abandoned=lambda work: work.abandoned, lone_waits=lone_waits
+            settings=settings, abandoned=lambda work: work.abandoned
         )
         self.works: list[Work] = []
 
@@ -119,25 +119,30 @@ def test_another_shape_ends_a_batch_and_none_is_pulled_forward() -> None:
 
 
 def test_a_request_above_every_preferred_size_waits_for_nothing() -> None:
-    queue = Queue(make(2, delay_us=100), lone_waits=True)
+    queue = Queue(make(2, delay_us=100))
     queue.add(rows=3)
     assert queue.run() == [0]
 
 
-def test_a_lone_request_waits_for_no_company_unless_told_to() -> None:
+def test_a_lone_request_waits_for_the_delay_and_without_one_not_at_all() -> None:
     queue = Queue(make(delay_us=100))
     queue.add(at_us=1000)
-    assert queue.run(at_us=1000) == [0]
-    queue.add(at_us=1050)
-    assert queue.run(at_us=1050) == [], "it is not alone: company came a moment ago"
-    assert queue.run(at_us=1150) == [1]
-    queue.add(at_us=1150)
-    assert queue.run(at_us=1150) == [2], "nothing has come for as long as the delay"
+    assert queue.run(at_us=1000) == []
+    assert queue.run(at_us=1099) == []
+    assert queue.run(at_us=1100) == [0]
 
-    patient = Queue(make(delay_us=100), lone_waits=True)
-    patient.add(at_us=1000)
-    assert patient.run(at_us=1000) == []
-    assert patient.run(at_us=1100) == [0]
+    impatient = Queue(make(delay_us=0))
+    impatient.add(at_us=1000)
+    assert impatient.run(at_us=1000) == [0]
+
+
+def test_a_burst_after_a_pause_makes_one_full_batch_that_waits_for_nothing() -> None:
+    queue = Queue(make(delay_us=100_000))
+    ran = []
+    for number in range(8):
+        queue.add(at_us=1_000_000 + number)
+        ran.append(queue.run(at_us=1_000_000 + number))
+    assert ran == [[]] * 7 + [list(range(8))]
 
 
 def level_settings(

@@ -48,12 +48,12 @@ def policy_settings(draw: st.DrawFn) -> TritonPolicySettings:
 class PolicyMachine(RuleBasedStateMachine):
     """Any interleaving of arrivals, cancellations, time and forming."""
 
-    @initialize(settings=policy_settings(), lone_waits=st.booleans())
-    def start(self, settings: TritonPolicySettings, lone_waits: bool) -> None:
+    @initialize(settings=policy_settings())
+    def start(self, settings: TritonPolicySettings) -> None:
         self.policy: TritonPolicy[Work] = TritonPolicy(
-            settings=settings, abandoned=lambda work: work.abandoned, lone_waits=lone_waits
+            settings=settings, abandoned=lambda work: work.abandoned
         )
-        self.model = TritonModel(settings, lone_waits)
+        self.model = TritonModel(settings)
         self.most = settings.max_batch_size
         self.now_ns = 0
         self.count = 0

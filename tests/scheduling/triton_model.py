@@ -24,7 +24,6 @@ class Waiting:
     entry: Entry[Work]
     level: int
     queue: QueuePolicySettings
-    came_alone: bool
     delayed_since: int | None = None
 
     @property
@@ -56,10 +55,7 @@ class Waiting:
 @dataclass
 class TritonModel:
     settings: TritonPolicySettings
-    lone_waits: bool = False
     waiting: list[Waiting] = field(default_factory=list)
-    arrivals_ns: list[int] = field(default_factory=list)
-    newest: Entry[Work] | None = None
 
     def is_full(self, priority: int) -> bool:
         level = self.level(priority)
@@ -74,17 +70,8 @@ class TritonModel:
 
     def add(self, entry: Entry[Work]) -> None:
         level = self.level(entry.priority)
-        since_ns = entry.enqueued_ns - self.settings.max_queue_delay_us * 1000
-        self.waiting.append(
-            Waiting(
-                entry=entry,
-                level=level,
-                queue=self.settings.queue_policy(level),
-                came_alone=all(at_ns <= since_ns for at_ns in self.arrivals_ns),
-            )
-        )
-        self.arrivals_ns.append(entry.enqueued_ns)
-        self.newest = entry
+        queue = self.settings.queue_policy(level)
+        self.waiting.append(Waiting(entry=entry, level=level, queue=queue))
 
     def expire(self, now_ns: int) -> list[Entry[Work]]:
         """Take out what has expired; put what was too long in its queue behind the others."""
@@ -129,11 +116,4 @@ class TritonModel:
             return mark, NEVER_NS
         if send_now or pending_rows >= max_preferred or late or delay_ns == 0:
             return cursor, NEVER_NS
-        if self.is_lone(queue):
-            return cursor, NEVER_NS
         return 0, oldest_ns + delay_ns
-
-    def is_lone(self, queue: list[Entry[Work]]) -> bool:
-        """The one thing that is not as in Triton: a lone request waits for no company."""
-        alone = queue == [self.newest] and self.waiting[0].came_alone
-        return alone and not self.lone_waits

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from vecserve_server.errors import ModelError
 from vecserve_server.services.model_control import ModelControl
 
-from .test_model_control import NAME, answer, controlled, write_config
+from .controlled_models import NAME, answer, controlled, write_config
 from .tiny_onnx import add_version
 
 VERSIONS = st.integers(1, 4)

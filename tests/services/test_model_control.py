@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
-import time
 import weakref
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from vecserve_server.errors import (
@@ -25,98 +20,25 @@ from vecserve_server.errors import (
     NotFound,
     Overloaded,
 )
-from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.observability.model_statistics import StatisticsTable
-from vecserve_server.scheduling.cores import Cores
-from vecserve_server.services import model_control
-from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.control import ModelEntry
-from vecserve_server.services.model_control import ControlMode, ControlPolicy, ModelControl
-from vecserve_server.services.model_lifecycle import ModelLifecycle
-from vecserve_server.services.model_loading import ModelLoading
-from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
-from vecserve_server.services.tensor_model import TensorModel, TensorRequest
+from vecserve_server.services.model_control import ControlMode
 
-from .tiny_onnx import add_version, config_text, graph_bytes
-
-NAME = "add"
-PATIENCE_S = 60.0
-READY, UNAVAILABLE = "READY", "UNAVAILABLE"
-
-
-@asynccontextmanager
-async def controlled(
-    root: Path,
-    *,
-    mode: ControlMode = "explicit",
-    names: tuple[str, ...] = (),
-    drain_s: float = 20,
-    poll_s: float = 0.01,
-) -> AsyncIterator[ModelControl]:
-    statistics = StatisticsTable(wall_clock_ms=int)
-    with ThreadPoolExecutor(1) as loads, ThreadPoolExecutor(1) as folders:
-        loader = OnnxLoader(
-            defaults=OnnxDefaults(cpu_cores=1),
-            metrics=make_metrics(),
-            clock_ns=time.perf_counter_ns,
-            load_pool=loads,
-            cores=Cores(count=1),
-        )
-        loading = ModelLoading(
-            loaders=[loader],
-            statistics=statistics,
-            cache=None,
-            metrics=make_metrics(),
-            clock_ns=time.perf_counter_ns,
-        )
-        lifecycle = ModelLifecycle(
-            loading=loading,
-            catalog=Catalog(default=""),
-            statistics=statistics,
-            folder_pool=folders,
-            drain_s=drain_s,
-        )
-        policy = ControlPolicy(mode=mode, names=names, default="", poll_s=poll_s)
-        control = ModelControl(root=root, policy=policy, lifecycle=lifecycle, statistics=statistics)
-        try:
-            await control.start()
-            yield control
-        finally:
-            await control.close(PATIENCE_S)
-
-
-async def ask(model: TensorModel, value: float = 0.0) -> float:
-    reply = await model.infer(TensorRequest(inputs={"x": np.array([[value]], np.float32)}))
-    return float(reply.outputs["y"][0, 0])
-
-
-async def answer(control: ModelControl, version: str = "") -> float:
-    with control.lease(NAME, version) as model:
-        return await ask(model)
-
-
-async def states(control: ModelControl) -> dict[str, str]:
-    return {entry.version: entry.state for entry in await control.index(ready_only=False)}
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 - control tells nobody when it is done
-            await asyncio.sleep(0.005)
-
-
-async def eventually_states(control: ModelControl, wanted: dict[str, str]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while await states(control) != wanted:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-def is_served(control: ModelControl, version: str) -> Callable[[], bool]:
-    return lambda: control.is_ready(NAME, version)
-
-
-def write_config(root: Path, more: str) -> None:
-    (root / NAME / "config.pbtxt").write_text(config_text(NAME, more))
+from .controlled_models import (
+    NAME,
+    PATIENCE_S,
+    READY,
+    UNAVAILABLE,
+    Gate,
+    answer,
+    ask,
+    controlled,
+    eventually,
+    eventually_states,
+    is_served,
+    states,
+    write_config,
+)
+from .tiny_onnx import add_version, graph_bytes
 
 
 @pytest.mark.parametrize(
@@ -150,7 +72,9 @@ async def test_a_lease_keeps_a_retired_version_open_and_unload_waits_for_it(
             unload = asyncio.create_task(control.unload(NAME, unload_dependents=False))
             await eventually(lambda: not control.is_ready(NAME, ""))
             assert await states(control) == {"1": "UNLOADING"}
-            with pytest.raises(ModelUnavailable), control.lease(NAME, ""):
+            with pytest.raises(NotFound, match="has no available"), control.lease(NAME, ""):
+                pass
+            with pytest.raises(ModelUnavailable, match="ready state"), control.lease(NAME, "1"):
                 pass
             assert await ask(model) == 1.0
             assert not unload.done()
@@ -294,16 +218,25 @@ async def test_a_malformed_load_is_refused_and_changes_nothing(
 async def test_what_does_not_exist_is_not_found(tmp_path: Path) -> None:
     add_version(tmp_path, NAME, 1)
     async with controlled(tmp_path, names=(NAME,)) as control:
-        for act in (control.load("none"), control.unload("none", unload_dependents=True)):
-            with pytest.raises(NotFound):
-                await act
+        with pytest.raises(NotFound, match="failed to load 'none', failed to poll from model"):
+            await control.load("none")
+        await control.unload("none", unload_dependents=True)
         for name in ("../x", "", ".hidden"):
             with pytest.raises(InvalidArgument):
                 await control.load(name)
-        with pytest.raises(NotFound), control.lease("none", ""):
-            pass
-        with pytest.raises(NotFound), control.lease(NAME, "2"):
-            pass
+        for name, version in (("none", ""), (NAME, "2")):
+            with (
+                pytest.raises(NotFound, match=f"Request for unknown model: '{name}' .*not found"),
+                control.lease(name, version),
+            ):
+                pass
+        with pytest.raises(NotFound):
+            await control.statistics("none", "")
+        with pytest.raises(InvalidArgument, match="requested model version is not available"):
+            await control.statistics(NAME, "2")
+        await control.unload(NAME, unload_dependents=False)
+        with pytest.raises(InvalidArgument, match="requested model 'add' is not available"):
+            await control.statistics(NAME, "")
         with pytest.raises(InvalidArgument), control.lease(NAME, "latest"):
             pass
 
@@ -356,33 +289,28 @@ async def test_nothing_of_an_unloaded_model_stays_in_memory(tmp_path: Path) -> N
         assert remains() is None
 
 
-async def test_a_load_goes_on_when_whoever_asked_has_gone(tmp_path: Path) -> None:
-    add_version(tmp_path, NAME, 1)
-    async with controlled(tmp_path) as control:
-        asked = asyncio.create_task(control.load(NAME))
-        await asyncio.sleep(0)
-        asked.cancel()
-        await asyncio.wait([asked])
-        await eventually(is_served(control, "1"))
-        assert await answer(control) == 1.0
-
-
-async def test_changes_whose_callers_left_do_not_pile_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_changes_are_bounded_and_those_that_wait_go_with_their_callers(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(model_control, "MAX_CHANGES", 2)
-    add_version(tmp_path, NAME, 1)
-    async with controlled(tmp_path) as control:
-        asked = [asyncio.create_task(control.load(NAME)) for _ in range(2)]
-        await asyncio.sleep(0)
-        for one in asked:
-            one.cancel()
+    for name in (NAME, "other"):
+        add_version(tmp_path, name, 1)
+    gate = Gate()
+    async with controlled(tmp_path, max_changes=2) as control:
+        gate.hold(control)
+        asked = [asyncio.create_task(control.load(name)) for name in (NAME, "other")]
+        await gate.wait_for_a_load()
         for act in (control.load(NAME), control.unload(NAME, unload_dependents=False)):
             with pytest.raises(Overloaded, match="2 loads and unloads at once are the limit"):
                 await act
+        await eventually(lambda: control._lifecycle.models["other"].version("1").loading)
+        for one in asked:
+            one.cancel()
+        await eventually(lambda: control.changes == 1)
+        gate.opened.set()
         await eventually(is_served(control, "1"))
-        await eventually(lambda: not control._changes)
-        await control.load(NAME)
+        await eventually(lambda: not control.changes)
+        assert gate.loaded == [NAME], "what had begun was seen through, and that alone"
+        await control.load("other")
 
 
 async def test_the_end_of_the_server_closes_what_still_drains(tmp_path: Path) -> None:

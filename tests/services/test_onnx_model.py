@@ -57,7 +57,7 @@ async def load_whole(tmp_path: Path, runs: Runs) -> AsyncIterator[LoadWhole]:
         pool = stack.enter_context(ThreadPoolExecutor(1))
 
         async def loaded(
-            proto: onnx.ModelProto, text: str = "", *, folder: Path | None = None, **defaults: int
+            proto: onnx.ModelProto, text: str = "", *, folder: Path | None = None, **defaults: Any
         ) -> LoadedVersion:
             loader = OnnxLoader(
                 defaults=OnnxDefaults(**{"cpu_cores": 1, **defaults}),
@@ -112,6 +112,14 @@ async def test_only_the_outputs_asked_for_come_in_their_order(load: Load) -> Non
     model = await load(sum_and_double())
     assert list(await infer(model, "double", x=floats(1, 2))) == ["double"]
     assert list(await infer(model, "double", "sum", x=floats(1, 2))) == ["double", "sum"]
+
+
+async def test_bytes_are_any_bytes(load: Load) -> None:
+    model = await load(identity(["n", 2], next(each for each in DATATYPES if each.is_bytes)))
+    image = bytes(range(256)) * 1000
+    x = np.array([[b"\xff\xfe", image], [b"", b"\0a\0"]], object)
+    answer = await infer(model, x=x)
+    assert answer["y"].tolist() == x.tolist()
 
 
 @pytest.mark.parametrize("datatype", DATATYPES, ids=lambda each: each.name)

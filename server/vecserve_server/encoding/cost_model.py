@@ -90,7 +90,7 @@ def measure_change_s(
 def measured_shapes(shapes: Iterable[Shape], run_tokens: int) -> list[Shape]:
     """Pick the few shapes to measure: small, medium and full runs of narrow and wide rows.
 
-    There is at least one shape to pick from, and at least one is picked.
+    The smallest of all where there is none of these.
     """
     wanted = (
         Shape(1, 16),
@@ -103,10 +103,9 @@ def measured_shapes(shapes: Iterable[Shape], run_tokens: int) -> list[Shape]:
         Shape(2, 128),
         Shape(1, 256),
     )
-    allowed = list(shapes)
+    allowed = set(shapes)
     found = [shape for shape in wanted if shape in allowed and shape.tokens <= run_tokens]
-    # A model for the shortest of texts has none of these.
-    return found or sorted({allowed[0], allowed[-1]}, key=lambda shape: shape.tokens)
+    return found or [min(allowed, key=lambda shape: (shape.tokens, shape.rows))]
 
 
 def _solve(relative: NDArray[np.float64], kept: tuple[int, ...]) -> NDArray[np.float64]:

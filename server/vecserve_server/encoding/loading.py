@@ -7,6 +7,7 @@ files lie or whether they are what they should be.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -38,9 +39,11 @@ from vecserve_server.encoding.onnx_engine import OnnxEngine
 from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Cost, RunPlanner
-from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
+from vecserve_server.encoding.shapes import Shape, fixed_shapes, prepared_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
+from vecserve_server.observability.logging import get_logger, log_event
+from vecserve_server.observability.process import usable_threads
 
 _FIXED_BYTES = 2**30
 """Bounds the graphs of fixed shapes, taking the size of a model's file for that of a graph."""
@@ -107,9 +110,8 @@ class _Load:
         cost = self._cost(name)
         engine = self._open(name, self.threads)
         try:
-            batches = [
-                self._sample(engine, shape) for shape in self._shapes() if self._is_usual(shape)
-            ]
+            prepared = prepared_shapes(self._shapes(), run_tokens=self.config.run_tokens)
+            batches = [self._sample(engine, shape) for shape in prepared]
             engine.warm_up(batches)
             engine.specialise(self._fixed_shapes(name))
         except BaseException:
@@ -142,7 +144,7 @@ class _Load:
         return sum(cost.predict(shape) for shape in self._measured_shapes())
 
     def _open(self, name: str, threads: int) -> Engine:
-        file, threads_per_run = self.files[name], self.config.intra_op_thread_count
+        file, threads_per_run = self.files[name], self._threads_per_run()
         engine: Engine
         if name == OPENVINO:
             engine = OpenVinoEngine(
@@ -160,6 +162,20 @@ class _Load:
             engine.close()
             raise
         return engine
+
+    def _threads_per_run(self) -> int:
+        wanted, limit = self.config.intra_op_thread_count, usable_threads()
+        if wanted > limit:
+            log_event(
+                get_logger("models"),
+                logging.WARNING,
+                "threads_lowered",
+                model=self.config.name,
+                parameter="intra_op_thread_count",
+                wanted=wanted,
+                limit=limit,
+            )
+        return min(wanted, limit)
 
     def _check_inputs(self, engine: Engine) -> None:
         if self.config.layout == PACKED:
@@ -225,10 +241,6 @@ class _Load:
             max_tokens=self.config.max_tokens,
             shared=self.config.layout == PACKED,
         )[:most]
-
-    def _is_usual(self, shape: Shape) -> bool:
-        """Whether to prepare for a shape: the longest texts are rare, and dear to prepare for."""
-        return shape.tokens <= 2 * self.config.run_tokens
 
     def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
         planned = planning_cost(cost, self._fixed_shapes(engine.name))

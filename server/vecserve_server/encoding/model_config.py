@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.domain import MODEL_CONFIG_FILE
+from vecserve_server.encoding.shapes import MAX_SHAPES, count_shapes
 from vecserve_server.errors import ModelError
 
 BACKEND = "vecserve"
@@ -57,6 +58,7 @@ _COUNTS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
 """Least value and default of each whole-number parameter; None where it must be given."""
 
 _MOST = 1_000_000
+MAX_INSTANCES = 256
 _PROMPT = "prompt."
 _PRECISIONS = ("int8", "fp32", "fp16")
 PACKED = "packed"
@@ -136,6 +138,8 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
     _check_inputs(proto)
     parameters = _parameters(proto)
     counts = {key: _count(proto, parameters, key) for key in _COUNTS}
+    layout = _one_of(proto, parameters, "layout", _LAYOUTS)
+    _check_shapes(proto, counts, shared=layout == PACKED)
     prompts = {
         key.removeprefix(_PROMPT): text
         for key, text in parameters.items()
@@ -147,7 +151,7 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         max_batch_size=proto.max_batch_size,
         precision=_one_of(proto, parameters, "precision", _PRECISIONS),
         engine=_engine(proto, parameters),
-        layout=_one_of(proto, parameters, "layout", _LAYOUTS),
+        layout=layout,
         normalise=_one_of(proto, parameters, "normalise", _FLAGS) == "true",
         truncation_side=_one_of(proto, parameters, "truncation_side", _SIDES),
         include_prompt=_one_of(proto, parameters, "include_prompt", _FLAGS) == "true",
@@ -207,8 +211,8 @@ def _instance_count(proto: model_config_pb2.ModelConfig) -> int:
         kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
         if kind not in ("KIND_AUTO", "KIND_CPU"):
             raise _refused(proto, "instance_group kind", f"{kind} is not supported: KIND_CPU is")
-        if group.count < 0:
-            raise _refused(proto, "instance_group count", "must not be negative")
+        if not 0 <= group.count <= MAX_INSTANCES:
+            raise _refused(proto, "instance_group count", f"must be 0 to {MAX_INSTANCES}")
         return int(group.count)
     return 0
 
@@ -230,6 +234,20 @@ def _count(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str], k
     if not text.isascii() or not text.isdecimal() or not least <= int(text) <= _MOST:
         raise _refused(proto, f'parameter "{key}"', f'must be {least} to {_MOST}, found "{text}"')
     return int(text)
+
+
+def _check_shapes(
+    proto: model_config_pb2.ModelConfig, counts: Mapping[str, int], *, shared: bool
+) -> None:
+    """Refuse sizes with which runs would have more shapes than can be planned with."""
+    run_tokens, max_tokens = counts["run_tokens"], counts["max_tokens"]
+    shapes = count_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
+    if shapes > MAX_SHAPES:
+        problem = (
+            f'"{run_tokens}" with max_tokens "{max_tokens}" makes {shapes} shapes of runs, '
+            f"the limit is {MAX_SHAPES}: lower run_tokens"
+        )
+        raise _refused(proto, 'parameter "run_tokens"', problem)
 
 
 def _one_of(

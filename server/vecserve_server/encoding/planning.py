@@ -38,7 +38,10 @@ class RunPlanner:
     """Plan the runs of a batch; built once for a model, as the costs are looked up in tables."""
 
     def __init__(self, *, shapes: Iterable[Shape], cost: Cost, row_tokens: int) -> None:
-        """Take the allowed shapes; `row_tokens` bounds rows that several sequences share."""
+        """Take the allowed shapes; `row_tokens` bounds rows that several sequences share.
+
+        So does the widest shape: there is none to hold a wider row.
+        """
         by_cost = sorted(((cost(shape), shape) for shape in shapes), reverse=True)
         self._widths = sorted({shape.width for _, shape in by_cost})
         self._best = [_cheapest(by_cost, width) for width in self._widths]
@@ -46,8 +49,8 @@ class RunPlanner:
         # The width that a row gets for a sequence, by its length, for each slack.
         self._rooms = [self._rooms_with(slack) for slack in _SLACKS]
         # No row may be wider than any shape, as those of a model for short texts are.
-        widest = min(row_tokens, self._widths[-1])
-        self._row_widths = [width for width in _ROW_WIDTHS if width < widest] + [widest]
+        widest_row = min(row_tokens, self._widths[-1])
+        self._row_widths = [width for width in _ROW_WIDTHS if width < widest_row] + [widest_row]
 
     def packed(self, lengths: Sequence[int]) -> list[Run]:
         """Plan rows that sequences share; every index appears once."""

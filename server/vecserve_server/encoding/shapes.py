@@ -6,7 +6,14 @@ stays in memory; so runs are padded a little, to shapes that are all known befor
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
+
+MAX_SHAPES = 4096
+"""More would take too long to plan with."""
+_PREPARED_TOKENS = 1 << 19
+"""Of all shapes that are prepared for together: some seconds of a small model."""
 
 
 class Shape(NamedTuple):
@@ -48,6 +55,29 @@ def run_shapes(*, run_tokens: int, max_tokens: int, shared: bool = True) -> list
         most = max(1, run_tokens // width) if round_width else 1
         shapes.extend(Shape(rows, width) for rows in range(1, most + 1))
     return shapes
+
+
+def count_shapes(*, run_tokens: int, max_tokens: int, shared: bool = True) -> int:
+    """Count what `run_shapes` returns, without making it."""
+    widest = max(max_tokens, min(run_tokens, 2 * max_tokens)) if shared else max_tokens
+    return sum(
+        max(1, run_tokens // width) if width % 32 == 0 or width == widest else 1
+        for width in row_widths(widest)
+    )
+
+
+def prepared_shapes(shapes: Iterable[Shape], *, run_tokens: int) -> list[Shape]:
+    """Return the shapes to prepare for: the longest texts are rare, and dear to prepare for.
+
+    Of very many shapes, the smaller ones.
+    """
+    usual = [shape for shape in shapes if shape.tokens <= 2 * run_tokens]
+    by_size = sorted(usual, key=lambda shape: shape.tokens)
+    totals = accumulate(shape.tokens for shape in by_size)
+    kept = {
+        shape for shape, total in zip(by_size, totals, strict=True) if total <= _PREPARED_TOKENS
+    }
+    return [shape for shape in usual if shape in kept]
 
 
 def fixed_shapes(*, run_tokens: int, max_tokens: int, shared: bool = True) -> list[Shape]:

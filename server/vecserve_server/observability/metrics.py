@@ -16,6 +16,10 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from vecserve_server.observability.model_bound_metrics import (
+    ModelBoundMetrics,
+    make_model_bound_metrics,
+)
 from vecserve_server.observability.store_metrics import StoreMetrics, make_store_metrics
 
 # Geometric, factor 1.5, from 50 microseconds to about 40 seconds.
@@ -48,6 +52,20 @@ class Metrics:
     rows: Gauge
     store: StoreMetrics
     rejected: Counter
+    models: ModelBoundMetrics
+
+    def forget_model(self, name: str) -> None:
+        """Drop what was measured of a model that will not come back under its name."""
+        for metric in (
+            self.batch_items,
+            self.batch_tokens,
+            self.token_fill,
+            self.joined_sequences,
+            self.embed_seconds,
+            self.inference_seconds,
+            self.models.ended_runs,
+        ):
+            metric.remove_by_labels({"model": name})
 
 
 def make_metrics() -> Metrics:
@@ -117,6 +135,7 @@ def make_metrics() -> Metrics:
         rejected=Counter(
             "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry
         ),
+        models=make_model_bound_metrics(registry),
     )
 
 

@@ -40,6 +40,8 @@ _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
         "Time handing out outputs",
         lambda s: s.compute.output.ns // 1000,
     ),
+)
+_CACHE_COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     (
         "nv_cache_num_hits_per_model",
         "Requests answered without a run of their own",
@@ -62,15 +64,17 @@ _GAUGES: tuple[tuple[str, str, _Read], ...] = (
 class ModelMetrics(Collector):
     """Collect from a table of statistics."""
 
-    def __init__(self, table: StatisticsTable) -> None:
+    def __init__(self, table: StatisticsTable, *, with_cache: bool) -> None:
+        """Leave out the cache's counters where there is no cache."""
         self._table = table
+        self._counters = (*_COUNTERS, *(_CACHE_COUNTERS if with_cache else ()))
 
     def collect(self) -> Iterable[Metric]:
         """Read every version's counters."""
         entries = self._table.all()
         # The library appends _total to counters; of an unknown type, the names stay Triton's, and
         # `exposition` says that they are counters.
-        for name, text, read in _COUNTERS:
+        for name, text, read in self._counters:
             family = UnknownMetricFamily(name, f"{text}, since the start", labels=_LABELS)
             for key, statistics in entries.items():
                 family.add_metric(key, read(statistics))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+THREADS_PER_CPU, LEAST_THREADS = 4, 16
 
 
 def resident_bytes() -> int:
@@ -37,3 +38,8 @@ def _quota_cpus() -> int:
     except (OSError, ValueError):
         return os.cpu_count() or 1
     return math.ceil(int(quota) / int(period)) if quota.isdecimal() else os.cpu_count() or 1
+
+
+def usable_threads() -> int:
+    """Return how many threads one model may ask for: a few for each CPU of this process."""
+    return max(LEAST_THREADS, THREADS_PER_CPU * len(os.sched_getaffinity(0)))

@@ -101,8 +101,8 @@ def _found(
     if spec.batched and tensor.shape[:1] != (-1,):
         problem = f"has a max_batch_size, but in the graph the shape {list(tensor.shape)}"
         raise refused(config, where, f"{problem}, whose first dimension must be -1")
-    # No shape: a scalar, or a tensor that the graph says nothing about.
-    if tensor.shape and not fits(spec.graph_shape, tensor.shape):
+    says_shape = tensor.is_scalar or bool(tensor.shape)
+    if says_shape and not fits(spec.graph_shape, tensor.shape):
         problem = f"has the shape {list(spec.graph_shape)}; the graph has {list(tensor.shape)}"
         raise refused(config, where, problem)
     return tensor

@@ -99,6 +99,9 @@ def _check_tensor(config: model_config_pb2.ModelConfig, where: str, tensor: Tens
     if any(size < -1 or size == 0 for size in tensor.dims):
         raise refused(config, where, f"dims {list(tensor.dims)} must be positive, or -1 for any")
     if tensor.HasField("reshape"):
+        if not tensor.reshape.shape and not config.max_batch_size:
+            problem = "is empty: scalars are for models with batches (max_batch_size)"
+            raise refused(config, f"{where} reshape", problem)
         mismatch = check_reshape(tuple(tensor.dims), tuple(tensor.reshape.shape))
         if mismatch:
             raise refused(config, f"{where} reshape", mismatch)

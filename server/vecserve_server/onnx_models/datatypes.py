@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.errors import InvalidArgument
-
 
 @dataclass(frozen=True, slots=True)
 class Datatype:
@@ -81,25 +79,3 @@ def name_of(array: NDArray[Any]) -> str:
     """Return the protocol's name for an array's type."""
     kinds = (datatype.name for datatype in DATATYPES if datatype.numpy == array.dtype)
     return next(kinds, str(array.dtype))
-
-
-def decoded(field: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Return byte strings as `str`, which is what ONNX Runtime takes.
-
-    Raises `InvalidArgument` for bytes that are not UTF-8: its Python interface cannot pass them.
-    """
-    texts = np.empty(array.shape, object)
-    flat = texts.reshape(-1)
-    for index, element in enumerate(array.reshape(-1)):
-        try:
-            flat[index] = element.decode()
-        except UnicodeDecodeError:
-            raise InvalidArgument(f"{field}[{index}]", "is not valid UTF-8") from None
-    return texts
-
-
-def encoded(array: NDArray[Any]) -> NDArray[Any]:
-    """Return strings as UTF-8 byte strings."""
-    elements = np.empty(array.shape, object)
-    elements.reshape(-1)[:] = [text.encode() for text in array.reshape(-1)]
-    return elements

@@ -6,7 +6,7 @@ Owns the reading of ONNX Runtime's descriptions. Must not know configurations.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -34,6 +34,8 @@ class GraphTensor:
     datatype: Datatype
     shape: Shape
     """The batch dimension included; empty for a scalar, and where the graph does not say."""
+    is_scalar: bool = False
+    """Whether the graph says that there are no dimensions."""
     optional: bool = False
     """Whether the graph runs without it."""
 
@@ -47,22 +49,31 @@ class Graph:
 
 
 def read_graph(
-    inputs: Iterable[Described], overridable: Iterable[Described], outputs: Iterable[Described]
+    inputs: Sequence[Described],
+    overridable: Sequence[Described],
+    outputs: Sequence[Described],
+    *,
+    scalars: Callable[[], Collection[str]],
 ) -> Graph:
     """Read the descriptions; `overridable` are initialisers that a caller may replace.
 
+    `scalars` names the tensors without dimensions; it is asked where a description has none.
     Raises `ModelError` naming the tensor whose type is not supported.
     """
+    shapeless = any(not each.shape for each in (*inputs, *overridable, *outputs))
+    known = scalars() if shapeless else ()
     return Graph(
         inputs={
-            **{each.name: _tensor(each, "input", optional=False) for each in inputs},
-            **{each.name: _tensor(each, "input", optional=True) for each in overridable},
+            **{each.name: _tensor(each, "input", known, optional=False) for each in inputs},
+            **{each.name: _tensor(each, "input", known, optional=True) for each in overridable},
         },
-        outputs={each.name: _tensor(each, "output", optional=False) for each in outputs},
+        outputs={each.name: _tensor(each, "output", known, optional=False) for each in outputs},
     )
 
 
-def _tensor(described: Described, side: str, *, optional: bool) -> GraphTensor:
+def _tensor(
+    described: Described, side: str, scalars: Collection[str], *, optional: bool
+) -> GraphTensor:
     match = _TENSOR.fullmatch(described.type)
     datatype = from_onnx(match["element"]) if match else None
     if match is None or datatype is None:
@@ -71,5 +82,6 @@ def _tensor(described: Described, side: str, *, optional: bool) -> GraphTensor:
         name=described.name,
         datatype=datatype,
         shape=tuple(size if isinstance(size, int) else -1 for size in described.shape),
+        is_scalar=not described.shape and described.name in scalars,
         optional=optional or bool(match["optional"]),
     )

@@ -43,6 +43,10 @@ def with_instance_groups(
     for index, group in enumerate(made.instance_group):
         group.name = group.name or f"{made.name}_{index}"
         _fill(made, group, cuda=cuda, cpu_instances=cpu_instances)
+    total = sum(place.count for place in placements(made))
+    if total > MAX_INSTANCES:
+        problem = f"makes {total} instances, the limit is {MAX_INSTANCES}"
+        raise refused(made, "instance_group", problem)
     return made
 
 

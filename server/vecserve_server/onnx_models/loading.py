@@ -7,6 +7,7 @@ know who calls the sessions. Blocks; for a thread of its own.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.errors import ModelError, VecserveError
+from vecserve_server.errors import ModelError, ModelLimit, VecserveError
+from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.onnx_models.completion import completed
 from vecserve_server.onnx_models.config import model_file, normalised
 from vecserve_server.onnx_models.graph import Graph
@@ -25,9 +27,10 @@ from vecserve_server.onnx_models.session import OnnxSession, cuda_is_available
 from vecserve_server.onnx_models.session_settings import SessionSettings, session_settings
 from vecserve_server.onnx_models.supported import refused
 from vecserve_server.onnx_models.tensor_spec import TensorSpec
+from vecserve_server.onnx_models.time_limit import Stop, TimeLimit
 from vecserve_server.onnx_models.warmup import read_warm_ups
 
-Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Sequence[NDArray[Any]]]
+Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Sequence[str], Stop], Sequence[NDArray[Any]]]
 
 
 class Session(Protocol):
@@ -38,9 +41,20 @@ class Session(Protocol):
         """The tensors that it takes and gives."""
         ...
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Compute the named outputs."""
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str], stop: Stop | None = None
+    ) -> list[NDArray[Any]]:
+        """Compute the named outputs, until `stop`."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadLimits:
+    """What a model may take."""
+
+    max_threads: int = 1024
+    """Of one session, for one operator or for several."""
+    max_warm_up_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +81,30 @@ def load_version(
     proto: model_config_pb2.ModelConfig,
     *,
     cpu_cores: int,
+    limits: LoadLimits,
     openvino: Callable[[], Any],
 ) -> LoadedOnnx:
     """Load and warm up; `folder` is the model's, `proto` has its name at least.
 
     `cpu_cores` is how many instances there are on the CPU where the configuration does not say.
     `openvino` imports the module of that name, or raises `ModelError`; it is called where the
-    configuration asks for it. Raises `ModelError` naming the file or the field at fault.
+    configuration asks for it. Raises `ModelError` naming the file or the field at fault, and
+    `ModelLimit` where warming up takes too long.
     """
     config = with_instance_groups(
         normalised(proto), cuda=cuda_is_available(), cpu_instances=cpu_cores
     )
-    settings = session_settings(config, intra_op_threads=cpu_cores)
+    settings = session_settings(config, intra_op_threads=cpu_cores, max_threads=limits.max_threads)
+    for key, wanted in settings.lowered.items():
+        log_event(
+            get_logger("models"),
+            logging.WARNING,
+            "threads_lowered",
+            model=config.name,
+            parameter=key,
+            wanted=wanted,
+            limit=limits.max_threads,
+        )
     places = placements(config)
     file = model_file(folder / version, config)
     sessions = [_open(file, settings, place, openvino) for place in places]
@@ -96,8 +122,9 @@ def load_version(
         ],
         uses_cpu=any(place.device_id is None for place in places),
     )
-    for session in sessions:
-        _warm_up(session, loaded, folder)
+    with TimeLimit(limits.max_warm_up_s) as limit:
+        for session in sessions:
+            _warm_up(session, loaded, folder, limit, limits.max_warm_up_s)
     return loaded
 
 
@@ -117,13 +144,20 @@ def _open(
     return OpenVinoSession(file, session.graph, openvino(), streams=place.count, threads=threads)
 
 
-def _warm_up(session: Session, loaded: LoadedOnnx, folder: Path) -> None:
+def _warm_up(
+    session: Session, loaded: LoadedOnnx, folder: Path, limit: TimeLimit, limit_s: float
+) -> None:
     for sample in read_warm_ups(loaded.config, folder, loaded.inputs):
+        where = f'model_warmup "{sample.name}"'
         try:
             for _ in range(sample.count):
-                session.run(sample.feeds, list(loaded.outputs))
+                session.run(sample.feeds, list(loaded.outputs), limit)
         except VecserveError as error:
-            raise refused(loaded.config, f'model_warmup "{sample.name}"', str(error)) from error
+            if not limit.is_over:
+                raise refused(loaded.config, where, str(error)) from error
+        if limit.is_over:
+            problem = f"took longer than models.max_warm_up_s = {limit_s:g}"
+            raise ModelLimit(str(refused(loaded.config, where, problem)), bound="warm_up_time")
 
 
 def _labels(config: model_config_pb2.ModelConfig, folder: Path) -> dict[str, Sequence[str]]:

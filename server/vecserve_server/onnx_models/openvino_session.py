@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.errors import EngineError, InvalidArgument, ModelError
 from vecserve_server.onnx_models.graph import Graph
+from vecserve_server.onnx_models.time_limit import Stop
 
 _INT32 = np.iinfo(np.int32)
 
@@ -51,8 +52,13 @@ class OpenVinoSession:
         """The tensors that it takes and gives; initialisers cannot be replaced."""
         return self._graph
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Compute the named outputs.
+    def run(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        stop: Stop | None = None,
+    ) -> list[NDArray[Any]]:
+        """Compute the named outputs, until `stop`.
 
         Raises `InvalidArgument` for whole numbers too large, else `EngineError`.
         """
@@ -64,13 +70,21 @@ class OpenVinoSession:
         try:
             # Only what is started, and not awaited at once, is bound to run in a stream.
             request.start_async(shared, share_inputs=True)
+            if stop is not None:
+                stop.on_stop(request.cancel)
             request.wait()
             # The request's own buffers are overwritten by its next run.
             return [np.array(request.get_tensor(self._ports[name]).data) for name in outputs]
         except Exception as error:
             raise EngineError(f"OpenVINO failed: {error}") from error
         finally:
+            if stop is not None:
+                stop.on_stop(_nothing)  # the next run of the request is another's
             self._requests.put(request)
+
+
+def _nothing() -> None:
+    """End nothing."""
 
 
 def _refuse_large(name: str, array: NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from vecserve_server.errors import EngineError, ModelError, RequestError
-from vecserve_server.onnx_models.datatypes import encoded
+from vecserve_server.onnx_models.byte_strings import ByteStrings
 from vecserve_server.onnx_models.graph import Graph, read_graph
 from vecserve_server.onnx_models.instances import CUDA
 from vecserve_server.onnx_models.session_settings import SessionSettings
+from vecserve_server.onnx_models.time_limit import Stop
 
 CPU = "CPUExecutionProvider"
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -41,42 +43,63 @@ class OnnxSession:
         self._graph = _graph(self._session, model_file)
         tensors = (*self._graph.inputs.values(), *self._graph.outputs.values())
         names = {each.datatype.name for each in tensors}
-        self._has_bfloat16 = "BF16" in names
-        if {"BF16", "BYTES"} <= names:
-            problem = (
-                "has BF16 and BYTES tensors; ONNX Runtime's Python interface takes one or the other"
-            )
-            raise ModelError(f"{model_file}: {problem}")
-        self._run_options = onnxruntime.RunOptions()
-        for key, value in settings.run_entries.items():
-            self._run_options.add_run_config_entry(key, value)
+        self._takes_values = bool({"BF16", "BYTES"} & names)
+        self._strings = ByteStrings() if "BYTES" in names else None
+        self._run_entries = settings.run_entries
 
     @property
     def graph(self) -> Graph:
         """The tensors that it takes and gives."""
         return self._graph
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Compute the named outputs; string tensors go in as `str` and come out as bytes.
+    def run(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        stop: Stop | None = None,
+    ) -> list[NDArray[Any]]:
+        """Compute the named outputs, until `stop`; BYTES are object arrays of bytes.
 
-        Raises `RequestError` for values that the graph cannot take, else `EngineError`.
+        A run ends between two nodes of the graph. Raises `RequestError` for values that the graph
+        cannot take, else `EngineError`.
         """
+        options = self._options()
+        if stop is not None:
+            stop.on_stop(partial(setattr, options, "terminate", True))
         try:
-            results = self._compute(feeds, list(outputs))
+            return self._compute(feeds, list(outputs), options)
         except InvalidArgument as error:
             raise RequestError(f"the model refuses the inputs: {error}") from error
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed: {error}") from error
-        return [encoded(each) if each.dtype == object else each for each in results]
+
+    def _options(self) -> onnxruntime.RunOptions:
+        options = onnxruntime.RunOptions()
+        for key, value in self._run_entries.items():
+            options.add_run_config_entry(key, value)
+        return options
 
     def _compute(
-        self, feeds: Mapping[str, NDArray[Any]], outputs: list[str]
-    ) -> Sequence[NDArray[Any]]:
-        if not self._has_bfloat16:
-            return cast("list[NDArray[Any]]", self._session.run(outputs, feeds, self._run_options))
-        values = {name: _to_value(array) for name, array in feeds.items()}
-        found = self._session.run_with_ort_values(outputs, values, self._run_options)
-        return [_to_array(value) for value in found]
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        outputs: list[str],
+        options: onnxruntime.RunOptions,
+    ) -> list[NDArray[Any]]:
+        if not self._takes_values:
+            return cast("list[NDArray[Any]]", self._session.run(outputs, feeds, options))
+        values = {name: self._to_value(array) for name, array in feeds.items()}
+        found = self._session.run_with_ort_values(outputs, values, options)
+        return [self._to_array(value) for value in found]
+
+    def _to_value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
+        if array.dtype == object and self._strings is not None:
+            return self._strings.write(array)
+        return _to_value(array)
+
+    def _to_array(self, value: onnxruntime.OrtValue) -> NDArray[Any]:
+        if value.data_type() == "tensor(string)" and self._strings is not None:
+            return self._strings.read(value)
+        return _to_array(value)
 
 
 def cuda_is_available() -> bool:
@@ -139,7 +162,24 @@ def _to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
 def _graph(session: onnxruntime.InferenceSession, model_file: Path) -> Graph:
     try:
         return read_graph(
-            session.get_inputs(), session.get_overridable_initializers(), session.get_outputs()
+            session.get_inputs(),
+            session.get_overridable_initializers(),
+            session.get_outputs(),
+            scalars=lambda: _scalars(model_file),
         )
     except ModelError as error:
         raise ModelError(f"{model_file}: {error}") from error
+
+
+def _scalars(model_file: Path) -> frozenset[str]:
+    """Return the tensors that the file says have no dimensions; ONNX Runtime does not tell."""
+    try:
+        graph = onnx.load(model_file, load_external_data=False).graph
+    except Exception:  # noqa: BLE001 - ONNX Runtime knows formats that this library does not
+        return frozenset()
+    shaped = [
+        (each.name, each.type.tensor_type)
+        for each in (*graph.input, *graph.output)
+        if each.type.tensor_type.HasField("shape")
+    ]
+    return frozenset(name for name, kind in shaped if not kind.shape.dim)

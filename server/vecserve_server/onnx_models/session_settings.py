@@ -15,15 +15,15 @@ from tritonclient.grpc import model_config_pb2
 from vecserve_server.onnx_models.instances import CUDA
 from vecserve_server.onnx_models.supported import refused
 
-MAX_THREADS = 1024
 ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 DEVICE_ALLOCATOR = "session.use_device_allocator_for_initializers"
 _GRAPH_LEVELS: Mapping[int, str] = MappingProxyType(
     {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
 )
+INTRA_OP, INTER_OP = "intra_op_thread_count", "inter_op_thread_count"
 _PARAMETERS = (
-    "intra_op_thread_count",
-    "inter_op_thread_count",
+    INTRA_OP,
+    INTER_OP,
     "execution_mode",
     "enable_mem_arena",
     "enable_mem_pattern",
@@ -56,12 +56,16 @@ class SessionSettings:
     cuda_options: Mapping[str, str]
     openvino: bool
     """On the CPU, OpenVINO runs the model."""
+    lowered: Mapping[str, str]
+    """Parameters that ask for more threads than the limit, and get so many."""
 
 
 def session_settings(
-    config: model_config_pb2.ModelConfig, *, intra_op_threads: int
+    config: model_config_pb2.ModelConfig, *, intra_op_threads: int, max_threads: int = 1024
 ) -> SessionSettings:
     """Read the settings; `intra_op_threads` is the default. Raises `ModelError` naming the field.
+
+    More than `max_threads` are so many: they would compute the same, more slowly.
 
     Unlike Triton's backend, memory patterns are off unless asked for: one would be kept for every
     shape ever seen.
@@ -69,10 +73,15 @@ def session_settings(
     on_gpu = any(group.gpus for group in config.instance_group)
     _check_accelerators(config, on_gpu=on_gpu)
     parameters = _parameters(config, (*_PARAMETERS, *(CUDA_PARAMETERS if on_gpu else ())))
+    threads = {
+        key: _threads(config, parameters, key, default)
+        for key, default in ((INTRA_OP, intra_op_threads), (INTER_OP, 0))
+    }
     return SessionSettings(
         graph_level=_graph_level(config),
-        intra_op_threads=_threads(config, parameters, "intra_op_thread_count", intra_op_threads),
-        inter_op_threads=_threads(config, parameters, "inter_op_thread_count", 0),
+        intra_op_threads=min(threads[INTRA_OP], max_threads),
+        inter_op_threads=min(threads[INTER_OP], max_threads),
+        lowered={key: parameters[key] for key in threads if threads[key] > max_threads},
         parallel=_flag(config, parameters, "execution_mode", default=False),
         memory_arena=_flag(config, parameters, "enable_mem_arena", default=True),
         memory_pattern=_flag(config, parameters, "enable_mem_pattern", default=False),
@@ -135,8 +144,6 @@ def _threads(
         count = int(text)
     except ValueError:
         raise refused(config, f'parameter "{key}"', f'is "{text}", must be a number') from None
-    if count > MAX_THREADS:
-        raise refused(config, f'parameter "{key}"', f"is {count}; the limit is {MAX_THREADS}")
     return max(0, count)
 
 

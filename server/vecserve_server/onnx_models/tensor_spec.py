@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.errors import EngineError, InvalidArgument, ModelError
-from vecserve_server.onnx_models.datatypes import Datatype, decoded, from_proto, name_of
+from vecserve_server.onnx_models.datatypes import Datatype, from_proto, name_of
 from vecserve_server.onnx_models.graph import Shape
 
 TensorProto: TypeAlias = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
@@ -72,12 +72,7 @@ class TensorSpec:
             raise InvalidArgument(field, problem)
 
     def to_graph(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return a caller's tensor, which fits, as the graph takes it.
-
-        Raises `InvalidArgument` for strings that are not UTF-8.
-        """
-        if self.datatype.is_bytes:
-            array = decoded(f"input {self.name!r}", array)
+        """Return a caller's tensor, which fits, as the graph takes it."""
         if self.graph_dims == self.dims:
             return array
         return array.reshape(_reshaped(array.shape, self.shape, self.graph_shape))

@@ -23,6 +23,7 @@ from vecserve_server.errors import (
     Overloaded,
     QueueTimeout,
 )
+from vecserve_server.observability.logging import get_logger
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.alarm import Alarm
@@ -85,6 +86,8 @@ class DynamicBatcher:
         self._alarm = Alarm(ring=self._dispatch, clock_ns=clock_ns)
         self._computations = Computations(share_identical=share_identical)
         self._retries: deque[Sequence[Computation]] = deque()
+        self._tickets: dict[Ticket, None] = {}
+        self._log = get_logger("scheduling")
         self._loop = asyncio.get_running_loop()
         self._pool: InstancePool[Sequence[Computation], Encodings] = InstancePool(
             name=name,
@@ -127,15 +130,17 @@ class DynamicBatcher:
         ticket = Ticket(
             count=len(sequences), dim=self._dim, urgency=urgency, done=self._loop.create_future()
         )
-        new = self._computations.enter(ticket, sequences)
-        if len(new) < len(sequences):
-            self._joined.inc(len(sequences) - len(new))
-        for computation in new:
-            self._enqueue(computation, urgency)
-        self._dispatch()
+        self._tickets[ticket] = None
         try:
+            new = self._computations.enter(ticket, sequences)
+            if len(new) < len(sequences):
+                self._joined.inc(len(sequences) - len(new))
+            for computation in new:
+                self._enqueue(computation, urgency)
+            self._dispatch()
             await self._completion(ticket)
         finally:
+            del self._tickets[ticket]
             self._computations.withdraw(ticket)
         return ticket.encoded
 
@@ -230,7 +235,27 @@ class DynamicBatcher:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the encoder was done") from None
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, answering: Sequence[Computation] = ()) -> None:
+        """Start what can be started; where that fails, so do all calls that wait.
+
+        Of those that are `answering`, the results are there.
+        """
+        try:
+            self._form_and_start()
+        except Exception as error:  # noqa: BLE001 - no call may be lost
+            self._log.exception("batch_not_formed", extra={"fields": {"model": self._name}})
+            self._fail_waiting(EngineError(f"a batch could not be formed: {error!r}"), answering)
+
+    def _fail_waiting(self, error: Exception, answering: Sequence[Computation]) -> None:
+        """Fail every call of which something is not running: nobody may know of it any more."""
+        self._policy.clear()
+        self._retries.clear()
+        safe = {each for batch in (*self._pool.unfinished, answering) for each in batch}
+        for ticket in list(self._tickets):
+            if any(place.computation not in safe for place in ticket.places):
+                self._fail_ticket(ticket, error)
+
+    def _form_and_start(self) -> None:
         self._start_retries()
         while len(self._policy):
             now_ns = self._clock_ns()
@@ -257,10 +282,22 @@ class DynamicBatcher:
         self._batch_tokens.observe(sum(len(each.sequence) for each in wanted))
 
     def _finish(self, computations: Sequence[Computation], run: Finished[Encodings]) -> None:
-        if isinstance(run.outcome, Exception):
-            self._retry_or_fail(computations, run.outcome)
-            self._dispatch()
-            return
+        try:
+            if isinstance(run.outcome, Exception):
+                self._retry_or_fail(computations, run.outcome)
+            else:
+                self._hand_out(computations, run, run.outcome)
+        except Exception as error:  # noqa: BLE001 - no call may be lost
+            self._log.exception("batch_not_answered", extra={"fields": {"model": self._name}})
+            self._fail(computations, EngineError(f"a batch could not be answered: {error!r}"))
+        self._dispatch()
+
+    def _hand_out(
+        self,
+        computations: Sequence[Computation],
+        run: Finished[Encodings],
+        encodings: Encodings,
+    ) -> None:
         for computation in computations:
             self._computations.forget(computation)
         self._pace.ran(
@@ -268,10 +305,10 @@ class DynamicBatcher:
             ended_ns=run.ended_ns,
             more_waits=len(self._policy) > 0,
         )
-        self._dispatch()  # the instance works on while the answers go out
+        self._dispatch(answering=computations)  # the instance works on while the answers go out
         answered = sum(len(each.places) for each in computations)
         self._statistics.executed(answered, 0, run.ended_ns - run.started_ns, 0)
-        for computation, vector, norm in zip(computations, *run.outcome, strict=True):
+        for computation, vector, norm in zip(computations, *encodings, strict=True):
             computation.fill(vector, norm, started_ns=run.started_ns, ended_ns=run.ended_ns)
 
     def _expire(self, computation: Computation, now_ns: int) -> None:

@@ -6,7 +6,7 @@ Owns the order of service and the token budget of a run. Sans I/O, as every poli
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeAlias
 
 from vecserve_server.scheduling.live_heap import LiveHeap
@@ -27,7 +27,8 @@ class EncoderPolicy(Generic[T]):
     has the entry that is the oldest. When several instances are free the waiting tokens are
     shared out, down to `min_share_tokens`, below which splitting costs more per run than it saves.
     When there is more than enough for all of them, `choose` picks from the first
-    `look_ahead_entries` the company in which the most urgent one leaves the least padding.
+    `look_ahead_entries` the company in which the most urgent one leaves the least padding; where
+    it fails, the run is filled in order: what is wrong with an entry shows when it runs.
     Never waits for company.
     """
 
@@ -116,14 +117,16 @@ class EncoderPolicy(Generic[T]):
             return []
         oldest = self._oldest()
         due = oldest if self._passes >= self._max_passes else None
-        if self._choose is None or self._queued_tokens < free_instances * self._run_tokens:
-            taken = self._fill(self._budget(free_instances), due)
-        else:
+        taken: list[Entry[T]] | None = None
+        if self._choose is not None and self._queued_tokens >= free_instances * self._run_tokens:
             taken = self._chosen(self._choose, due)
+        if taken is None:
+            taken = self._fill(self._budget(free_instances), due)
         self._passes = self._passes + 1 if oldest in self._waiting else 0
         return taken
 
-    def _chosen(self, choose: Choose, due: int | None) -> list[Entry[T]]:
+    def _chosen(self, choose: Choose, due: int | None) -> list[Entry[T]] | None:
+        """Take the company that `choose` picks; None where it picks none."""
         keys: list[tuple[int, ...]] = []
         while len(keys) < self._look_ahead_entries and (key := self._order.pop()) is not None:
             if self._abandoned(self._waiting[key[-1]].work):
@@ -133,12 +136,21 @@ class EncoderPolicy(Generic[T]):
         numbers = [key[-1] for key in keys]
         if due is not None:
             numbers.insert(0, due)
-        picked = choose([self._waiting[number].tokens for number in numbers]) if numbers else ()
-        taken = [self._remove(numbers[index]) for index in picked]
+        picked = self._picked(choose, numbers)
+        taken = [self._remove(number) for number in picked]
         for key in keys:
             if key[-1] in self._waiting:
                 self._order.push(key)
-        return taken
+        return taken or None
+
+    def _picked(self, choose: Choose, numbers: Sequence[int]) -> Iterable[int]:
+        if not numbers:
+            return ()
+        try:
+            indices = choose([self._waiting[number].tokens for number in numbers])
+            return dict.fromkeys(numbers[index] for index in indices)
+        except Exception:  # noqa: BLE001 - a choice that cannot be made must not lose entries
+            return ()
 
     def _fill(self, room: int, due: int | None) -> list[Entry[T]]:
         taken: list[Entry[T]] = []

@@ -94,18 +94,19 @@ class InstancePool(Generic[B, R]):
 
     def start(self, batch: B) -> None:
         """Run a batch; there must be an instance available."""
+        started_ns = self._clock_ns()
         instance = self._free.pop()
+        assert instance.worker is not None
         self._running[instance] = batch
-        instance.started_ns = self._clock_ns()
-        if self._cores:
-            self._cores.started()
+        instance.started_ns = started_ns
 
         def job() -> None:  # on the instance's thread
             finished = self._execute(instance.run, batch)
             self._loop.call_soon_threadsafe(self._finish, instance, finished)
 
-        assert instance.worker is not None
         instance.worker.start(job)
+        if self._cores:
+            self._cores.started()
 
     async def close(self, timeout_s: float) -> bool:
         """Stop after the runs in progress; return whether they ended in time."""
@@ -130,9 +131,11 @@ class InstancePool(Generic[B, R]):
         batch = self._running.pop(instance)
         if instance.worker is not None:
             self._free.append(instance)
-        if self._cores:
-            self._cores.ended(finished.ended_ns - finished.started_ns)
-        self._on_finish(batch, finished)
+        try:
+            if self._cores:
+                self._cores.ended(finished.ended_ns - finished.started_ns)
+        finally:
+            self._on_finish(batch, finished)
 
     def _employ(self, instance: _Instance[B, R]) -> None:
         """Give the instance a thread, now or later, and let it work."""

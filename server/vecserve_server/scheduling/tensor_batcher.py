@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-from vecserve_server.errors import DeadlineExceeded, Draining, QueueTimeout, VecserveError
+from vecserve_server.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineError,
+    QueueTimeout,
+    VecserveError,
+)
+from vecserve_server.observability.logging import get_logger
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.scheduling.alarm import Alarm
 from vecserve_server.scheduling.answer_order import Answer, AnswerOrder
@@ -26,11 +33,14 @@ from vecserve_server.scheduling.tensor_run import (
     Arrays,
     Part,
     RunResult,
+    RunStop,
     RunTensors,
     RunTimes,
     run_together,
 )
 
+ABANDONED, OVERDUE = "abandoned", "overdue"
+"""Why a run was ended early."""
 OnRun: TypeAlias = Callable[[int, int, int, int], None]
 """Told of each batch that ran: rows, then input, infer and output times in ns. On the loop."""
 
@@ -47,14 +57,26 @@ class TensorAnswer:
 class Waiting:
     """One request, from its arrival to its answer."""
 
-    __slots__ = ("answer", "part")
+    __slots__ = ("answer", "part", "running")
 
     def __init__(self, part: Part, answer: Answer[TensorAnswer]) -> None:
         self.part = part
         self.answer = answer
+        self.running: RunningBatch | None = None
 
 
 Request: TypeAlias = Entry[Waiting]
+
+
+class RunningBatch:
+    """Requests that run together, and what ends their run early."""
+
+    __slots__ = ("requests", "stop", "timer")
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.stop = RunStop()
+        self.timer: asyncio.TimerHandle | None = None
 
 
 def abandoned(waiting: Waiting) -> bool:
@@ -75,10 +97,19 @@ class TensorBatcher:
         clock_ns: Callable[[], int],
         metrics: Metrics,
         on_run: OnRun,
+        max_run_s: float = 600.0,
         cores: Cores | None = None,
     ) -> None:
-        """Start one instance for each of `runs`; the policy must know `abandoned`."""
+        """Start one instance for each of `runs`; the policy must know `abandoned`.
+
+        A run is ended early when nobody waits for it any more, and after `max_run_s`.
+        """
         self._name = name
+        self._max_run_s = max_run_s
+        self._ended_runs = {
+            reason: metrics.models.ended_runs.labels(model=name, reason=reason)
+            for reason in (ABANDONED, OVERDUE)
+        }
         self._policy = policy
         self._clock_ns = clock_ns
         self._on_run = on_run
@@ -87,8 +118,10 @@ class TensorBatcher:
         self._closed = False
         self._alarm = Alarm(ring=self._dispatch, clock_ns=clock_ns)
         self._retries: deque[Sequence[Request]] = deque()
+        self._requests: dict[Waiting, Request] = {}
+        self._log = get_logger("scheduling")
         self._loop = asyncio.get_running_loop()
-        self._pool: InstancePool[Sequence[Request], RunResult] = InstancePool(
+        self._pool: InstancePool[RunningBatch, RunResult] = InstancePool(
             name=name,
             runs=[partial(self._run, run) for run in runs],
             on_finish=self._finish,
@@ -127,35 +160,43 @@ class TensorBatcher:
         if deadline_ns is not None and deadline_ns <= now_ns:
             raise DeadlineExceeded("the deadline passed before the model was asked")
         answer: Answer[TensorAnswer] = Answer(self._loop.create_future())
-        self._policy.add(
-            Entry(
-                work=Waiting(part, answer),
-                rows=part.rows,
-                tokens=part.rows,
-                enqueued_ns=now_ns,
-                deadline_ns=deadline_ns,
-                priority=priority,
-                timeout_us=timeout_us,
-                shape=shape,
-            )
+        waiting = Waiting(part, answer)
+        request: Request = Entry(
+            work=waiting,
+            rows=part.rows,
+            tokens=part.rows,
+            enqueued_ns=now_ns,
+            deadline_ns=deadline_ns,
+            priority=priority,
+            timeout_us=timeout_us,
+            shape=shape,
         )
+        self._policy.add(request)
         self._order.enter(answer)
-        self._dispatch()
+        self._requests[waiting] = request
         try:
+            self._dispatch()
             return await self._awaited(answer.future, deadline_ns)
         finally:
+            answer.future.cancel()
+            del self._requests[waiting]
             self._order.advance()  # past this one, if it was cancelled
+            if waiting.running is not None:
+                self._end_if_abandoned(waiting.running)
 
     async def close(self, timeout_s: float) -> bool:
         """Fail what still waits and stop the instances; return whether they ended in time."""
         self._closed = True
         self._alarm.cancel()
-        for entries in (self._policy.clear(), *self._retries):
-            self._fail(entries, self._draining())
+        for requests in (self._policy.clear(), *self._retries):
+            self._fail(requests, self._draining())
         self._retries.clear()
+        for batch in self._pool.unfinished:
+            batch.stop.stop()
         ended = await self._pool.close(timeout_s)
-        for entries in self._pool.unfinished:
-            self._fail(entries, self._draining())
+        for batch in self._pool.unfinished:
+            self._release(batch)
+            self._fail(batch.requests, self._draining())
         return ended
 
     async def _awaited(
@@ -169,7 +210,26 @@ class TensorBatcher:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the model had answered") from None
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, answering: Sequence[Request] = ()) -> None:
+        """Start what can be started; where that fails, so do all requests that wait.
+
+        Of those that are `answering`, the results are there.
+        """
+        try:
+            self._form_and_start()
+        except Exception as error:  # noqa: BLE001 - no call may be lost
+            self._log.exception("batch_not_formed", extra={"fields": {"model": self._name}})
+            self._fail_waiting(EngineError(f"a batch could not be formed: {error!r}"), answering)
+
+    def _fail_waiting(self, error: Exception, answering: Sequence[Request]) -> None:
+        """Fail every request that is not running: nobody else may know of it any more."""
+        self._policy.clear()
+        self._retries.clear()
+        running = {each for batch in self._pool.unfinished for each in batch.requests}
+        safe = running.union(answering)
+        self._fail([each for each in self._requests.values() if each not in safe], error)
+
+    def _form_and_start(self) -> None:
         self._start_retries()
         while len(self._policy):
             now_ns = self._clock_ns()
@@ -178,28 +238,63 @@ class TensorBatcher:
                 self._order.settle(entry.work.answer, _expiry(entry, now_ns))
             if not batch.entries:
                 break
-            self._pool.start(batch.entries)
+            self._start(batch.entries)
         self._alarm.set(self._policy.wake_ns(self._clock_ns()))
 
     def _start_retries(self) -> None:
         while self._retries and self._pool.available():
             wanted = [e for e in self._retries.popleft() if not e.work.answer.is_settled]
             if wanted:
-                self._pool.start(wanted)
+                self._start(wanted)
 
-    def _run(self, run: RunTensors, entries: Sequence[Request]) -> RunResult:
+    def _start(self, requests: Sequence[Request]) -> None:
+        batch = RunningBatch(requests)
+        self._pool.start(batch)
+        batch.timer = self._loop.call_later(self._max_run_s, self._end_overdue, batch)
+        for request in requests:
+            request.work.running = batch
+
+    def _run(self, run: RunTensors, batch: RunningBatch) -> RunResult:
         # On an instance's thread.
-        return run_together([entry.work.part for entry in entries], run, self._clock_ns)
+        parts = [request.work.part for request in batch.requests]
+        return run_together(parts, run, batch.stop, self._clock_ns)
 
-    def _finish(self, entries: Sequence[Request], run: Finished[RunResult]) -> None:
-        if isinstance(run.outcome, Exception):
-            self._retry_or_fail(entries, run.outcome)
-            self._dispatch()
-            return
-        self._dispatch()  # the instance works on while the answers go out
-        times = run.outcome.times
+    def _end_if_abandoned(self, batch: RunningBatch) -> None:
+        if not batch.stop.is_set and all(abandoned(each.work) for each in batch.requests):
+            batch.stop.stop()
+            self._ended_runs[ABANDONED].inc()
+
+    def _end_overdue(self, batch: RunningBatch) -> None:
+        batch.stop.stop()
+        self._ended_runs[OVERDUE].inc()
+        problem = f"the run took longer than models.max_run_s = {self._max_run_s:g}"
+        # At once: an engine may take its time to end.
+        self._fail(batch.requests, DeadlineExceeded(problem))
+
+    def _release(self, batch: RunningBatch) -> None:
+        """Take note that a batch runs no more."""
+        if batch.timer is not None:
+            batch.timer.cancel()
+        for request in batch.requests:
+            request.work.running = None
+
+    def _finish(self, batch: RunningBatch, run: Finished[RunResult]) -> None:
+        self._release(batch)
+        try:
+            if isinstance(run.outcome, Exception):
+                self._retry_or_fail(batch, run.outcome)
+            else:
+                self._hand_out(batch.requests, run.outcome)
+        except Exception as error:  # noqa: BLE001 - no call may be lost
+            self._log.exception("batch_not_answered", extra={"fields": {"model": self._name}})
+            self._fail(batch.requests, EngineError(f"a batch could not be answered: {error!r}"))
+        self._dispatch()
+
+    def _hand_out(self, entries: Sequence[Request], result: RunResult) -> None:
+        self._dispatch(answering=entries)  # the instance works on while the answers go out
+        times = result.times
         self._account(entries, times)
-        for entry, outputs in zip(entries, run.outcome.outputs, strict=True):
+        for entry, outputs in zip(entries, result.outputs, strict=True):
             queue_ns = times.started_ns - entry.enqueued_ns
             answer = TensorAnswer(outputs=outputs, queue_ns=queue_ns, times=times)
             self._order.settle(entry.work.answer, answer)
@@ -209,7 +304,8 @@ class TensorBatcher:
         self._batch_rows.observe(rows)
         self._on_run(rows, times.input_ns, times.infer_ns, times.output_ns)
 
-    def _retry_or_fail(self, entries: Sequence[Request], error: Exception) -> None:
+    def _retry_or_fail(self, batch: RunningBatch, error: Exception) -> None:
+        entries = batch.requests
         if self._closed:
             self._fail(entries, self._draining())
             return

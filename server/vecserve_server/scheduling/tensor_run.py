@@ -6,6 +6,7 @@ queues or models.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,9 +17,39 @@ from numpy.typing import NDArray
 from vecserve_server.errors import EngineError
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-RunTensors: TypeAlias = Callable[[Arrays, Sequence[str]], Sequence[NDArray[Any]]]
-"""Inputs by name, and the names of the outputs that are wanted, to these outputs; synchronous,
-safe to call from several threads."""
+
+
+class RunStop:
+    """Ends one run early, whether it has begun or not. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._end: Callable[[], None] | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the run is to end."""
+        return self._is_set
+
+    def on_stop(self, end: Callable[[], None]) -> None:
+        """Say what ends the run; it is called at once where the run is to end already."""
+        with self._lock:
+            self._end = end
+            if self._is_set:
+                end()
+
+    def stop(self) -> None:
+        """End the run, as soon as the engine looks."""
+        with self._lock:
+            self._is_set = True
+            if self._end is not None:
+                self._end()
+
+
+RunTensors: TypeAlias = Callable[[Arrays, Sequence[str], RunStop], Sequence[NDArray[Any]]]
+"""Inputs by name, the names of the outputs that are wanted, and what may end the run, to these
+outputs; synchronous, safe to call from several threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +80,10 @@ class RunResult:
     times: RunTimes
 
 
-def run_together(parts: Sequence[Part], run: RunTensors, clock_ns: Callable[[], int]) -> RunResult:
-    """Run the parts as one batch; parts without a batch dimension must come alone.
+def run_together(
+    parts: Sequence[Part], run: RunTensors, stop: RunStop, clock_ns: Callable[[], int]
+) -> RunResult:
+    """Run the parts as one batch, until `stop`; parts without a batch dimension must come alone.
 
     All parts have the same inputs, and their shapes differ in the first dimension only. Raises
     what `run` raises, and `EngineError` where an output lacks the batch dimension.
@@ -59,7 +92,7 @@ def run_together(parts: Sequence[Part], run: RunTensors, clock_ns: Callable[[], 
     names = list(dict.fromkeys(name for part in parts for name in part.outputs))
     inputs = _joined([part.inputs for part in parts])
     joined_ns = clock_ns()
-    results = dict(zip(names, run(inputs, names), strict=True))
+    results = dict(zip(names, run(inputs, names, stop), strict=True))
     computed_ns = clock_ns()
     outputs = _taken_apart(parts, results)
     return RunResult(

@@ -2,7 +2,7 @@
 
 Owns the queues of the priority levels and the decision which requests go together, and when.
 Sans I/O, as every policy. Batches are formed when an instance is free, so there is no batch that
-is formed and still grows. Timeouts take effect on time, and a lone request waits for no company.
+is formed and still grows. Timeouts take effect on time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ class TritonPolicy(Generic[T]):
 
     A batch ends before the first request that is too big for it or of another shape; a preferred
     size is taken at once; anything less waits until the oldest request in it has waited for the
-    queue delay. The exception: a request that is alone, and before which nothing had come for as
-    long as the delay, does not wait, unless `lone_waits`.
+    queue delay, a lone request too. Without a delay nothing waits for company.
     """
 
     def __init__(
@@ -34,20 +33,16 @@ class TritonPolicy(Generic[T]):
         *,
         settings: TritonPolicySettings,
         abandoned: Callable[[T], bool],
-        lone_waits: bool = False,
     ) -> None:
         self._settings = settings
         self._delay_ns = settings.max_queue_delay_us * 1000
         self._abandoned = abandoned
-        self._lone_waits = lone_waits
         self._levels: dict[int, _Level[T]] = {}
         self._in_use: list[int] = []
         # By number, which is the order of arrival.
         self._waiting: dict[int, _Level[T]] = {}
         self._timers = LiveHeap(self._waiting)
         self._next_number = 0
-        self._last_arrival_ns: int | None = None
-        self._last_came_alone = False
         self._delay_ends_ns: int | None = None
 
     def __len__(self) -> int:
@@ -65,8 +60,6 @@ class TritonPolicy(Generic[T]):
         for time_ns in (level.timeout_ns(entry), entry.deadline_ns):
             if time_ns is not None:
                 self._timers.push((time_ns, number))
-        last_ns, self._last_arrival_ns = self._last_arrival_ns, entry.enqueued_ns
-        self._last_came_alone = last_ns is None or entry.enqueued_ns - last_ns >= self._delay_ns
 
     def form(self, *, now_ns: int, free_instances: int) -> Batch[T]:
         """Take a batch from the head of the queue, unless it had better wait for more."""
@@ -138,8 +131,7 @@ class TritonPolicy(Generic[T]):
         late = self._delay_ns > 0 and now_ns >= delay_ends_ns
         if pending.best and not late:
             return numbers[: pending.best]
-        is_lone = len(numbers) == 1 and self._last_came_alone and not self._lone_waits
-        if late or not self._delay_ns or pending.cannot_grow() or is_lone:
+        if late or not self._delay_ns or pending.cannot_grow():
             return numbers
         self._delay_ends_ns = delay_ends_ns
         return []

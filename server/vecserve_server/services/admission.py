@@ -1,8 +1,8 @@
 """Who may come in.
 
 Owns the bounds on accepted, unanswered items and their bytes, and the closing of the doors when
-the server drains. A call passes here before its work begins, and never waits here; what only
-reports or sets something in the inference protocol passes by. Loop only.
+the server drains. First in every call that asks for work, and never waits; questions after the
+server's health are answered whatever is pending. Loop only.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class Admission:
             self._pending_bytes -= size_bytes
             if not self._pending_items:
                 self._empty.set()
+
+    @contextmanager
+    def also_holding(self, size_bytes: int) -> Iterator[None]:
+        """Count bytes that a call which came in has beside its message, or beyond its end."""
+        self._pending_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._pending_bytes -= size_bytes
 
     def close(self) -> None:
         """Refuse all new calls from now on."""

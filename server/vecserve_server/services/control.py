@@ -6,7 +6,7 @@ either side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -43,13 +43,16 @@ class ModelControl(Protocol):
         ...
 
     async def load(
-        self, name: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None
+        self,
+        name: str,
+        config_json: str | None = None,
+        files: MutableMapping[str, bytes] | None = None,
     ) -> None:
         """Load or reload a model; ends when it is ready.
 
         `config_json` stands in for its configuration. `files` are its contents by their path below
         the model's folder, such as `1/model.onnx`, and stand in for all of its versions; with them
-        comes a configuration.
+        comes a configuration. The mapping is emptied once they are no longer needed in memory.
         """
         ...
 

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -39,11 +47,9 @@ from vecserve_server.services.model_folders import (
     unusable,
 )
 from vecserve_server.services.model_lifecycle import ModelLifecycle, WantedModel
-from vecserve_server.services.model_record import ModelRecord
+from vecserve_server.services.model_record import UNKNOWN, ModelRecord
 from vecserve_server.services.tensor_model import TensorModel
 
-MAX_CHANGES = 64
-"""Loads and unloads in progress or waiting for others, whether their callers stayed or not."""
 RETRY_AFTER_MS = 1000
 
 ControlMode: TypeAlias = Literal["none", "explicit", "poll"]
@@ -59,6 +65,24 @@ class ControlPolicy:
     default: str
     """The model that is used where a request names none; empty for none."""
     poll_s: float
+    max_changes: int = 64
+    """Loads and unloads in progress or waiting for others."""
+    max_models: int = 1000
+    """Models that requests may bring to be known, those of the repository included."""
+
+
+@dataclass(slots=True)
+class _Change:
+    """A load or unload that was asked for."""
+
+    is_alone: bool = False
+    """Whether whoever asked has left."""
+    waits: bool = False
+    """Whether it has done nothing yet that must be seen through."""
+
+    def begin(self) -> None:
+        """Take note that its turn has come."""
+        self.waits = False
 
 
 class ModelControl:
@@ -71,8 +95,16 @@ class ModelControl:
         policy: ControlPolicy,
         lifecycle: ModelLifecycle,
         statistics: StatisticsTable,
+        holding: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Serve the models under `root`."""
+        """Serve the models under `root`.
+
+        `holding` counts the bytes of files that requests bring for as long as they are in memory;
+        `refused` is told by which bound a load was refused.
+        """
+        self._holding = holding
+        self._refused = refused
         self._root = root
         self._policy = policy
         self._lifecycle = lifecycle
@@ -80,6 +112,11 @@ class ModelControl:
         self._log = get_logger("models")
         self._changes: set[asyncio.Task[None]] = set()
         self._reported: dict[str, str] = {}
+
+    @property
+    def changes(self) -> int:
+        """Loads and unloads in progress or waiting for others."""
+        return len(self._changes)
 
     async def start(self) -> None:
         """Load what is to be served from the start; in mode poll, begin to watch the repository.
@@ -130,34 +167,36 @@ class ModelControl:
         return [entry for entry in entries if entry.state == READY or not ready_only]
 
     async def load(
-        self, name: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None
+        self,
+        name: str,
+        config_json: str | None = None,
+        files: MutableMapping[str, bytes] | None = None,
     ) -> None:
         """Load or reload a model; what served goes on serving until that is done, or if it fails.
 
-        `files` are its contents by `<version>/<path>`, in place of those of the repository. Raises
-        FailedPrecondition in another mode than explicit, Overloaded where too many changes are
-        in progress, NotFound, InvalidArgument or ModelError.
+        `files` are its contents by `<version>/<path>`, in place of those of the repository; the
+        mapping is emptied. A load that has begun goes on when its caller leaves, one that waits
+        for others does not. Raises FailedPrecondition in another mode than explicit, Overloaded
+        where too much is in progress, NotFound, InvalidArgument or ModelError.
         """
         self._check_change(name)
-        await self._change(self._load(name, config_json, files or {}))
+        self._check_room(name)
+        change = _Change()
+        await self._see_through(self._load(name, config_json, files or {}, change), change)
 
     async def unload(self, name: str, unload_dependents: bool) -> None:  # noqa: ARG002
         """Retire a model and wait until its requests in progress are answered, within a bound.
 
-        No model depends on another. Raises FailedPrecondition and Overloaded as `load` does, and
-        NotFound.
+        No model depends on another. Where there is nothing to unload, nothing is done. Raises
+        FailedPrecondition and Overloaded as `load` does.
         """
         self._check_change(name)
-        if name not in self._lifecycle.models:
-            if name not in await self._scan((name,)):
-                raise NotFound(f"model {name!r} is not found")
-            return
-        await self._change(self._lifecycle.unload(name))
+        await self._see_through(self._lifecycle.unload(name), _Change())
 
     async def statistics(self, name: str, version: str) -> Sequence[service_pb2.ModelStatistics]:
         """Return what the ready versions counted; an empty name asks for all models."""
         if name:
-            self._record(name).find(version)
+            self._check_counted(name, version)
         return [
             self._statistics.of(record.name, number).as_proto(record.name, number)
             for record in (self._lifecycle.models[key] for key in sorted(self._lifecycle.models))
@@ -183,10 +222,18 @@ class ModelControl:
             return False
         return True
 
+    def _check_counted(self, name: str, version: str) -> None:
+        serving = self._record(name).serving()
+        if not serving:
+            raise InvalidArgument("name", f"requested model {name!r} is not available")
+        if version and version not in serving:
+            problem = f"requested model version is not available for model {name!r}"
+            raise InvalidArgument("version", problem)
+
     def _record(self, name: str) -> ModelRecord:
         record = self._lifecycle.models.get(name)
         if record is None:
-            raise NotFound(f"Request for unknown model: {name!r} is not found")
+            raise NotFound(f"{UNKNOWN}: {name!r} is not found")
         return record
 
     def _check_change(self, name: str) -> None:
@@ -196,40 +243,79 @@ class ModelControl:
                 f"{self._policy.mode!r}"
             )
         check_name(name)
-        if len(self._changes) >= MAX_CHANGES:
+        most = self._policy.max_changes
+        if len(self._changes) >= most:
+            self._refused("changes")
             raise Overloaded(
-                f"{MAX_CHANGES} loads and unloads at once are the limit",
+                f"{most} loads and unloads at once are the limit (models.max_changes)",
                 retry_after_ms=RETRY_AFTER_MS,
             )
 
-    async def _change(self, change: Coroutine[Any, Any, None]) -> None:
-        """See a change through; whoever asked may go away meanwhile."""
-        task = self._lifecycle.spawn(change)
+    def _check_room(self, name: str) -> None:
+        known, most = self._lifecycle.models, self._policy.max_models
+        if name not in known and len(known) >= most:
+            self._refused("models")
+            raise FailedPrecondition(
+                f"failed to load {name!r}: {most} models are the limit (models.max_models)"
+            )
+
+    async def _see_through(self, work: Coroutine[Any, Any, None], change: _Change) -> None:
+        """See a change through that has begun; whoever asked may go away meanwhile."""
+        task = self._lifecycle.spawn(work)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        await asyncio.shield(task)
-
-    async def _load(self, name: str, config_json: str | None, files: Mapping[str, bytes]) -> None:
-        if not files:
-            found = (await self._scan((name,))).get(name)
-            if found is None:
-                reason = (await self._unusable()).get(name, "it is not in the model repository")
-                raise NotFound(f"failed to load {name!r}: {reason}")
-            await self._lifecycle.apply(
-                WantedModel(found=found, config_json=config_json), retry=True
-            )
-            return
-        if config_json is None:
-            raise InvalidArgument("parameters[config]", "is missing; files need one")
-        parse_config(name, config_json)
-        found = await self._lifecycle.in_pool(lambda: materialise(name, files))
-        temporary = TemporaryRoot(found.root)
-        temporary.acquire()
         try:
-            wanted = WantedModel(found=found, config_json=config_json, temporary=temporary)
-            await self._lifecycle.apply(wanted, retry=True)
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            change.is_alone = True
+            if change.waits:
+                task.cancel()
+            raise
+
+    async def _load(
+        self,
+        name: str,
+        config_json: str | None,
+        files: MutableMapping[str, bytes],
+        change: _Change,
+    ) -> None:
+        with self._holding(sum(map(len, files.values()))):
+            if files and config_json is None:
+                raise InvalidArgument("parameters[config]", "is missing; files need one")
+            if config_json is not None:
+                parse_config(name, config_json)
+            found = await (self._brought(name, files) if files else self._kept(name))
+        temporary = TemporaryRoot(found.root) if found.root != self._root else None
+        wanted = WantedModel(
+            found=found, config_json=config_json, temporary=temporary, on_begin=change.begin
+        )
+        try:
+            if temporary is not None:
+                temporary.acquire()
+            if not change.is_alone:
+                change.waits = True
+                await self._lifecycle.apply(wanted, retry=True)
         finally:
-            await self._lifecycle.in_pool(temporary.release)
+            if temporary is not None:
+                await self._lifecycle.in_pool(temporary.release)
+
+    async def _kept(self, name: str) -> FoundModel:
+        found = (await self._scan((name,))).get(name)
+        if found is None:
+            reason = (await self._unusable()).get(name, "it is not in the model repository")
+            raise NotFound(
+                f"failed to load {name!r}, failed to poll from model repository: {reason}"
+            )
+        return found
+
+    async def _brought(self, name: str, files: MutableMapping[str, bytes]) -> FoundModel:
+        """Write what a request brings to a folder of its own, and let go of it."""
+        sizes = {f"file:{path}": len(content) for path, content in files.items()}
+        self._lifecycle.refuse_too_large(name, sizes)
+        try:
+            return await self._lifecycle.in_pool(lambda: materialise(name, files))
+        finally:
+            files.clear()
 
     async def _scan(self, names: Collection[str] = ()) -> dict[str, FoundModel]:
         return await self._lifecycle.in_pool(lambda: scan(self._root, names))

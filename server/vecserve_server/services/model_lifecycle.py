@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.errors import ModelError, VecserveError
+from vecserve_server.errors import ModelError, Overloaded, VecserveError
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.observability.model_statistics import StatisticsTable
 from vecserve_server.services.catalog import Catalog
@@ -36,6 +36,10 @@ CLOSE_TIMEOUT_S = 5.0
 T = TypeVar("T")
 
 
+def _nothing() -> None:
+    """Be told for nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedModel:
     """What is to be served of one model."""
@@ -44,6 +48,8 @@ class WantedModel:
     config_json: str | None = None
     """Stands in for the configuration in the folder."""
     temporary: TemporaryRoot | None = None
+    on_begin: Callable[[], None] = _nothing
+    """Called when the first of its versions begins to load; it may have to wait for others."""
 
     def config(self) -> model_config_pb2.ModelConfig:
         """Return the configuration to load it with. Reads files."""
@@ -106,6 +112,10 @@ class ModelLifecycle:
         """Read folders in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._folder_pool, work)
 
+    def refuse_too_large(self, name: str, sizes: Mapping[str, int]) -> None:
+        """Raise ModelLimit where files of these sizes take more memory than there is."""
+        self._loading.refuse_too_large(name, sizes)
+
     async def close(self, timeout_s: float) -> None:
         """End what was spawned, and close every version whether it is in use or not."""
         tasks = list(self._tasks)
@@ -131,11 +141,12 @@ class ModelLifecycle:
             return
         async with record.lock:
             if gone:
-                record.found = {}
+                record.found, record.is_listed = {}, False
             drains = [
                 self._retire(record, version, loaded)
                 for version, loaded in record.serving().items()
             ]
+            record.config_json = None
             self._forget_gone(record)
         await asyncio.gather(*drains)
         self._drop_if_gone(record)
@@ -143,34 +154,50 @@ class ModelLifecycle:
     async def apply(self, wanted: WantedModel, *, retry: bool = False) -> None:
         """Bring what serves of a model in line with what is wanted; raises the first failure.
 
-        What failed before is tried again only if it has changed, or `retry` is set.
+        What failed before is tried again only if it has changed, or `retry` is set. A configuration
+        that stood in for the folder's goes on to do so until the model is unloaded. Nothing is
+        remembered of a model that failed and is not in the repository.
         """
         name = wanted.found.name
-        record = self.models.setdefault(name, ModelRecord(name))
-        async with record.lock:
-            record.found = wanted.found.versions if wanted.temporary is None else {}
+        while True:
+            record = self.models.setdefault(name, ModelRecord(name))
             try:
-                proto = await self.in_pool(wanted.config)
-                record.reason = ""
-                versions = chosen_versions(proto, wanted.found.versions)
-                if not versions:
-                    raise ModelError(no_version_reason(wanted.found))
-            except VecserveError as error:
-                self._note(record, "", error)
-                raise
-            record.chosen = frozenset(versions)
-            failures = [
-                failure
-                for version in versions
-                if (failure := await self._bring_up(record, wanted, proto, version, retry))
-            ]
-            for version in sorted(set(wanted.found.versions) & set(self._in_use(name))):
-                if version not in versions:  # not asked for: where it fails, it is noted only
-                    await self._bring_up(record, wanted, proto, version, retry)
-            self._retire_unused(record)
-            self._forget_gone(record)
-            if failures:
-                raise failures[0]
+                async with record.lock:
+                    if self.models.get(name) is record:  # it was not dropped meanwhile
+                        await self._apply(record, wanted, retry)
+                        return
+            finally:
+                self._drop_if_gone(record)
+
+    async def _apply(self, record: ModelRecord, wanted: WantedModel, retry: bool) -> None:
+        name = record.name
+        if wanted.config_json is None and wanted.temporary is None:
+            wanted = replace(wanted, config_json=record.config_json)
+        record.found = wanted.found.versions if wanted.temporary is None else {}
+        record.is_listed = wanted.temporary is None
+        try:
+            proto = await self.in_pool(wanted.config)
+            record.reason = ""
+            versions = chosen_versions(proto, wanted.found.versions)
+            if not versions:
+                raise ModelError(no_version_reason(wanted.found))
+        except VecserveError as error:
+            self._note(record, "", error)
+            raise
+        record.chosen = frozenset(versions)
+        failures = [
+            failure
+            for version in versions
+            if (failure := await self._bring_up(record, wanted, proto, version, retry))
+        ]
+        for version in sorted(set(wanted.found.versions) & set(self._in_use(name))):
+            if version not in versions:  # not asked for: where it fails, it is noted only
+                await self._bring_up(record, wanted, proto, version, retry)
+        self._retire_unused(record)
+        self._forget_gone(record)
+        if failures:
+            raise failures[0]
+        record.config_json = wanted.config_json if wanted.temporary is None else None
 
     def release(self) -> None:
         """Retire versions that serve only because they were in use."""
@@ -203,10 +230,15 @@ class ModelLifecycle:
             root=wanted.found.root, name=record.name, version=version, proto=proto
         )
         try:
-            loaded = await self._loading.load(source)
+            loaded = await self._loading.load(source, wanted.on_begin)
         except VecserveError as error:
+            if isinstance(error, Overloaded):
+                entry.attempted = None  # it was not even tried
             self._note(record, version, error)
             return error
+        except BaseException:
+            entry.attempted = None
+            raise
         finally:
             entry.loading = False
         self._publish(record, version, self._kept_with(wanted.temporary, loaded))
@@ -267,8 +299,11 @@ class ModelLifecycle:
                 self._statistics.forget(record.name, version)
 
     def _drop_if_gone(self, record: ModelRecord) -> None:
-        if not record.versions and not record.found and not record.lock.locked():
-            self.models.pop(record.name, None)
+        if record.versions or record.is_listed or record.lock.locked():
+            return
+        if self.models.get(record.name) is record:
+            del self.models[record.name]
+            self._loading.forget(record.name)
 
     def _note(self, record: ModelRecord, version: str, error: VecserveError) -> None:
         if version:

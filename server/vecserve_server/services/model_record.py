@@ -21,6 +21,8 @@ from vecserve_server.services.control import (
 from vecserve_server.services.model_folders import Signature
 from vecserve_server.services.model_versions import LoadedVersion
 
+UNKNOWN = "Request for unknown model"
+
 
 @dataclass(slots=True)
 class VersionRecord:
@@ -60,6 +62,10 @@ class ModelRecord:
     """The versions that its policy admits."""
     reason: str = ""
     """Why not even its versions are known."""
+    is_listed: bool = False
+    """Whether it lay in the repository when it was last loaded."""
+    config_json: str | None = None
+    """What stands in for the configuration in its folder until it is unloaded."""
 
     def version(self, version: str) -> VersionRecord:
         """Return a version's record, made where there is none."""
@@ -76,7 +82,8 @@ class ModelRecord:
     def find(self, version: str) -> LoadedVersion:
         """Return a version that serves, the latest when empty.
 
-        Raises InvalidArgument, NotFound, or ModelUnavailable for one that does not serve now.
+        Raises, in the words that clients of Triton know, NotFound where there is none,
+        ModelUnavailable for one that does not serve now, and InvalidArgument.
         """
         number = version or next(reversed(self.serving()), "")
         record = self.versions.get(number)
@@ -85,12 +92,13 @@ class ModelRecord:
         if version and not (version.isascii() and version.isdecimal()):
             raise InvalidArgument("model_version", f"{version!r} is not a decimal number")
         if not version:
-            raise ModelUnavailable(f"model {self.name!r} has no version that is ready")
+            raise NotFound(f"{UNKNOWN}: {self.name!r} has no available versions")
         if record is None:
-            raise NotFound(f"model {self.name!r} version {version} is not found")
+            raise NotFound(f"{UNKNOWN}: {self.name!r} version {version} is not found")
         # The reason may name files; it stands in the index.
         raise ModelUnavailable(
-            f"model {self.name!r} version {version} is not ready: it is {record.state}"
+            f"{UNKNOWN}: {self.name!r} version {version} is not at ready state: "
+            f"it is {record.state}"
         )
 
     def entries(self) -> list[ModelEntry]:

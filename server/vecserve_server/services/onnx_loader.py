@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tritonclient.grpc import model_config_pb2
@@ -18,7 +18,7 @@ from vecserve_server.encoding.openvino_runtime import openvino_module
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.onnx_models.config import is_onnx_model
-from vecserve_server.onnx_models.loading import load_version
+from vecserve_server.onnx_models.loading import LoadLimits, load_version
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
@@ -42,6 +42,9 @@ class OnnxDefaults:
     """Requests that may wait, per priority level."""
     hold_until_queued: int = 0
     """The test hook of `HoldPolicy`; 0: off."""
+    limits: LoadLimits = field(default_factory=LoadLimits)
+    max_run_s: float = 600.0
+    """Longer runs are ended."""
 
 
 class OnnxLoader:
@@ -75,6 +78,7 @@ class OnnxLoader:
             source.version,
             source.proto,
             cpu_cores=self._defaults.cpu_cores,
+            limits=self._defaults.limits,
             openvino=openvino_module,
         )
         loaded = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
@@ -87,6 +91,7 @@ class OnnxLoader:
             clock_ns=self._clock_ns,
             metrics=self._metrics,
             on_run=statistics.executed,
+            max_run_s=self._defaults.max_run_s,
             cores=self._cores if loaded.uses_cpu else None,
         )
         statistics.queued = lambda: batcher.queued

@@ -59,21 +59,31 @@ class Inference:
         self, request: Request, deadline_ns: int | None, *, streamed: bool = False
     ) -> Response:
         """Infer; raises the errors of `errors.py`, naming the tensor at fault."""
+        with self._scope.admit(request) as arrived_ns:
+            response = await self._answer(request, deadline_ns, arrived_ns)
+        if streamed:
+            response.parameters[FINAL_RESPONSE].bool_param = True
+        return response
+
+    async def _answer(self, request: Request, deadline_ns: int | None, started_ns: int) -> Response:
         if not request.model_name:
             raise InvalidArgument("model_name", "is empty")
         parameters = request_parameters(request)
-        started_ns = self._scope.clock_ns()
-        with self._control.lease(request.model_name, request.model_version) as model:
+        lease = self._control.lease(request.model_name, request.model_version)
+        with lease as model:
             contract = self._contracts.of(model)
             rows = contract.check_inputs(request)
             wanted = contract.requested_outputs(request)
             slices = _slices(request, wanted)
             names = {field: place.region for field, place in slices.items()}
-            with self._scope.admit(request, items=rows), self._regions.hold(names) as regions:
+            # The call came in as one item; how many it is, is known only now.
+            others = self._scope.admission.admit(rows - 1)
+            with others, self._regions.hold(names) as regions:
                 views = _views(slices, regions)
+                inputs = _read_inputs(request, views)
                 reply = await model.infer(
                     TensorRequest(
-                        inputs=_read_inputs(request, views),
+                        inputs=inputs,
                         outputs=tuple(output.name for output in wanted) if request.outputs else (),
                         priority=parameters.priority,
                         timeout_us=parameters.timeout_us,
@@ -83,9 +93,9 @@ class Inference:
                 # Checked again: meanwhile an object may have been cut.
                 writer = _Writer(model, contract, reply, _views(slices, regions))
                 response = await _written(writer, request, wanted, reply)
-        self._traces.record(request, response, reply.times, started_ns)
-        if streamed and parameters.wants_final_response:
-            response.parameters[FINAL_RESPONSE].bool_param = True
+                self._traces.record(
+                    request, response, reply.times, started_ns, inputs, reply.outputs
+                )
         return response
 
 

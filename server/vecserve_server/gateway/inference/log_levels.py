@@ -51,8 +51,10 @@ class LogLevels(logging.Filter):
     def update(self, settings: Mapping[str, Value | None]) -> None:
         """Set what is named: all of it or, on an error, nothing.
 
-        Raises InvalidArgument or Unsupported that names the setting.
+        Names that are not known here are passed over, as Triton does. Raises InvalidArgument or
+        Unsupported that names the setting.
         """
+        settings = {name: value for name, value in settings.items() if name in self.settings()}
         for name, value in settings.items():
             _check(name, value)
         self._settings |= {
@@ -74,9 +76,6 @@ def _check(name: str, value: Value | None) -> None:
         if not isinstance(value, bool):
             raise InvalidArgument("settings", f"{name!r} must be true or false")
         return
-    if name != VERBOSE:
-        known = ", ".join((*LEVELS, VERBOSE, *FIXED))
-        raise InvalidArgument("settings", f"{name!r} is unknown; there are {known}")
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_VERBOSE:
         raise InvalidArgument(
             "settings", f"{name!r} must be a whole number from 0 to {MAX_VERBOSE}"

@@ -23,7 +23,7 @@ REGION, BYTE_SIZE, OFFSET = (
     "shared_memory_offset",
 )
 CLASSIFICATION = "classification"
-MAX_PRIORITY = 2**32 - 1
+MAX_PRIORITY = 2**64 - 1
 MAX_TIMEOUT_US = 2**63 // 1000 - 1
 
 Parameters = Mapping[str, Any]
@@ -35,10 +35,9 @@ class RequestParameters:
 
     priority: int
     timeout_us: int
-    wants_final_response: bool
 
 
-NO_PARAMETERS = RequestParameters(priority=0, timeout_us=0, wants_final_response=False)
+NO_PARAMETERS = RequestParameters(priority=0, timeout_us=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +68,14 @@ def request_parameters(request: service_pb2.ModelInferRequest) -> RequestParamet
     for name in parameters:
         if name.startswith("triton_") and name != FINAL_RESPONSE_WANTED:
             raise InvalidArgument("parameters", f"{name!r} is reserved and not known here")
+    # The answer to a request is its only one, and marked as the last, whether asked for or not.
+    _check_flag("parameters", parameters, FINAL_RESPONSE_WANTED)
     for name in SEQUENCE:
         if _value("parameters", parameters, name):
             raise Unsupported(f"parameters: {name!r}: sequences are not offered")
     return RequestParameters(
         priority=_whole_number("parameters", parameters, "priority", limit=MAX_PRIORITY),
         timeout_us=_whole_number("parameters", parameters, "timeout", limit=MAX_TIMEOUT_US),
-        wants_final_response=_flag("parameters", parameters, FINAL_RESPONSE_WANTED),
     )
 
 
@@ -139,10 +139,6 @@ def _whole_number(field: str, parameters: Parameters, name: str, *, limit: int) 
     return value
 
 
-def _flag(field: str, parameters: Parameters, name: str) -> bool:
-    value = _value(field, parameters, name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
+def _check_flag(field: str, parameters: Parameters, name: str) -> None:
+    if not isinstance(_value(field, parameters, name), bool | None):
         raise InvalidArgument(field, f"{name!r} must be true or false")
-    return value

@@ -10,7 +10,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from vecserve_server.errors import FailedPrecondition, InvalidArgument, ModelError, Unsupported
+from vecserve_server.errors import InvalidArgument, LoadFailed, ModelError, Unsupported
 from vecserve_server.services.control import ModelControl
 
 CONFIG, FILE_PREFIX, DEPENDENTS = "config", "file:", "unload_dependents"
@@ -19,6 +19,24 @@ CONFIG, FILE_PREFIX, DEPENDENTS = "config", "file:", "unload_dependents"
 async def load(control: ModelControl, request: service_pb2.RepositoryModelLoadRequest) -> None:
     """Load a model, with the configuration and the files of the request if it brings them."""
     _check_names(request)
+    name = request.model_name
+    try:
+        await control.load(name, *_contents(request))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{_failed(name)}: {error.field}", error.problem) from error
+    except ModelError as error:
+        # Whoever loads models may know what is wrong with one.
+        raise LoadFailed(f"{_failed(name)}: {error}") from error
+
+
+def _failed(name: str) -> str:
+    return f"failed to load {name!r}"
+
+
+def _contents(
+    request: service_pb2.RepositoryModelLoadRequest,
+) -> tuple[str | None, dict[str, bytes]]:
+    """Return the configuration and the files that a request brings."""
     config: str | None = None
     files: dict[str, bytes] = {}
     for name, parameter in request.parameters.items():
@@ -28,11 +46,7 @@ async def load(control: ModelControl, request: service_pb2.RepositoryModelLoadRe
             files[name.removeprefix(FILE_PREFIX)] = _typed(name, parameter, "bytes_param")
         else:
             raise InvalidArgument("parameters", f"{name!r} is unknown")
-    try:
-        await control.load(request.model_name, config, files)
-    except ModelError as error:
-        # Whoever loads models may know what is wrong with one.
-        raise FailedPrecondition(f"failed to load {request.model_name!r}: {error}") from error
+    return config, files
 
 
 async def unload(control: ModelControl, request: service_pb2.RepositoryModelUnloadRequest) -> None:

@@ -7,7 +7,8 @@ run.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
 from typing import Any
 
 from grpc import aio
@@ -20,6 +21,7 @@ from vecserve_server.gateway.inference import repository
 from vecserve_server.gateway.inference.infer import Inference
 from vecserve_server.gateway.inference.log_levels import LogLevels, Value
 from vecserve_server.gateway.inference.metadata import EXTENSIONS, model_metadata
+from vecserve_server.gateway.inference.parameters import FINAL_RESPONSE
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
 from vecserve_server.gateway.status_table import Dialect
@@ -33,14 +35,31 @@ STATUS_ON_ERROR = ("triton_grpc_error", "true")
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
+Call = Callable[[Any, Any, Context], Awaitable[Any]]
+
+
+def admitted(call: Call) -> Call:
+    """Let a call in before anything else is done for it; for methods of the servicer."""
+
+    @wraps(call)
+    async def wrapper(self: InferenceServicer, request: Any, context: Context) -> Any:
+        with self._scope.admit(request):
+            return await call(self, request, context)
+
+    return wrapper
+
+
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """The KServe v2 / Triton protocol over every served model."""
 
-    def __init__(self, *, control: ModelControl, scope: CallScope) -> None:
+    def __init__(
+        self, *, control: ModelControl, scope: CallScope, logs_tensor_values: bool = False
+    ) -> None:
+        """Let traces hold the values of tensors only where `logs_tensor_values`."""
         self._control = control
         self._scope = scope
         self._regions = SharedMemoryRegions()
-        self._traces = TraceLog(logger=get_logger("trace"))
+        self._traces = TraceLog(logger=get_logger("trace"), with_values=logs_tensor_values)
         self._log_levels = LogLevels(logging.getLogger(LOGGER_NAME))
         self._inference = Inference(
             control=control, regions=self._regions, traces=self._traces, scope=scope
@@ -65,6 +84,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         known = bool(request.name) and self._control.is_ready(request.name, request.version)
         return service_pb2.ModelReadyResponse(ready=known and not self._scope.closing.is_set())
 
+    @admitted
     async def ServerMetadata(
         self, request: service_pb2.ServerMetadataRequest, context: Context
     ) -> service_pb2.ServerMetadataResponse:
@@ -73,6 +93,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             name="vecserve", version=__version__, extensions=EXTENSIONS
         )
 
+    @admitted
     async def ModelMetadata(
         self, request: service_pb2.ModelMetadataRequest, context: Context
     ) -> service_pb2.ModelMetadataResponse:
@@ -83,6 +104,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         with self._control.lease(request.name, request.version) as model:
             return model_metadata(model, [request.version] if request.version else ready)
 
+    @admitted
     async def ModelConfig(
         self, request: service_pb2.ModelConfigRequest, context: Context
     ) -> service_pb2.ModelConfigResponse:
@@ -91,6 +113,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         with self._control.lease(request.name, request.version) as model:
             return service_pb2.ModelConfigResponse(config=model.config)
 
+    @admitted
     async def ModelStatistics(
         self, request: service_pb2.ModelStatisticsRequest, context: Context
     ) -> service_pb2.ModelStatisticsResponse:
@@ -133,6 +156,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         async for reply in replies:
             yield reply
 
+    @admitted
     async def RepositoryIndex(
         self, request: service_pb2.RepositoryIndexRequest, context: Context
     ) -> service_pb2.RepositoryIndexResponse:
@@ -148,6 +172,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             ]
         )
 
+    @admitted
     async def RepositoryModelLoad(
         self, request: service_pb2.RepositoryModelLoadRequest, context: Context
     ) -> service_pb2.RepositoryModelLoadResponse:
@@ -155,6 +180,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         await repository.load(self._control, request)
         return service_pb2.RepositoryModelLoadResponse()
 
+    @admitted
     async def RepositoryModelUnload(
         self, request: service_pb2.RepositoryModelUnloadRequest, context: Context
     ) -> service_pb2.RepositoryModelUnloadResponse:
@@ -162,6 +188,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         await repository.unload(self._control, request)
         return service_pb2.RepositoryModelUnloadResponse()
 
+    @admitted
     async def SystemSharedMemoryStatus(
         self, request: service_pb2.SystemSharedMemoryStatusRequest, context: Context
     ) -> service_pb2.SystemSharedMemoryStatusResponse:
@@ -180,6 +207,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             }
         )
 
+    @admitted
     async def SystemSharedMemoryRegister(
         self, request: service_pb2.SystemSharedMemoryRegisterRequest, context: Context
     ) -> service_pb2.SystemSharedMemoryRegisterResponse:
@@ -189,6 +217,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         )
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
+    @admitted
     async def SystemSharedMemoryUnregister(
         self, request: service_pb2.SystemSharedMemoryUnregisterRequest, context: Context
     ) -> service_pb2.SystemSharedMemoryUnregisterResponse:
@@ -196,24 +225,28 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self._regions.unregister(request.name)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
+    @admitted
     async def CudaSharedMemoryStatus(
         self, request: service_pb2.CudaSharedMemoryStatusRequest, context: Context
     ) -> service_pb2.CudaSharedMemoryStatusResponse:
         """Answer that there are no regions of CUDA memory."""
         return service_pb2.CudaSharedMemoryStatusResponse()
 
+    @admitted
     async def CudaSharedMemoryRegister(
         self, request: service_pb2.CudaSharedMemoryRegisterRequest, context: Context
     ) -> service_pb2.CudaSharedMemoryRegisterResponse:
         """Refuse."""
         raise Unsupported("CUDA shared memory is not offered by this server")
 
+    @admitted
     async def CudaSharedMemoryUnregister(
         self, request: service_pb2.CudaSharedMemoryUnregisterRequest, context: Context
     ) -> service_pb2.CudaSharedMemoryUnregisterResponse:
         """Answer that nothing is left: perf_analyzer asks whatever memory it uses."""
         return service_pb2.CudaSharedMemoryUnregisterResponse()
 
+    @admitted
     async def TraceSetting(
         self, request: service_pb2.TraceSettingRequest, context: Context
     ) -> service_pb2.TraceSettingResponse:
@@ -229,6 +262,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             response.settings[name].value.extend(values)
         return response
 
+    @admitted
     async def LogSettings(
         self, request: service_pb2.LogSettingsRequest, context: Context
     ) -> service_pb2.LogSettingsResponse:
@@ -244,11 +278,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.ModelInferRequest, error: Exception
     ) -> service_pb2.ModelStreamInferResponse:
         status = self._scope.failures.wire_status(STREAM_METHOD, error, Dialect.TRITON)
+        response = service_pb2.ModelInferResponse(
+            model_name=request.model_name, model_version=request.model_version, id=request.id
+        )
+        response.parameters[FINAL_RESPONSE].bool_param = True
         return service_pb2.ModelStreamInferResponse(
-            error_message=status.message,
-            infer_response=service_pb2.ModelInferResponse(
-                model_name=request.model_name, model_version=request.model_version, id=request.id
-            ),
+            error_message=status.message, infer_response=response
         )
 
 

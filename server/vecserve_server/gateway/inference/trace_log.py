@@ -1,7 +1,8 @@
 """The trace extension: where the time of every n-th request went, as records of the server's log.
 
-Owns the settings, for all models and for single ones, and which requests are traced. Must not
-know how requests are computed.
+Owns the settings, for all models and for single ones, which requests are traced, and what of their
+tensors is told. Values may be personal data: they are written only where the server's operator
+allows it and the level asks for it. Must not know how requests are computed.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from vecserve_server.errors import InvalidArgument, Unsupported
+from vecserve_server.gateway.tensors import BYTES
 from vecserve_server.observability.logging import log_event
-from vecserve_server.services.tensor_model import StageTimes
+from vecserve_server.services.tensor_model import StageTimes, Tensors
 
 LEVEL, RATE, COUNT = "trace_level", "trace_rate", "trace_count"
 FREQUENCY, FILE, MODE = "log_frequency", "trace_file", "trace_mode"
-OFF, TIMESTAMPS = "OFF", "TIMESTAMPS"
+OFF, TIMESTAMPS, TENSORS = "OFF", "TIMESTAMPS", "TENSORS"
 UNLIMITED = "-1"
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     LEVEL: (OFF,),
@@ -28,8 +32,12 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     FILE: ("",),
     MODE: ("triton",),
 }
-# Records go to the server's log at once: nothing else can be chosen.
-FIXED = (FREQUENCY, FILE, MODE)
+# Records go to the server's log, and at once: there is nothing to write so often.
+FIXED = (FILE, MODE)
+LEAST: Mapping[str, int] = {RATE: 1, COUNT: -1, FREQUENCY: 0}
+MAX_VALUES = 64
+"""Of one tensor, in a record."""
+MAX_VALUE_CHARACTERS = 256
 MAX_NUMBER = 2**31 - 1
 
 Values = tuple[str, ...]
@@ -47,8 +55,10 @@ class _Scope:
 class TraceLog:
     """Settings of the trace extension, and the records that they ask for. Loop only."""
 
-    def __init__(self, *, logger: logging.Logger) -> None:
+    def __init__(self, *, logger: logging.Logger, with_values: bool = False) -> None:
+        """Write the values of tensors, for the level TENSORS, only `with_values`."""
         self._logger = logger
+        self._with_values = with_values
         self._global = _Scope({})
         # One for each model that had settings of its own; the caller checks the names.
         self._models: dict[str, _Scope] = {}
@@ -61,9 +71,11 @@ class TraceLog:
     def update(self, model: str, settings: Mapping[str, Sequence[str]]) -> None:
         """Set what has values, clear what has none: all of it or, on an error, nothing.
 
-        A setting that is cleared falls back from the model's to that for all models, and from
-        there to its default. Raises InvalidArgument or Unsupported that names the setting.
+        Names that are not known here are passed over, as Triton does. A setting that is cleared
+        falls back from the model's to that for all models, and from there to its default. Raises
+        InvalidArgument or Unsupported that names the setting.
         """
+        settings = {name: values for name, values in settings.items() if name in DEFAULTS}
         for name, values in settings.items():
             _check(name, tuple(values))
         if not settings:
@@ -83,52 +95,78 @@ class TraceLog:
         response: service_pb2.ModelInferResponse,
         times: StageTimes,
         started_ns: int,
+        inputs: Tensors,
+        outputs: Tensors,
     ) -> None:
         """Log an answered request if it is its turn."""
-        if self._is_due(response.model_name):
+        levels = self._due(response.model_name)
+        whose: dict[str, object] = {
+            "model": response.model_name,
+            "version": response.model_version,
+            "request_id": request.id[:128],
+        }
+        if TIMESTAMPS in levels:
             log_event(
                 self._logger,
                 logging.INFO,
                 "trace",
-                model=response.model_name,
-                version=response.model_version,
-                request_id=request.id[:128],
+                **whose,
                 started_ns=started_ns,
                 queue_ns=times.queue_ns,
                 compute_input_ns=times.compute_input_ns,
                 compute_infer_ns=times.compute_infer_ns,
                 compute_output_ns=times.compute_output_ns,
             )
+        if TENSORS in levels:
+            for side, tensors in (("input", inputs), ("output", outputs)):
+                for name, array in tensors.items():
+                    facts = self._described(array)
+                    log_event(
+                        self._logger, logging.INFO, "trace_tensor", **whose, **{side: name}, **facts
+                    )
 
-    def _is_due(self, model: str) -> bool:
+    def _described(self, array: NDArray[Any]) -> dict[str, object]:
+        """Tell a tensor's type and shape, and its first values where that is allowed."""
+        kind = BYTES if array.dtype == object else str(array.dtype)
+        facts: dict[str, object] = {"datatype": kind, "shape": list(array.shape)}
+        if self._with_values:
+            facts["values"] = [_shown(value) for value in array.reshape(-1)[:MAX_VALUES].tolist()]
+        return facts
+
+    def _due(self, model: str) -> Values:
+        """Return what to record of a request that was answered now."""
         if not self._models and not self._global.changed:
-            return False
+            return ()
         settings = self.settings(model)
-        if settings[LEVEL] != (TIMESTAMPS,):
-            return False
+        if settings[LEVEL] == (OFF,):
+            return ()
         scope = self._models.get(model, self._global)
         count = int(settings[COUNT][0])
         if 0 <= count <= scope.traced:
-            return False
+            return ()
         scope.seen += 1
         if scope.seen % int(settings[RATE][0]):
-            return False
+            return ()
         scope.traced += 1
-        return True
+        return settings[LEVEL]
+
+
+def _shown(value: object) -> object:
+    """Return what a record holds of one value."""
+    if not isinstance(value, bytes):
+        return value
+    return value[:MAX_VALUE_CHARACTERS].decode(errors="backslashreplace")
 
 
 def _check(name: str, values: Values) -> None:
-    if name not in DEFAULTS:
-        known = ", ".join(DEFAULTS)
-        raise InvalidArgument("settings", f"{name!r} is unknown; there are {known}")
     if not values:
         return
     if name in FIXED and values != DEFAULTS[name]:
         raise Unsupported(f"settings: {name!r} cannot be changed: traces go to the server's log")
     if name == LEVEL:
         _check_level(values)
-    if name in (RATE, COUNT):
-        low = 1 if name == RATE else -1
+    if name in LEAST:
+        low = LEAST[name]
         if len(values) != 1 or not _is_number(values[0], low=low):
             raise InvalidArgument(
                 "settings", f"{name!r} must be one whole number from {low} to {MAX_NUMBER}"
@@ -136,10 +174,9 @@ def _check(name: str, values: Values) -> None:
 
 
 def _check_level(values: Values) -> None:
-    if "TENSORS" in values:
-        raise Unsupported(f"settings: {LEVEL!r}: the log never holds tensors")
-    if values not in ((OFF,), (TIMESTAMPS,)):
-        raise InvalidArgument("settings", f"{LEVEL!r} must be {OFF} or {TIMESTAMPS}")
+    if values != (OFF,) and not set(values) <= {TIMESTAMPS, TENSORS}:
+        problem = f"{LEVEL!r} must be {OFF} alone, or {TIMESTAMPS}, {TENSORS} or both"
+        raise InvalidArgument("settings", problem)
 
 
 def _is_number(text: str, *, low: int) -> bool:
