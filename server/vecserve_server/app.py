@@ -27,6 +27,7 @@ from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.collection_servicer import CollectionServicer
+from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
@@ -143,16 +144,15 @@ class _Application:
             raise ConfigError(f"server.ready_file: {ready_file.parent} is not a writable folder")
 
     def _bind(self) -> GrpcServer:
+        doors = make_doors(
+            self._settings.server,
+            max_items_per_call=self._settings.limits.max_items_per_call,
+            metrics=self._metrics,
+        )
         interceptor = CallInterceptor(
-            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns
+            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns, doors=doors
         )
-        return GrpcServer(
-            host=self._settings.server.host,
-            port=self._settings.server.port,
-            max_message_bytes=self._settings.server.max_message_bytes,
-            max_concurrent_calls=self._settings.server.max_concurrent_calls,
-            interceptor=interceptor,
-        )
+        return GrpcServer(settings=self._settings.server, interceptor=interceptor)
 
     async def _build_core(self, stack: AsyncExitStack) -> _Core:
         settings, limits = self._settings, self._settings.limits
@@ -263,6 +263,9 @@ class _Application:
             settings=self._settings,
             pools=Pools(
                 tokenise=tokenise_pool,
+                tokenise_long=self._pool(
+                    stack, "tokenise-long", 1, self._settings.compute.model_niceness
+                ),
                 load=self._pool(stack, "load", 1, self._settings.compute.model_niceness),
                 folders=self._pool(stack, "folders", 1),
             ),

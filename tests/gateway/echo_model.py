@@ -16,10 +16,12 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.server_settings import ServerSettings
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.control import READY, ModelEntry
 from vecserve_server.services.tensor_model import (
@@ -148,7 +150,10 @@ async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
     closing = asyncio.Event()
     scope, control = echo_scope(closing), OneModel(model=model)
     interceptor = CallInterceptor(
-        metrics=scope.metrics, failures=scope.failures, clock_ns=scope.clock_ns
+        metrics=scope.metrics,
+        failures=scope.failures,
+        clock_ns=scope.clock_ns,
+        doors=make_doors(ServerSettings(), max_items_per_call=64, metrics=scope.metrics),
     )
     server: Any = aio.server(
         interceptors=[interceptor], options=[("grpc.max_receive_message_length", -1)]

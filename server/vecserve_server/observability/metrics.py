@@ -39,6 +39,8 @@ class Metrics:
     inference_seconds: Histogram
     response_cache_bytes: Gauge
     pending_items: Gauge
+    open_calls: Gauge
+    arriving_messages: Gauge
     queued_rows: Gauge
     commits: Gauge
     failed_commits: Gauge
@@ -102,6 +104,10 @@ def make_metrics() -> Metrics:
             SECONDS_BUCKETS,
         ),
         response_cache_bytes=gauge("vecserve_response_cache_bytes", "Size of the kept replies"),
+        open_calls=gauge("vecserve_open_calls", "Open calls and streams", ("kind",)),
+        arriving_messages=gauge(
+            "vecserve_arriving_messages", "Open calls and streams that wait for a message"
+        ),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),
