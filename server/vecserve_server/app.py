@@ -32,6 +32,7 @@ from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference.servicer import InferenceServicer
+from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
@@ -287,6 +288,12 @@ class _Application:
             stream_window=self._settings.limits.max_stream_window,
             max_items_per_call=self._settings.limits.max_items_per_call,
         )
+        regions = SharedMemoryRegions(
+            offered=self._settings.server.offers_shared_memory,
+            max_regions=self._settings.server.max_shared_memory_regions,
+            max_bytes=self._settings.server.max_shared_memory_bytes,
+            metrics=self._metrics,
+        )
         return Servicers(
             embedding=EmbeddingServicer(service=core.embedding, scope=scope),
             collection=CollectionServicer(
@@ -310,6 +317,7 @@ class _Application:
             inference=InferenceServicer(
                 control=core.control,
                 scope=scope,
+                regions=regions,
             ),
         )
 

@@ -6,6 +6,7 @@ Owns names and defaults. Must not know what the values are used for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +56,21 @@ class ServerSettings:
     """How long a scrape may take to ask, and to read its answer."""
     client_shared_memory: Literal["auto", "on", "off"] = "auto"
     """Whether clients may register shared memory. auto: where only this machine can connect."""
-    max_shared_memory_regions: int = 1024
+    max_shared_memory_regions: int = 256
     max_shared_memory_bytes: int = 4096 * MIB
     """Sum of the sizes of the registered regions."""
+
+    @property
+    def offers_shared_memory(self) -> bool:
+        """Whether clients may register regions."""
+        if self.client_shared_memory == "auto":
+            return is_loopback(self.host)
+        return self.client_shared_memory == "on"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

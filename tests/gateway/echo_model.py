@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
@@ -19,6 +20,10 @@ from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.inference.servicer import InferenceServicer
+from vecserve_server.gateway.inference.shared_memory import (
+    SHARED_MEMORY_FOLDER,
+    SharedMemoryRegions,
+)
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.server_settings import ServerSettings
@@ -144,6 +149,13 @@ def echo_scope(closing: asyncio.Event) -> CallScope:
     )
 
 
+def echo_regions(
+    scope: CallScope, folder: Path = SHARED_MEMORY_FOLDER, **bounds: Any
+) -> SharedMemoryRegions:
+    wanted = {"offered": True, "max_regions": 64, "max_bytes": 1 << 30} | bounds
+    return SharedMemoryRegions(metrics=scope.metrics, folder=folder, **wanted)
+
+
 @asynccontextmanager
 async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
     """Serve a model on a free port."""
@@ -160,7 +172,7 @@ async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
     )
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(control=control, scope=scope), server
+        InferenceServicer(control=control, scope=scope, regions=echo_regions(scope)), server
     )
     interceptor.open()
     await server.start()

@@ -53,8 +53,10 @@ class CallScope:
     max_items_per_call: int
 
     @contextmanager
-    def admit(self, request: Message, *, items: int = 1, field: str | None = None) -> Iterator[int]:
-        """Come in with a request; yields the monotonic time of arrival.
+    def admit(
+        self, request: Message, *, items: int = 1, field: str | None = None, more_bytes: int = 0
+    ) -> Iterator[int]:
+        """Come in with a request, and with bytes that lie elsewhere; yields the time of arrival.
 
         `items` is the length of its batch field, which must be 1 to `max_items_per_call`: a batch
         that could never come in is refused for good.
@@ -62,7 +64,7 @@ class CallScope:
         if field is not None:
             check_count(field, items, limit=self.max_items_per_call)
         check_request_id(getattr(request, "request_id", ""))
-        with self.admission.admit(items, size_bytes=request.ByteSize()):
+        with self.admission.admit(items, size_bytes=request.ByteSize() + more_bytes):
             yield self.clock_ns()
 
     def deadline_ns(self, context: aio.ServicerContext[Any, Any]) -> int | None:

@@ -41,6 +41,8 @@ class Metrics:
     pending_items: Gauge
     open_calls: Gauge
     arriving_messages: Gauge
+    shared_memory_regions: Gauge
+    shared_memory_bytes: Gauge
     queued_rows: Gauge
     commits: Gauge
     failed_commits: Gauge
@@ -108,6 +110,10 @@ def make_metrics() -> Metrics:
         arriving_messages=gauge(
             "vecserve_arriving_messages", "Open calls and streams that wait for a message"
         ),
+        shared_memory_regions=gauge(
+            "vecserve_shared_memory_regions", "Regions that clients have registered"
+        ),
+        shared_memory_bytes=gauge("vecserve_shared_memory_bytes", "Sum of their sizes"),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),

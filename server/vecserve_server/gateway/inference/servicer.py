@@ -36,10 +36,12 @@ STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """The KServe v2 / Triton protocol over every served model."""
 
-    def __init__(self, *, control: ModelControl, scope: CallScope) -> None:
+    def __init__(
+        self, *, control: ModelControl, scope: CallScope, regions: SharedMemoryRegions
+    ) -> None:
         self._control = control
         self._scope = scope
-        self._regions = SharedMemoryRegions()
+        self._regions = regions
         self._traces = TraceLog(logger=get_logger("trace"))
         self._log_levels = LogLevels(logging.getLogger(LOGGER_NAME))
         self._inference = Inference(
@@ -183,7 +185,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def SystemSharedMemoryRegister(
         self, request: service_pb2.SystemSharedMemoryRegisterRequest, context: Context
     ) -> service_pb2.SystemSharedMemoryRegisterResponse:
-        """Map a part of a POSIX shared-memory object."""
+        """Keep a part of a POSIX shared-memory object."""
         self._regions.register(
             request.name, request.key, offset=request.offset, size_bytes=request.byte_size
         )
