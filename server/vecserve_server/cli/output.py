@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vecserve_client import Hit
+from vecserve_server.observability.printable import printable
 
 MAX_WIDTH: Final = 32
 """Of every column of a table but the last."""
@@ -22,12 +23,12 @@ MAX_WIDTH: Final = 32
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on one line."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    print(printable(json.dumps(value, ensure_ascii=False, allow_nan=False)))
 
 
 def complain(line: str) -> None:
     """Print one line on standard error."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(printable(line))
 
 
 def print_table(
@@ -35,7 +36,7 @@ def print_table(
 ) -> None:
     """Print a table; the columns named in `right` hold numbers, the last one takes what is left."""
     numbers = frozenset(right)
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for position, column in enumerate(columns):
         widest = max([len(column), *(len(row[position]) for row in cells)])

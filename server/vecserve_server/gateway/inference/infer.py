@@ -70,28 +70,21 @@ class Inference:
             wanted = contract.requested_outputs(request)
             slices = _slices(request, wanted)
             names = {field: place.region for field, place in slices.items()}
-            shared_bytes = sum(place.size_bytes for place in slices.values())
-            with (
-                self._scope.admit(request, items=rows, more_bytes=shared_bytes),
-                self._regions.hold(names) as regions,
-            ):
-                shared = {
-                    field: SharedTensor(region=regions[field], place=place, field=field)
-                    for field, place in slices.items()
-                }
-                for tensor in shared.values():
-                    tensor.check()
-                reply = await model.infer(
-                    TensorRequest(
-                        inputs=await _inputs(request, shared),
-                        outputs=tuple(output.name for output in wanted) if request.outputs else (),
-                        priority=parameters.priority,
-                        timeout_us=parameters.timeout_us,
-                        deadline_ns=deadline_ns,
+            with self._regions.hold(names) as regions:
+                shared = _shared(slices, regions)
+                inputs_bytes = _shared_input_bytes(request, shared)
+                with self._scope.admit(request, items=rows, more_bytes=inputs_bytes):
+                    reply = await model.infer(
+                        TensorRequest(
+                            inputs=await _inputs(request, shared),
+                            outputs=_names(request, wanted),
+                            priority=parameters.priority,
+                            timeout_us=parameters.timeout_us,
+                            deadline_ns=deadline_ns,
+                        )
                     )
-                )
-                writer = _Writer(model, contract, reply, shared)
-                response = await _written(writer, request, wanted, reply)
+                    writer = _Writer(model, contract, reply, shared)
+                    response = await _written(writer, request, wanted, reply)
         self._traces.record(request, response, reply.times, started_ns)
         if streamed and parameters.wants_final_response:
             response.parameters[FINAL_RESPONSE].bool_param = True
@@ -110,11 +103,31 @@ def _slices(request: Request, wanted: Sequence[RequestedOutput]) -> dict[str, Re
     }
 
 
+def _names(request: Request, wanted: Sequence[RequestedOutput]) -> tuple[str, ...]:
+    return tuple(output.name for output in wanted) if request.outputs else ()
+
+
+def _shared(
+    slices: Mapping[str, RegionSlice], regions: Mapping[str, Region]
+) -> dict[str, SharedTensor]:
+    """Find the places of the tensors; refuse those outside their regions."""
+    shared = {
+        field: SharedTensor(field=field, region=regions[field], place=place)
+        for field, place in slices.items()
+    }
+    for tensor in shared.values():
+        tensor.check()
+    return shared
+
+
+def _shared_input_bytes(request: Request, shared: Mapping[str, SharedTensor]) -> int:
+    names = [_input(tensor.name) for tensor in request.inputs]
+    return sum(shared[name].place.size_bytes for name in names if name in shared)
+
+
 async def _inputs(request: Request, shared: Mapping[str, SharedTensor]) -> dict[str, NDArray[Any]]:
     """Read all inputs by name, in a thread where that takes long."""
-    names = [_input(tensor.name) for tensor in request.inputs]
-    size_bytes = sum(shared[name].place.size_bytes for name in names if name in shared)
-    if size_bytes <= COPY_ON_LOOP_BYTES:
+    if _shared_input_bytes(request, shared) <= COPY_ON_LOOP_BYTES:
         return _read_inputs(request, shared)
     return await asyncio.to_thread(_read_inputs, request, shared)
 
