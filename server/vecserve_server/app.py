@@ -37,7 +37,7 @@ from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
 from vecserve_server.index.maintenance import IndexMaintenance
-from vecserve_server.observability.exposition import serve_metrics
+from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.scheduling.niceness import yield_to_others
@@ -327,7 +327,14 @@ class _Application:
             return -1
         try:
             port, stop = serve_metrics(
-                self._metrics.registry, host=wanted.host, port=wanted.metrics_port
+                self._metrics.registry,
+                host=wanted.host,
+                port=wanted.metrics_port,
+                limits=ScrapeLimits(
+                    max_connections=wanted.max_metrics_connections,
+                    timeout_s=wanted.metrics_timeout_s,
+                ),
+                on_pushed_out=self._metrics.rejected.labels(reason="scrapes").inc,
             )
         except OSError as error:
             raise ConfigError(

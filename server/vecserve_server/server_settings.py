@@ -50,10 +50,10 @@ class ServerSettings:
     """A connection without a call is closed after so long."""
     max_connection_age_s: float = 3600.0
     """After so long a client is asked to connect anew; its open calls go on."""
-    metrics_threads: int = 4
-    """Scrapes that are answered at once."""
+    max_metrics_connections: int = 64
+    """One more takes the place of the oldest."""
     metrics_timeout_s: float = 5.0
-    """How long a scrape may take to ask, and to read its answer."""
+    """How long a scrape may take to ask and to read its answer."""
     client_shared_memory: Literal["auto", "on", "off"] = "auto"
     """Whether clients may register shared memory. auto: where only this machine can connect."""
     max_shared_memory_regions: int = 256

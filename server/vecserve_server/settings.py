@@ -281,7 +281,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("server.handshake_timeout_s", 0.1, 3600),
     ("server.max_connection_idle_s", 1, 1 << 20),
     ("server.max_connection_age_s", 1, 1 << 20),
-    ("server.metrics_threads", 1, 64),
+    ("server.max_metrics_connections", 1, 4096),
     ("server.metrics_timeout_s", 0.1, 3600),
     ("server.max_shared_memory_regions", 1, 1 << 16),
     ("server.max_shared_memory_bytes", 1, 1 << 46),
