@@ -123,7 +123,7 @@ class _Application:
                 metrics=self._metrics,
             )
             self._check_ready_file()
-            server = self._bind()
+            server = self._bind(stack)
             stack.push_async_callback(server.stop, 0.0)
             await server.start()
             metrics_port = self._open_metrics(stack)
@@ -144,10 +144,11 @@ class _Application:
         if ready_file is not None and not os.access(ready_file.parent, os.W_OK):
             raise ConfigError(f"server.ready_file: {ready_file.parent} is not a writable folder")
 
-    def _bind(self) -> GrpcServer:
+    def _bind(self, stack: AsyncExitStack) -> GrpcServer:
         doors = make_doors(
             self._settings.server,
-            max_items_per_call=self._settings.limits.max_items_per_call,
+            limits=self._settings.limits,
+            unpack_pool=self._pool(stack, "unpack", 1, self._settings.compute.model_niceness),
             metrics=self._metrics,
         )
         interceptor = CallInterceptor(

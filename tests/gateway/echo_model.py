@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.call import CallScope
-from vecserve_server.gateway.doors import make_doors
+from vecserve_server.gateway.doors import Doors, make_doors
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.inference.shared_memory import (
@@ -35,6 +36,7 @@ from vecserve_server.services.tensor_model import (
     TensorReply,
     TensorRequest,
 )
+from vecserve_server.settings import LimitSettings
 
 NUMBERS = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
@@ -156,6 +158,15 @@ def echo_regions(
     return SharedMemoryRegions(metrics=scope.metrics, folder=folder, **wanted)
 
 
+def echo_doors(scope: CallScope, **settings: Any) -> Doors:
+    return make_doors(
+        ServerSettings(**settings),
+        limits=LimitSettings(max_items_per_call=64),
+        unpack_pool=ThreadPoolExecutor(1),
+        metrics=scope.metrics,
+    )
+
+
 @asynccontextmanager
 async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
     """Serve a model on a free port."""
@@ -165,10 +176,14 @@ async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
         metrics=scope.metrics,
         failures=scope.failures,
         clock_ns=scope.clock_ns,
-        doors=make_doors(ServerSettings(), max_items_per_call=64, metrics=scope.metrics),
+        doors=echo_doors(scope),
     )
     server: Any = aio.server(
-        interceptors=[interceptor], options=[("grpc.max_receive_message_length", -1)]
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.per_message_decompression", 0),
+        ],
     )
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

@@ -30,7 +30,7 @@ def zipped(target: Target) -> None:
             call.future(message, timeout=PATIENCE_S, compression=grpc.Compression.Gzip)
             for _ in range(3)
         ]
-        assert set(outcomes(calls)) == {Code.RESOURCE_EXHAUSTED}
+        assert set(outcomes(calls)) == {Code.INVALID_ARGUMENT}
 
 
 def zipped_within_the_limit(target: Target) -> None:

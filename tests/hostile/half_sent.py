@@ -26,8 +26,12 @@ def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
 
 def headers(method: str) -> bytes:
     # POST and http are entries of HPACK's static table; the rest is spelt out.
-    fields = ((":path", method), (":authority", "x"), ("te", "trailers"))
-    fields += (("content-type", "application/grpc"),)
+    fields = (
+        (":path", method),
+        (":authority", "x"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    )
     return b"\x83\x86" + b"".join(
         b"\x00" + bytes((len(n),)) + n.encode() + bytes((len(v),)) + v.encode() for n, v in fields
     )

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,10 +32,10 @@ def main(target: str) -> None:
                 print(json.dumps(_measured(kind, call)), flush=True)
 
 
-def _calls(channel: grpc.Channel) -> Iterator[tuple[str, Callable[[], object]]]:
+def _calls(channel: Any) -> Iterator[tuple[str, Callable[[], object]]]:
     embed = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
     search = search_pb2_grpc.SearchServiceStub(channel).Search
-    health = health_pb2_grpc.HealthStub(channel).Check
+    health = _check(channel)
     live = service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive
     numbers = count()
 
@@ -59,12 +60,17 @@ def _calls(channel: grpc.Channel) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "live", lambda: live(service_pb2.ServerLiveRequest(), timeout=PATIENCE_S)
 
 
+def _check(channel: Any) -> Callable[..., object]:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    check: Callable[..., object] = stub.Check
+    return check
+
+
 def _health_over_a_new_one(target: str) -> None:
     # A channel of its own would share the connection of an equal one.
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(target, options=options) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+        _check(channel)(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
 
 
 def _measured(kind: str, call: Callable[[], object]) -> dict[str, object]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from vecserve_server.gateway.arrivals import Arrivals
 from vecserve_server.gateway.open_calls import Bound, OpenCalls
+from vecserve_server.gateway.unpacking import Unpacking
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.process import resident_bytes
 from vecserve_server.server_settings import ServerSettings
+from vecserve_server.settings import LimitSettings
 
 HEALTH_SERVICE = "/grpc.health.v1.Health/"
 VITAL_SERVICES = (HEALTH_SERVICE, "/vecserve.v1.AdminService/")
@@ -31,6 +34,7 @@ class Doors:
     """Where calls come in."""
 
     arrivals: Arrivals
+    unpacking: Unpacking
     calls: OpenCalls
     vital: OpenCalls
     streams: OpenCalls
@@ -48,11 +52,12 @@ class Doors:
 def make_doors(
     settings: ServerSettings,
     *,
-    max_items_per_call: int,
+    limits: LimitSettings,
+    unpack_pool: Executor,
     metrics: Metrics,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Doors:
-    """Set up the doors with nobody inside."""
+    """Set up the doors with nobody inside; `unpack_pool` has one thread."""
     arrivals = Arrivals(
         max_bytes=settings.max_arriving_bytes,
         timeout_s=settings.receive_timeout_s,
@@ -80,11 +85,17 @@ def make_doors(
 
     return Doors(
         arrivals=arrivals,
+        unpacking=Unpacking(
+            max_bytes=settings.max_message_bytes,
+            max_waiting_bytes=limits.max_pending_bytes,
+            pool=unpack_pool,
+            metrics=metrics,
+        ),
         calls=door("calls", "max_concurrent_calls", "max_connection_calls", arrivals.make_room),
         vital=door("health and admin calls", "max_concurrent_calls", None, arrivals.make_room),
         streams=door("streams", "max_streams", "max_connection_streams"),
         watches=door("watches", "max_watches", "max_connection_watches"),
-        max_fields=FIELDS_PER_ITEM * max_items_per_call,
+        max_fields=FIELDS_PER_ITEM * limits.max_items_per_call,
     )
 
 

@@ -101,12 +101,18 @@ class CallInterceptor(aio.ServerInterceptor):
     def _unary(
         self, method: str, behaviour: Callable[..., Any], decode: Deserialise
     ) -> Callable[..., Any]:
-        door, arrivals = self._doors.of_unary(method), self._doors.arrivals
+        door, arrivals, unpacking = (
+            self._doors.of_unary(method),
+            self._doors.arrivals,
+            self._doors.unpacking,
+        )
 
         async def call(_requests: object, context: aio.ServicerContext[Any, Any]) -> object:
             async with _Observed(self, method, context):
                 with door.admit(context.peer()):
-                    request = _checked(decode(await arrivals.message(context)))
+                    message = await arrivals.message(context)
+                    request = _checked(await unpacking.decoded(message, decode))
+                    del message
                     return await behaviour(request, context)
 
         return call
@@ -121,7 +127,8 @@ class CallInterceptor(aio.ServerInterceptor):
         ) -> AsyncIterator[object]:
             async with _Observed(self, method, context):
                 with self._doors.watches.admit(context.peer()):
-                    request = _checked(decode(await self._doors.arrivals.message(context)))
+                    message = await self._doors.arrivals.message(context)
+                    request = _checked(await self._doors.unpacking.decoded(message, decode))
                     async for reply in behaviour(request, context):
                         yield reply
 
@@ -132,7 +139,7 @@ class CallInterceptor(aio.ServerInterceptor):
     ) -> Callable[..., Any]:
         async def messages(context: aio.ServicerContext[Any, Any]) -> AsyncIterator[object]:
             while (message := await self._doors.arrivals.next_message(context)) is not None:
-                yield _checked(decode(message))
+                yield _checked(await self._doors.unpacking.decoded(message, decode))
 
         async def call(
             _requests: object, context: aio.ServicerContext[Any, Any]

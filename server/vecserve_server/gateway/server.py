@@ -6,6 +6,7 @@ Owns the assembly of servicers, health and reflection. Must not know how anythin
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,7 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     def _add(self, servicers: Servicers) -> None:
-        server = self._server
+        server: Any = _Registry(self._server.add_generic_rpc_handlers)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicers.embedding, server)
         collection_pb2_grpc.add_CollectionServiceServicer_to_server(servicers.collection, server)
         index_pb2_grpc.add_IndexServiceServicer_to_server(servicers.index, server)
@@ -116,6 +117,19 @@ class GrpcServer:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
+
+
+@dataclass(frozen=True, slots=True)
+class _Registry:
+    """Takes the handlers of a service for a server that has started.
+
+    Handlers that are registered by method are for servers that have not, and gRPC warns of them.
+    """
+
+    add_generic_rpc_handlers: Callable[..., None]
+
+    def add_registered_method_handlers(self, *_: object) -> None:
+        """Leave them out: the generic ones do the same."""
 
 
 def max_connections(settings: ServerSettings) -> int:
@@ -130,6 +144,8 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_send_message_length", NO_LIMIT),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # They are unpacked where it is known how many there are.
+        ("grpc.per_message_decompression", 0),
         # Two servers on one port would split the calls between them.
         ("grpc.so_reuseport", 0),
         # Calls that nobody has looked at yet; what is more is cancelled, without a reason.
