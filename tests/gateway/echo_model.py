@@ -168,15 +168,15 @@ def echo_doors(scope: CallScope, **settings: Any) -> Doors:
 
 
 @asynccontextmanager
-async def echo_server(model: EchoModel) -> AsyncIterator[EchoServer]:
-    """Serve a model on a free port."""
+async def echo_server(model: EchoModel, **settings: Any) -> AsyncIterator[EchoServer]:
+    """Serve a model on a free port, with settings of the section `server`."""
     closing = asyncio.Event()
     scope, control = echo_scope(closing), OneModel(model=model)
     interceptor = CallInterceptor(
         metrics=scope.metrics,
         failures=scope.failures,
         clock_ns=scope.clock_ns,
-        doors=echo_doors(scope),
+        doors=echo_doors(scope, **settings),
     )
     server: Any = aio.server(
         interceptors=[interceptor],

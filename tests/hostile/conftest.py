@@ -23,8 +23,8 @@ from tests.hostile.watching import Probe, Size, probing, size_of
 from vecserve.v1 import common_pb2, embedding_pb2, index_pb2
 from vecserve_client import Client, Record
 
-BIG_ROWS, BIG_DIM = 120_000, 16
-SETTLE_S = 30.0
+BIG_ROWS, BIG_DIM = 120_000, 8
+SETTLE_S = 15.0
 SLACK = Size(resident_bytes=60_000_000, threads=4, descriptors=10)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from traceback import clear_frames
 from typing import Any, NoReturn
 
 import grpc
@@ -110,10 +111,12 @@ class CallInterceptor(aio.ServerInterceptor):
         async def call(_requests: object, context: aio.ServicerContext[Any, Any]) -> object:
             async with _Observed(self, method, context):
                 with door.admit(context.peer()):
-                    message = await arrivals.message(context)
-                    request = _checked(await unpacking.decoded(message, decode))
-                    del message
-                    return await behaviour(request, context)
+                    return await answer(context)
+
+        async def answer(context: aio.ServicerContext[Any, Any]) -> object:
+            # In a frame of its own, which is cleared when it has failed.
+            request = _checked(await unpacking.decoded(await arrivals.message(context), decode))
+            return await behaviour(request, context)
 
         return call
 
@@ -191,6 +194,10 @@ class _Observed:
             if isinstance(error, Exception) and not isinstance(error, aio.AbortError):
                 await self._owner.fail(self._method, self._context, error)
         finally:
+            if error is not None:
+                # gRPC keeps the failure in a cycle, and that would keep the request in memory until
+                # the garbage collector comes by.
+                clear_frames(error.__traceback__)
             seconds = (self._owner.clock_ns() - self._started_ns) / 1e9
             self._owner.observe(self._method, self._code(error), seconds)
 
