@@ -66,6 +66,12 @@ test-crash: $(MODEL) ## Kill, starve and damage the store at every step (ROUNDS=
 	VECSERVE_CRASH_ROUNDS=$(ROUNDS) VECSERVE_CRASH_STRIDE=$(STRIDE) \
 	  $(BIN)/python -m pytest tests/crash -rP --durations=0 $(ARGS)
 
+SECONDS ?= 300
+
+.PHONY: test-hostile
+test-hostile: $(MODEL) ## Attack a server in every way that is known, then in turn (SECONDS=60: a short run)
+	VECSERVE_HOSTILE_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/hostile -rP $(ARGS)
+
 EXPORT_VENV := .venv-export
 
 $(EXPORT_VENV)/.installed: requirements/dev.txt requirements/export-test.txt pyproject.toml

@@ -37,16 +37,18 @@ from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.collection_servicer import CollectionServicer
+from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference.servicer import InferenceServicer
+from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import GrpcServer, Servicers
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.descriptors import raise_descriptor_limit
-from vecserve_server.observability.exposition import serve_metrics
+from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.scheduling.niceness import yield_to_others
@@ -136,7 +138,7 @@ class _Application:
                 metrics=self._metrics,
             )
             self._check_ready_file()
-            server = self._bind()
+            server = self._bind(stack)
             stack.push_async_callback(server.stop, 0.0)
             await server.start()
             metrics_port = self._open_metrics(stack)
@@ -157,17 +159,17 @@ class _Application:
         if ready_file is not None and not os.access(ready_file.parent, os.W_OK):
             raise ConfigError(f"server.ready_file: {ready_file.parent} is not a writable folder")
 
-    def _bind(self) -> GrpcServer:
+    def _bind(self, stack: AsyncExitStack) -> GrpcServer:
+        doors = make_doors(
+            self._settings.server,
+            limits=self._settings.limits,
+            unpack_pool=self._pool(stack, "unpack", 1, self._settings.compute.model_niceness),
+            metrics=self._metrics,
+        )
         interceptor = CallInterceptor(
-            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns
+            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns, doors=doors
         )
-        return GrpcServer(
-            host=self._settings.server.host,
-            port=self._settings.server.port,
-            max_message_bytes=self._settings.server.max_message_bytes,
-            max_concurrent_calls=self._settings.server.max_concurrent_calls,
-            interceptor=interceptor,
-        )
+        return GrpcServer(settings=self._settings.server, interceptor=interceptor)
 
     async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> _Core:
         settings, limits = self._settings, self._settings.limits
@@ -284,6 +286,9 @@ class _Application:
             settings=self._settings,
             pools=Pools(
                 tokenise=tokenise_pool,
+                tokenise_long=self._pool(
+                    stack, "tokenise-long", 1, self._settings.compute.model_niceness
+                ),
                 load=self._load_pool(stack),
                 folders=self._pool(stack, "folders", 1),
             ),
@@ -306,6 +311,12 @@ class _Application:
             stream_window=self._settings.limits.max_stream_window,
             max_items_per_call=self._settings.limits.max_items_per_call,
             filter_limits=filter_limits_of(self._settings.limits),
+        )
+        regions = SharedMemoryRegions(
+            offered=self._settings.server.offers_shared_memory,
+            max_regions=self._settings.server.max_shared_memory_regions,
+            max_bytes=self._settings.server.max_shared_memory_bytes,
+            metrics=self._metrics,
         )
         return Servicers(
             embedding=EmbeddingServicer(service=core.embedding, scope=scope),
@@ -330,6 +341,7 @@ class _Application:
             inference=InferenceServicer(
                 control=core.control,
                 scope=scope,
+                regions=regions,
                 logs_tensor_values=self._settings.log.trace_tensors == "values",
             ),
         )
@@ -340,7 +352,14 @@ class _Application:
             return -1
         try:
             port, stop = serve_metrics(
-                self._metrics.registry, host=wanted.host, port=wanted.metrics_port
+                self._metrics.registry,
+                host=wanted.host,
+                port=wanted.metrics_port,
+                limits=ScrapeLimits(
+                    max_connections=wanted.max_metrics_connections,
+                    timeout_s=wanted.metrics_timeout_s,
+                ),
+                on_pushed_out=self._metrics.rejected.labels(reason="scrapes").inc,
             )
         except OSError as error:
             raise ConfigError(

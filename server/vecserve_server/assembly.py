@@ -49,6 +49,7 @@ from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
 from vecserve_server.services.opening import Bounds, readers_of
 from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
+from vecserve_server.services.tokenising import Tokenising
 from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.settings import LimitSettings, Settings
 from vecserve_server.storage.writer import RowWriter
@@ -64,6 +65,8 @@ class Pools:
     """Threads that models use beside their instances."""
 
     tokenise: Executor
+    tokenise_long: Executor
+    """One thread, for texts that would hold up all others."""
     load: LoadPool
     """One thread: loads that ran side by side would spoil each other's measurements.
 
@@ -195,7 +198,12 @@ def build_models(
     catalog = Catalog(default=settings.models.default)
     embedding = EmbeddingService(
         catalog=catalog,
-        tokenise_pool=pools.tokenise,
+        tokenising=Tokenising(
+            pool=pools.tokenise,
+            threads=settings.compute.tokenise_threads,
+            long_pool=pools.tokenise_long,
+            clock_ns=clock_ns,
+        ),
         limits=settings.limits,
         clock_ns=clock_ns,
         metrics=metrics,

@@ -18,6 +18,8 @@ from typing import Any, Literal, get_type_hints
 from vecserve_server import model_settings
 from vecserve_server.errors import ConfigError
 from vecserve_server.model_settings import ModelSettings
+from vecserve_server.server_settings import ServerSettings
+from vecserve_server.setting_values import converted
 from vecserve_server.storage_settings import IndexSettings, StorageSettings
 
 MIB = 1 << 20
@@ -31,25 +33,6 @@ FOREIGN_PREFIXES = ("VECSERVE_TEST_", "VECSERVE_BENCH_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
-    """The doors."""
-
-    host: str = "127.0.0.1"
-    port: int = 8001
-    """0: any free port."""
-    metrics_port: int = 8002
-    """Prometheus, over HTTP. 0: any free port; -1: off."""
-    ready_file: Path | None = None
-    """Written when the server is READY: one JSON object with its ports and pid."""
-    drain_s: float = 30.0
-    """How long accepted calls may take to finish after SIGTERM."""
-    max_message_bytes: int = 2**31 - 1
-    """Largest gRPC message, either way."""
-    max_concurrent_calls: int = 4096
-    """Calls and open streams; more are refused by gRPC itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings:
     """What one call may ask for, and what may wait."""
 
@@ -60,7 +43,7 @@ class LimitSettings:
     max_k: int = 1000
     max_pending_items: int = 16384
     """Items of accepted calls that are not answered yet, all calls together."""
-    max_pending_bytes: int = 2048 * MIB
+    max_pending_bytes: int = 256 * MIB
     """Size of the messages of accepted calls that are not answered yet."""
     max_queued_tokens: int = 1 << 21
     """Tokens that wait for a text encoder."""
@@ -235,45 +218,9 @@ def _convert(source: str, key: str, raw: object) -> object:
     if key not in kinds:
         raise ConfigError(f"{source}: {key} is not a setting of vecserve")
     try:
-        return _converted(str(kinds[key]), raw)
+        return converted(str(kinds[key]), raw)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {key} = {raw!r}: {error}") from error
-
-
-def _converted(kind: str, raw: object) -> object:
-    if isinstance(raw, bool):
-        raise TypeError("true and false are not accepted here")
-    if "int" in kind:
-        return _whole_number(raw)
-    if "float" in kind:
-        return float(str(raw))
-    if "Path" in kind:
-        return _path(str(raw), optional="None" in kind)
-    if "tuple" in kind:
-        return _names(raw)
-    if not isinstance(raw, str):
-        raise TypeError("must be a string")
-    return raw
-
-
-def _whole_number(raw: object) -> int:
-    try:
-        return int(str(raw))
-    except ValueError:
-        raise ValueError("must be a whole number") from None
-
-
-def _path(raw: str, *, optional: bool) -> Path | None:
-    if not raw and not optional:
-        raise ValueError("must not be empty")
-    return Path(raw).expanduser() if raw else None
-
-
-def _names(raw: object) -> tuple[str, ...]:
-    parts = raw.split(",") if isinstance(raw, str) else raw
-    if not isinstance(parts, list | tuple):
-        raise TypeError("must be a list of names")
-    return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
 def _check(settings: Settings) -> None:
@@ -293,7 +240,22 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("server.metrics_port", -1, 65535),
     ("server.drain_s", 0, 3600),
     ("server.max_message_bytes", 64 * 1024, 2**31 - 1),
+    ("server.max_arriving_bytes", 64 * 1024, 1 << 40),
+    ("server.receive_timeout_s", 0.1, 3600),
     ("server.max_concurrent_calls", 1, 1 << 20),
+    ("server.max_connection_calls", 1, 1 << 20),
+    ("server.max_streams", 1, 1 << 20),
+    ("server.max_connection_streams", 1, 1 << 20),
+    ("server.max_watches", 1, 1 << 20),
+    ("server.max_connection_watches", 1, 1 << 20),
+    ("server.max_connections", 1, 1 << 20),
+    ("server.handshake_timeout_s", 0.1, 3600),
+    ("server.max_connection_idle_s", 1, 1 << 20),
+    ("server.max_connection_age_s", 1, 1 << 20),
+    ("server.max_metrics_connections", 1, 4096),
+    ("server.metrics_timeout_s", 0.1, 3600),
+    ("server.max_shared_memory_regions", 1, 1 << 16),
+    ("server.max_shared_memory_bytes", 1, 1 << 46),
     ("limits.max_items_per_call", 1, 65536),
     ("limits.max_text_bytes", 1, 2**31 - 1),
     ("limits.max_payload_bytes", 2, 16 * MIB),
@@ -332,6 +294,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("reindex.min_overlap", 0, 1),
 )
 _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("server.client_shared_memory", ("auto", "on", "off")),
     ("log.level", ("debug", "info", "warning", "error")),
     ("log.format", ("text", "json")),
     ("log.trace_tensors", ("shapes", "values")),
@@ -345,6 +308,7 @@ _NOT_ABOVE = (
     ("limits.max_items_per_call", "limits.max_pending_items"),
     ("limits.max_items_per_call", "limits.max_queued_rows"),
     ("limits.max_text_bytes", "server.max_message_bytes"),
+    ("server.max_message_bytes", "server.max_arriving_bytes"),
     ("server.max_message_bytes", "limits.max_pending_bytes"),
     ("limits.max_k", "limits.max_hits_per_call"),
 )

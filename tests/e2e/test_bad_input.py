@@ -167,16 +167,21 @@ CASES: dict[str, tuple[Call, grpc.StatusCode, str]] = {
         Code.INVALID_ARGUMENT,
         "ids: has 10000 items; the limit is 1024",
     ),
-    "100 MB of text, KServe": (
+    "10 MB of text, KServe": (
         lambda s: s.inference.ModelInfer(
             service_pb2.ModelInferRequest(
                 model_name="all-MiniLM-L6-v2",
                 inputs=[{"name": "text", "datatype": "BYTES", "shape": [1, 1]}],
-                raw_input_contents=[(10**8).to_bytes(4, "little") + b"x" * 10**8],
+                raw_input_contents=[(10**7).to_bytes(4, "little") + b"x" * 10**7],
             )
         ),
         Code.INVALID_ARGUMENT,
-        "input 'text'[0]: has 100000000 bytes; the limit is 1048576",
+        "input 'text'[0]: has 10000000 bytes; the limit is 1048576",
+    ),
+    "100 MB of text": (
+        lambda s: s.embedding.Embed(embed_request(inputs=texts("x" * 10**8))),
+        Code.RESOURCE_EXHAUSTED,
+        "Received message larger than max (100000010 vs. 33554432)",
     ),
     "non-UTF-8, embed": (
         lambda s: s.raw(

@@ -30,12 +30,12 @@ def collection(server: ServerProcess) -> None:
         client.create_collection("docs")
 
 
-def test_a_text_of_100_mb_fails_alone(stubs: Stubs) -> None:
-    request = embed_request(inputs=texts("short", "x" * 10**8))
+def test_a_text_of_10_mb_fails_alone(stubs: Stubs) -> None:
+    request = embed_request(inputs=texts("short", "x" * 10**7))
     good, bad = stubs.embedding.Embed(request, timeout=TIMEOUT_S).items
     assert good.vector.dim == DIM
     assert bad.error.code == Code.INVALID_ARGUMENT.value[0]
-    assert bad.error.message == "inputs[1].text: has 100000000 bytes; the limit is 1048576"
+    assert bad.error.message == "inputs[1].text: has 10000000 bytes; the limit is 1048576"
 
 
 def test_bad_rows_fail_alone(stubs: Stubs) -> None:

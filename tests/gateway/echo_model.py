@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
@@ -16,10 +18,16 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.call import CallScope
+from vecserve_server.gateway.doors import Doors, make_doors
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.inference.servicer import InferenceServicer
+from vecserve_server.gateway.inference.shared_memory import (
+    SHARED_MEMORY_FOLDER,
+    SharedMemoryRegions,
+)
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.server_settings import ServerSettings
 from vecserve_server.services.admission import Admission
 from vecserve_server.services.control import READY, ModelEntry
 from vecserve_server.services.tensor_model import (
@@ -28,6 +36,7 @@ from vecserve_server.services.tensor_model import (
     TensorReply,
     TensorRequest,
 )
+from vecserve_server.settings import LimitSettings
 
 NUMBERS = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
@@ -146,22 +155,50 @@ def echo_scope(closing: asyncio.Event) -> CallScope:
     )
 
 
+def echo_regions(
+    scope: CallScope, folder: Path = SHARED_MEMORY_FOLDER, **bounds: Any
+) -> SharedMemoryRegions:
+    wanted = {"offered": True, "max_regions": 64, "max_bytes": 1 << 30} | bounds
+    return SharedMemoryRegions(metrics=scope.metrics, folder=folder, **wanted)
+
+
+def echo_doors(scope: CallScope, **settings: Any) -> Doors:
+    return make_doors(
+        ServerSettings(**settings),
+        limits=LimitSettings(max_items_per_call=64),
+        unpack_pool=ThreadPoolExecutor(1),
+        metrics=scope.metrics,
+    )
+
+
 @asynccontextmanager
 async def echo_server(
-    model: EchoModel, *, logs_tensor_values: bool = False
+    model: EchoModel, *, logs_tensor_values: bool = False, **settings: Any
 ) -> AsyncIterator[EchoServer]:
-    """Serve a model on a free port."""
+    """Serve a model on a free port, with settings of the section `server`."""
     closing = asyncio.Event()
     scope, control = echo_scope(closing), OneModel(model=model)
     interceptor = CallInterceptor(
-        metrics=scope.metrics, failures=scope.failures, clock_ns=scope.clock_ns
+        metrics=scope.metrics,
+        failures=scope.failures,
+        clock_ns=scope.clock_ns,
+        doors=echo_doors(scope, **settings),
     )
     server: Any = aio.server(
-        interceptors=[interceptor], options=[("grpc.max_receive_message_length", -1)]
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.per_message_decompression", 0),
+        ],
     )
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(control=control, scope=scope, logs_tensor_values=logs_tensor_values),
+        InferenceServicer(
+            control=control,
+            scope=scope,
+            regions=echo_regions(scope),
+            logs_tensor_values=logs_tensor_values,
+        ),
         server,
     )
     interceptor.open()

@@ -17,13 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from tests.gateway.echo_model import EchoModel, EchoServer, OneModel, echo_config, echo_scope
+from tests.gateway.echo_model import (
+    EchoModel,
+    EchoServer,
+    OneModel,
+    echo_config,
+    echo_regions,
+    echo_scope,
+)
 from tests.gateway.mutations import COUNT, PARAMETERS, mutated, scrambled
 from vecserve_server.errors import RequestError
 from vecserve_server.gateway.inference.contract import make_contract
 from vecserve_server.gateway.inference.infer import Inference
 from vecserve_server.gateway.inference.parameters import request_parameters, requested_output
-from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
 
 T = TypeVar("T")
@@ -125,7 +131,8 @@ def test_a_contract_that_holds_bounds_every_tensor(choose: random.Random, batch:
 
 async def test_mutated_messages_are_answered_or_refused(tmp_path: Path) -> None:
     (tmp_path / "object").write_bytes(bytes(4096))
-    regions = SharedMemoryRegions(folder=tmp_path)
+    scope = echo_scope(asyncio.Event())
+    regions = echo_regions(scope, folder=tmp_path)
     regions.register("region", "object", offset=0, size_bytes=4096)
     model = EchoModel()
     model.gate.set()
@@ -133,7 +140,7 @@ async def test_mutated_messages_are_answered_or_refused(tmp_path: Path) -> None:
         control=OneModel(model=model),
         regions=regions,
         traces=TraceLog(logger=logging.getLogger("vecserve.trace")),
-        scope=echo_scope(asyncio.Event()),
+        scope=scope,
     )
     choose, answered, refused = random.Random(20), 0, 0
     for _ in range(COUNT):

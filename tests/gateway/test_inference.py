@@ -66,7 +66,7 @@ async def test_large_outputs_are_not_written_on_the_event_loop(
         return write_raw(datatype, tensor)
 
     monkeypatch.setattr(infer, "write_raw", write)
-    for size in (4, infer.WRITE_ON_LOOP_BYTES + 1):
+    for size in (4, infer.COPY_ON_LOOP_BYTES + 1):
         tensor = np.arange(size, dtype=np.uint8)[None]
         request = service_pb2.ModelInferRequest(model_name="echo")
         request.inputs.add(name="UINT8", datatype="UINT8", shape=tensor.shape)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,17 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
-from tests.gateway.echo_model import EchoServer
-from vecserve_server.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from tests.gateway.echo_model import EchoServer, echo_regions, echo_scope
+from vecserve_server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unsupported,
+)
 from vecserve_server.gateway.inference import shared_memory
 from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
+from vecserve_server.server_settings import ServerSettings
 
 SIZE = 1 << 16
 PATIENCE_S = 60.0
@@ -44,7 +49,7 @@ def handle() -> Iterator[Any]:
 @pytest.fixture
 def regions(tmp_path: Path) -> SharedMemoryRegions:
     (tmp_path / "object").write_bytes(bytes(range(256)) * 64)
-    return SharedMemoryRegions(folder=tmp_path)
+    return echo_regions(echo_scope(asyncio.Event()), folder=tmp_path)
 
 
 async def register(client: Any, handle: Any, *, offset: int = 0, size: int = SIZE) -> None:
@@ -69,20 +74,17 @@ async def test_tensors_go_both_ways_without_the_wire(echo: EchoServer, handle: A
     np.testing.assert_array_equal(written, tensor)
 
 
-async def test_an_aligned_input_is_a_view_of_the_mapping(echo: EchoServer, handle: Any) -> None:
+async def test_an_input_is_a_copy(echo: EchoServer, handle: Any) -> None:
     shm.set_shared_memory_region(handle, [np.arange(4, dtype=np.int64)])
     given_ = triton.InferInput("INT64", [1, 4], "INT64")
     given_.set_shared_memory("region", 32)
     async with triton.InferenceServerClient(echo.target) as client:
         await register(client, handle)
         await client.infer("echo", [given_], outputs=[triton.InferRequestedOutput("OUT_INT64")])
-        seen = echo.model.requests[0].inputs["INT64"]
-        assert not seen.flags.writeable
-        shm.set_shared_memory_region(handle, [np.full(4, 9, np.int64)])
-        assert seen.tolist() == [[9, 9, 9, 9]]
-        # Unregistered, it stays mapped while somebody looks at it.
-        await client.unregister_system_shared_memory()
-        assert seen.tolist() == [[9, 9, 9, 9]]
+    seen = echo.model.requests[0].inputs["INT64"]
+    shm.set_shared_memory_region(handle, [np.full(4, 9, np.int64)])
+    os.truncate(shared_memory.SHARED_MEMORY_FOLDER / handle._shm_key.lstrip("/"), 0)
+    assert seen.tolist() == [[0, 1, 2, 3]]
 
 
 async def test_bytes_and_inputs_on_the_wire_can_be_mixed_with_regions(
@@ -204,14 +206,14 @@ def test_keys_of_other_things_are_refused(regions: SharedMemoryRegions, tmp_path
 
 
 @given(offset=st.integers(0, 2**64 - 1), size=st.integers(0, 2**64 - 1), near=st.booleans())
-def test_only_ranges_inside_the_object_are_mapped(
+def test_only_ranges_inside_the_object_are_registered(
     tmp_path_factory: pytest.TempPathFactory, offset: int, size: int, near: bool
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "ranges"
     folder.mkdir(exist_ok=True)
     content = bytes(range(256)) * 64
     (folder / "object").write_bytes(content)
-    regions = SharedMemoryRegions(folder=folder)
+    regions = echo_regions(echo_scope(asyncio.Event()), folder=folder)
     if near:
         offset, size = offset % 20_000, size % 20_000
     inside = size > 0 and offset + size <= len(content)
@@ -221,19 +223,19 @@ def test_only_ranges_inside_the_object_are_mapped(
         return
     regions.register("r", "/object", offset=offset, size_bytes=size)
     with regions.hold({"input 'x'": "r"}) as held:
-        view = held["input 'x'"].view("input 'x'", offset=size // 2, size_bytes=size - size // 2)
-        assert bytes(view) == content[offset + size // 2 : offset + size]
+        data = held["input 'x'"].read("input 'x'", offset=size // 2, size_bytes=size - size // 2)
+        assert data == content[offset + size // 2 : offset + size]
+    regions.unregister("")
 
 
-def test_names_are_taken_once_and_bounded(
-    regions: SharedMemoryRegions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_memory, "MAX_REGIONS", 2)
+def test_names_are_taken_once_and_bounded(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(b"x")
+    regions = echo_regions(echo_scope(asyncio.Event()), folder=tmp_path, max_regions=2)
     regions.register("a", "object", offset=0, size_bytes=1)
     with pytest.raises(AlreadyExists):
         regions.register("a", "object", offset=0, size_bytes=1)
     regions.register("b", "object", offset=0, size_bytes=1)
-    with pytest.raises(FailedPrecondition, match="2 shared memory regions are the limit"):
+    with pytest.raises(FailedPrecondition, match=r"server\.max_shared_memory_regions"):
         regions.register("c", "object", offset=0, size_bytes=1)
     for name in ("", "x" * 256):
         with pytest.raises(InvalidArgument, match="name: "):
@@ -249,7 +251,7 @@ def test_an_object_that_was_cut_is_not_touched(
     regions.register("r", "object", offset=0, size_bytes=16384)
     os.truncate(tmp_path / "object", 0)
     with regions.hold({"f": "r"}) as held, pytest.raises(InvalidArgument, match="was cut"):
-        held["f"].view("f", offset=0, size_bytes=1)
+        held["f"].read("f", offset=0, size_bytes=1)
 
 
 async def test_an_object_that_is_cut_during_the_run_is_not_written(
@@ -283,11 +285,81 @@ def test_holding_twice_is_released_twice(regions: SharedMemoryRegions) -> None:
         pass
 
 
-def test_nothing_keeps_a_mapping_once_it_is_unregistered(regions: SharedMemoryRegions) -> None:
-    regions.register("r", "object", offset=0, size_bytes=mmap.PAGESIZE)
-    with regions.hold({"f": "r"}) as held:
-        mapping = held["f"].mapping
-    before = sys.getrefcount(mapping)
-    regions.unregister("r")
-    del held
-    assert sys.getrefcount(mapping) == before - 1
+def test_regions_of_one_object_share_a_descriptor(
+    regions: SharedMemoryRegions, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_bytes(b"other")
+    before = descriptors()
+    for number in range(30):
+        regions.register(str(number), "object", offset=number, size_bytes=1)
+    regions.register("other", "other", offset=0, size_bytes=5)
+    for name in ("wide", "absent"):
+        with pytest.raises(InvalidArgument):
+            regions.register(
+                name, "object" if name == "wide" else name, offset=0, size_bytes=1 << 20
+            )
+    assert len(descriptors() - before) == 2
+    (tmp_path / "object").unlink()
+    with regions.hold({"f": "29"}) as held:
+        assert held["f"].read("f", offset=0, size_bytes=1) == bytes([29])
+    regions.unregister("")
+    assert descriptors() == before
+
+
+def test_the_bytes_of_all_regions_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(bytes(100))
+    regions = echo_regions(echo_scope(asyncio.Event()), folder=tmp_path, max_bytes=150)
+    regions.register("a", "object", offset=0, size_bytes=100)
+    with pytest.raises(FailedPrecondition, match=r"server\.max_shared_memory_bytes = 150"):
+        regions.register("b", "object", offset=0, size_bytes=51)
+
+
+def test_where_it_is_not_offered_nothing_is_registered(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(bytes(100))
+    regions = echo_regions(echo_scope(asyncio.Event()), folder=tmp_path, offered=False)
+    with pytest.raises(Unsupported, match=r"server\.client_shared_memory"):
+        regions.register("a", "object", offset=0, size_bytes=100)
+    regions.unregister("")
+    assert regions.list("") == []
+
+
+@pytest.mark.parametrize(
+    ("host", "reached_from_here_alone"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("localhost", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("[::]", False),
+        ("10.0.0.1", False),
+        ("example.com", False),
+    ],
+)
+def test_it_is_offered_where_only_this_machine_connects(
+    host: str, reached_from_here_alone: bool
+) -> None:
+    assert ServerSettings(host=host).offers_shared_memory == reached_from_here_alone
+    assert ServerSettings(host=host, client_shared_memory="on").offers_shared_memory
+    assert not ServerSettings(host=host, client_shared_memory="off").offers_shared_memory
+
+
+async def test_copies_count_as_pending_bytes(echo: EchoServer, tmp_path: Path) -> None:
+    name = f"vecserve-test-{secrets.token_hex(6)}"
+    size = (1 << 24) + 8  # more than may be pending, and a hole, which takes no memory
+    place = shared_memory.SHARED_MEMORY_FOLDER / name
+    place.touch()
+    os.truncate(place, size)
+    given_ = triton.InferInput("INT8", [1, size], "INT8")
+    given_.set_shared_memory("region", size)
+    try:
+        async with triton.InferenceServerClient(echo.target) as client:
+            await client.register_system_shared_memory("region", name, size)
+            with pytest.raises(InferenceServerException, match="max_pending_bytes"):
+                await client.infer("echo", [given_])
+    finally:
+        place.unlink()
+
+
+def descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}

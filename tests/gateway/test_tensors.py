@@ -21,7 +21,6 @@ from vecserve_server.gateway.tensors import (
     TYPED_CONTENTS,
     read_raw,
     read_typed,
-    write_into,
     write_raw,
 )
 
@@ -61,9 +60,6 @@ def test_bytes_are_written_and_read_in_tritonclients_encoding(tensor: NDArray[An
         assert deserialize_bytes_tensor(raw).tolist() == tensor.ravel().tolist()
     read = read_raw(described("BYTES", tensor.shape), raw)
     assert read.tolist() == tensor.tolist()
-    place = bytearray(len(raw) + 3)
-    assert write_into("y", "BYTES", tensor, memoryview(place)) == len(raw)
-    assert place == raw + bytes(3)
 
 
 @given(NUMBERS.flatmap(lambda name: st.tuples(st.just(name), numbers(name))), st.integers(0, 9))
@@ -71,9 +67,6 @@ def test_numbers_are_read_as_they_were_written(case: tuple[str, NDArray[Any]], o
     datatype, tensor = case
     raw = write_raw(datatype, tensor)
     assert_same(read_raw(described(datatype, tensor.shape), raw), tensor)
-    place = bytearray(offset + len(raw) + 3)
-    assert write_into("y", datatype, tensor, memoryview(place)[offset:]) == len(raw)
-    assert place == bytes(offset) + raw + bytes(3)
     unaligned = memoryview(bytes(offset) + raw)[offset:]
     read = read_raw(described(datatype, tensor.shape), unaligned)
     assert read.flags.aligned
@@ -97,18 +90,6 @@ def test_typed_contents_are_the_same_tensor(case: tuple[str, NDArray[Any]]) -> N
 def test_any_byte_but_zero_is_true(raw: bytes) -> None:
     read = read_raw(described("BOOL", [len(raw)]), raw)
     assert read.view(np.uint8).tolist() == [int(byte != 0) for byte in raw]
-
-
-@given(NUMBERS.flatmap(numbers), st.integers(1, 8))
-def test_an_output_never_runs_over_its_place(tensor: NDArray[Any], missing: int) -> None:
-    datatype = next(n for n, kind in NUMPY_TYPES.items() if np.dtype(kind) == tensor.dtype)
-    place = bytearray(tensor.nbytes)
-    room = memoryview(place)[: max(0, tensor.nbytes - missing)]
-    if len(room) == tensor.nbytes:
-        return
-    with pytest.raises(InvalidArgument, match=r"y: has .* shared_memory_byte_size is"):
-        write_into("y", datatype, tensor, room)
-    assert place == bytes(tensor.nbytes)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from vecserve_client.errors import InvalidArgument
 
 T = TypeVar("T")
 
-MESSAGE_BYTES: Final = 256 * 1024 * 1024
+MESSAGE_BYTES: Final = 32 * 1024 * 1024
 """Largest message to send: what the server takes by default."""
 
 REQUEST_BYTES: Final = 2 * 1024 * 1024

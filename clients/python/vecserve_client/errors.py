@@ -92,6 +92,7 @@ KINDS: Final[Mapping[grpc.StatusCode, type[VecserveError]]] = MappingProxyType(
 )
 """Which exception stands for which status; total over the codes of a failure."""
 
+_TOO_LARGE: Final = "message larger than max"
 _KINDS_BY_NUMBER: Final = MappingProxyType({code.value[0]: kind for code, kind in KINDS.items()})
 
 
@@ -108,6 +109,10 @@ def from_rpc(error: grpc.RpcError, *, method: str) -> VecserveError:
     code = error.code()
     kind = KINDS.get(code, ServerError) if code is not None else ServerError
     message = error.details() or f"the server answered {code.name if code else 'nothing'}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in message:
+        # gRPC itself refused it: to try again is no use.
+        advice = "send fewer items in one call, or raise the server's server.max_message_bytes"
+        return InvalidArgument(f"{message}; {advice}", method=method)
     return kind(message, method=method, retry_after_s=_retry_after_s(error))
 
 

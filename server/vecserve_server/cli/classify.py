@@ -13,6 +13,7 @@ import typer
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json, print_table
 from vecserve_server.cli.where import require_field
+from vecserve_server.observability.printable import printable
 
 
 def classify(
@@ -52,7 +53,7 @@ def classify(
             }
         )
         return
-    print(found.label if found.label is not None else "out of scope")
+    print(printable(found.label) if found.label is not None else "out of scope")
     scores = [(f"{score.confidence:.3f}", score.label) for score in found.scores]
     print_table(("confidence", "label"), scores, right=("confidence",))
     print_hits(found.neighbours)

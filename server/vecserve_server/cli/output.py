@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vecserve_client import Hit, Row
+from vecserve_server.observability.printable import printable
 
 MAX_WIDTH: Final = 32
 """Of every column of a table but the last."""
@@ -28,7 +29,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on one line."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    print(printable(json.dumps(value, ensure_ascii=False, allow_nan=False)))
 
 
 def complain(line: str) -> None:

@@ -23,6 +23,8 @@ LENGTH_DELIMITED = 2
 # As deep as protobuf itself parses, and as much as may be looked at without holding up the loop.
 MAX_DEPTH = 100
 MAX_EXPLAINED_BYTES = 1 << 20
+MAX_UNCOUNTED_BYTES = 1 << 20
+VARINT, FIXED64, FIXED32 = 0, 1, 5
 MAX_EXPLAINED_FIELDS = 10_000
 M = TypeVar("M", bound=Message)
 Deserialise: TypeAlias = Callable[[bytes], object]
@@ -35,18 +37,61 @@ class Undecodable:
     error: InvalidArgument
 
 
-def tolerant(deserialise: Deserialise) -> Deserialise:
-    """Wrap a generated deserialiser so that a failure becomes an `Undecodable`."""
+def tolerant(deserialise: Deserialise, *, max_fields: int) -> Deserialise:
+    """Wrap a generated deserialiser so that a failure becomes an `Undecodable`.
+
+    So does a large message of more than `max_fields` fields: an empty field takes two bytes on the
+    wire and up to eighty in memory, and parsing millions of them holds up all other calls.
+    """
     message_type = getattr(deserialise, "__self__", None)
     descriptor: Descriptor | None = getattr(message_type, "DESCRIPTOR", None)
 
     def decode(data: bytes) -> object:
+        if len(data) > MAX_UNCOUNTED_BYTES and _has_more_fields(data, descriptor, max_fields):
+            problem = f"has more than {max_fields} fields; send fewer items in one call"
+            return Undecodable(InvalidArgument("request", problem))
         try:
             return deserialise(data)
         except DecodeError:
             return Undecodable(explain(data, descriptor))
 
     return decode
+
+
+def _has_more_fields(data: bytes, descriptor: Descriptor | None, limit: int) -> bool:
+    """Count fields, those of nested messages too; what does not parse is left to the parser."""
+    left, todo = limit, [(0, len(data), descriptor)]
+    try:
+        while todo:
+            at, end, kind = todo.pop()
+            while at < end:
+                left -= 1
+                if left < 0:
+                    return True
+                tag, at = _varint(data, at)
+                wire_type = tag & 7
+                if wire_type == LENGTH_DELIMITED:
+                    size, at = _varint(data, at)
+                    field = kind.fields_by_number.get(tag >> 3) if kind else None
+                    if field is not None and field.message_type is not None:
+                        todo.append((at, at + size, field.message_type))
+                    at += size
+                elif wire_type == VARINT:
+                    _, at = _varint(data, at)
+                else:
+                    at += {FIXED64: 8, FIXED32: 4}.get(wire_type, 0)
+    except IndexError:
+        return False
+    return False
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number; returns it and where the next thing begins."""
+    value, shift = 0, 0
+    while (byte := data[at]) >= 0x80:
+        value |= (byte & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+    return value | byte << shift, at + 1
 
 
 def explain(data: bytes, descriptor: Descriptor | None) -> InvalidArgument:

@@ -1,4 +1,4 @@
-"""What happens around every call: decoding, errors to statuses, metrics, the log.
+"""What happens around every call: its door, decoding, errors to statuses, metrics, the log.
 
 Owns the boundary that no stack trace crosses. Must not know any single method.
 """
@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from traceback import clear_frames
 from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
 from vecserve_server.errors import Starting, Unsupported
-from vecserve_server.gateway.decoding import Undecodable, tolerant
+from vecserve_server.gateway.decoding import Deserialise, Undecodable, tolerant
+from vecserve_server.gateway.doors import HEALTH_SERVICE, Doors
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.status_table import Dialect
 from vecserve_server.observability.metrics import Metrics
 
 TRITON_SERVICE = "/inference."
-HEALTH_SERVICE = "/grpc.health.v1.Health/"
 Handler = Any  # grpc's RpcMethodHandler: a named tuple without useful types
 
 
@@ -31,11 +32,17 @@ class CallInterceptor(aio.ServerInterceptor):
     """
 
     def __init__(
-        self, *, metrics: Metrics, failures: Failures, clock_ns: Callable[[], int]
+        self,
+        *,
+        metrics: Metrics,
+        failures: Failures,
+        clock_ns: Callable[[], int],
+        doors: Doors,
     ) -> None:
         self._metrics = metrics
         self._failures = failures
         self._clock_ns = clock_ns
+        self._doors = doors
         # One entry for each method of the services; unknown methods are not kept.
         self._wrapped: dict[str, Handler] = {}
         self._is_open = False
@@ -53,7 +60,7 @@ class CallInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         # The label is not the method's name: before the services are known it could be anything.
         if not self._is_open and not method.startswith(HEALTH_SERVICE):
-            return grpc.stream_stream_rpc_method_handler(self._stream("any", _starting))
+            return grpc.stream_stream_rpc_method_handler(self._refused("any"))
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
@@ -63,37 +70,87 @@ class CallInterceptor(aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        decode = tolerant(handler.request_deserializer)
-        if handler.unary_unary:
-            known = _is_ours(handler.unary_unary)
-            behaviour = handler.unary_unary if known else _unsupported(method)
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, behaviour), decode, handler.response_serializer
-            )
-        if handler.stream_stream:
-            known = _is_ours(handler.stream_stream)
-            behaviour = handler.stream_stream if known else _unsupported_stream(method)
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream(method, behaviour), decode, handler.response_serializer
-            )
-        return handler  # health's Watch: it has no error of ours to map
+        """Make the handler read its messages itself, after the call was let in.
 
-    def _unary(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(request: object, context: aio.ServicerContext[Any, Any]) -> object:
+        gRPC reads the request of a unary method before anybody is asked. On the wire a method with
+        one request looks like one with a stream of them, of which we read the first.
+        """
+        decode = tolerant(handler.request_deserializer, max_fields=self._doors.max_fields)
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_stream
+        serialise = handler.response_serializer
+        if handler.unary_unary:
+            behaviour = behaviour if _is_ours(behaviour) else _unsupported(method)
+            unary = self._unary(method, behaviour, decode)
+            return grpc.stream_unary_rpc_method_handler(unary, None, serialise)
+        behaviour = behaviour if _is_ours(behaviour) else _unsupported_stream(method)
+        if handler.unary_stream:
+            stream = self._watch(method, behaviour, decode)
+        else:
+            stream = self._stream(method, behaviour, decode)
+        return grpc.stream_stream_rpc_method_handler(stream, None, serialise)
+
+    def _refused(self, method: str) -> Callable[..., Any]:
+        async def call(
+            _requests: object, context: aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[object]:
             async with _Observed(self, method, context):
-                if isinstance(request, Undecodable):
-                    raise request.error
-                return await behaviour(request, context)
+                raise Starting("the server is starting; its health says when it serves")
+                yield
 
         return call
 
-    def _stream(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(
+        self, method: str, behaviour: Callable[..., Any], decode: Deserialise
+    ) -> Callable[..., Any]:
+        door, arrivals, unpacking = (
+            self._doors.of_unary(method),
+            self._doors.arrivals,
+            self._doors.unpacking,
+        )
+
+        async def call(_requests: object, context: aio.ServicerContext[Any, Any]) -> object:
+            async with _Observed(self, method, context):
+                with door.admit(context.peer()):
+                    return await answer(context)
+
+        async def answer(context: aio.ServicerContext[Any, Any]) -> object:
+            # In a frame of its own, which is cleared when it has failed.
+            request = _checked(await unpacking.decoded(await arrivals.message(context), decode))
+            return await behaviour(request, context)
+
+        return call
+
+    def _watch(
+        self, method: str, behaviour: Callable[..., Any], decode: Deserialise
+    ) -> Callable[..., Any]:
+        """Wrap the one kind of method with one request and a stream of replies: health checks."""
+
         async def call(
-            requests: AsyncIterator[object], context: aio.ServicerContext[Any, Any]
+            _requests: object, context: aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[object]:
             async with _Observed(self, method, context):
-                async for reply in behaviour(_decoded(requests), context):
-                    yield reply
+                with self._doors.watches.admit(context.peer()):
+                    message = await self._doors.arrivals.message(context)
+                    request = _checked(await self._doors.unpacking.decoded(message, decode))
+                    async for reply in behaviour(request, context):
+                        yield reply
+
+        return call
+
+    def _stream(
+        self, method: str, behaviour: Callable[..., Any], decode: Deserialise
+    ) -> Callable[..., Any]:
+        async def messages(context: aio.ServicerContext[Any, Any]) -> AsyncIterator[object]:
+            while (message := await self._doors.arrivals.next_message(context)) is not None:
+                yield _checked(await self._doors.unpacking.decoded(message, decode))
+
+        async def call(
+            _requests: object, context: aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[object]:
+            async with _Observed(self, method, context):
+                with self._doors.streams.admit(context.peer()):
+                    async for reply in behaviour(messages(context), context):
+                        yield reply
 
         return call
 
@@ -137,6 +194,10 @@ class _Observed:
             if isinstance(error, Exception) and not isinstance(error, aio.AbortError):
                 await self._owner.fail(self._method, self._context, error)
         finally:
+            if error is not None:
+                # gRPC keeps the failure in a cycle, and that would keep the request in memory until
+                # the garbage collector comes by.
+                clear_frames(error.__traceback__)
             seconds = (self._owner.clock_ns() - self._started_ns) / 1e9
             self._owner.observe(self._method, self._code(error), seconds)
 
@@ -154,11 +215,6 @@ def _is_ours(behaviour: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)
 
 
-async def _starting(requests: object, context: object) -> AsyncIterator[object]:  # noqa: ARG001
-    raise Starting("the server is starting; its health says when it serves")
-    yield
-
-
 def _unsupported(method: str) -> Callable[..., Any]:
     async def unsupported(request: object, context: object) -> object:  # noqa: ARG001
         raise Unsupported(f"{method.rpartition('/')[2]} is not offered by this server")
@@ -173,8 +229,7 @@ def _unsupported_stream(method: str) -> Callable[..., Any]:
     return unsupported
 
 
-async def _decoded(requests: AsyncIterator[object]) -> AsyncIterator[object]:
-    async for request in requests:
-        if isinstance(request, Undecodable):
-            raise request.error
-        yield request
+def _checked(request: object) -> object:
+    if isinstance(request, Undecodable):
+        raise request.error
+    return request

@@ -5,11 +5,13 @@ Owns the assembly of servicers, health and reflection. Must not know how anythin
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -29,10 +31,12 @@ from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.collection_servicer import CollectionServicer
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
+from vecserve_server.gateway.health import HealthServicer
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
+from vecserve_server.server_settings import ServerSettings
 
 SERVICES: tuple[str, ...] = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -46,6 +50,9 @@ SERVICES: tuple[str, ...] = tuple(
     )
 )
 MAX_UNSEEN_CALLS = 1 << 16
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
+"""A client that does not answer within the second, asked after the first, is gone."""
+NO_LIMIT = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,64 +73,42 @@ class GrpcServer:
     def __init__(
         self,
         *,
-        host: str,
-        port: int,
-        max_message_bytes: int,
-        max_concurrent_calls: int,
+        settings: ServerSettings,
         interceptor: CallInterceptor,
     ) -> None:
         self._interceptor = interceptor
-        self._server: Any = aio.server(
-            interceptors=[interceptor],
-            maximum_concurrent_rpcs=max_concurrent_calls,
-            options=[
-                ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.max_receive_message_length", max_message_bytes),
-                # Two servers on one port would split the calls between them.
-                ("grpc.so_reuseport", 0),
-                # Calls that nobody has looked at yet; what is more is cancelled, without a reason.
-                ("grpc.server.max_pending_requests", MAX_UNSEEN_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", MAX_UNSEEN_CALLS),
-                # Clients may keep idle channels alive as tritonclient does.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-            ],
-        )
-        self._health = health.aio.HealthServicer()
+        self._server: Any = aio.server(interceptors=[interceptor], options=_options(settings))
+        self._health = HealthServicer(SERVICES)
+        address = f"{settings.host}:{settings.port}"
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(
-                f"server.port: {host}:{port} cannot be bound: "
+                f"server.port: {address} cannot be bound: "
                 "it is in use, or not an address of this machine"
             ) from error
 
     async def start(self) -> None:
         """Listen; only health answers, NOT_SERVING."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
 
     async def serve(self, servicers: Servicers) -> None:
         """Add all services and tell health checks that the server takes work."""
         self._add(servicers)
         self._interceptor.open()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(serving=True)
 
     async def set_not_serving(self) -> None:
         """Tell health checks that the server takes no more work; cannot be taken back."""
-        await self._health.enter_graceful_shutdown()
+        self._health.set(serving=False)
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls; cancel what still runs after the grace period."""
         await self._server.stop(grace_s)
 
-    async def _set_health(self, status: int) -> None:
-        for name in (health.OVERALL_HEALTH, *SERVICES):
-            await self._health.set(name, status)
-
     def _add(self, servicers: Servicers) -> None:
-        server = self._server
+        server: Any = _Registry(self._server.add_generic_rpc_handlers)
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicers.embedding, server)
         collection_pb2_grpc.add_CollectionServiceServicer_to_server(servicers.collection, server)
         index_pb2_grpc.add_IndexServiceServicer_to_server(servicers.index, server)
@@ -132,3 +117,53 @@ class GrpcServer:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
+
+
+@dataclass(frozen=True, slots=True)
+class _Registry:
+    """Takes the handlers of a service for a server that has started.
+
+    Handlers that are registered by method are for servers that have not, and gRPC warns of them.
+    """
+
+    add_generic_rpc_handlers: Callable[..., None]
+
+    def add_registered_method_handlers(self, *_: object) -> None:
+        """Leave them out: the generic ones do the same."""
+
+
+def max_connections(settings: ServerSettings) -> int:
+    """Return how many connections are let in: half of the file descriptors are for other things."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(settings.max_connections, descriptors // 2))
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    """Return what gRPC itself keeps to."""
+    handshake_ms = _milliseconds(settings.handshake_timeout_s)
+    return [
+        ("grpc.max_send_message_length", NO_LIMIT),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # They are unpacked where it is known how many there are.
+        ("grpc.per_message_decompression", 0),
+        # Two servers on one port would split the calls between them.
+        ("grpc.so_reuseport", 0),
+        # Calls that nobody has looked at yet; what is more is cancelled, without a reason.
+        ("grpc.server.max_pending_requests", MAX_UNSEEN_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_UNSEEN_CALLS),
+        # Clients may keep idle channels alive as tritonclient does.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.max_allowed_incoming_connections", max_connections(settings)),
+        ("grpc.server_handshake_timeout_ms", handshake_ms),
+        ("grpc.http2.settings_timeout", handshake_ms),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.max_connection_idle_s)),
+        # Without a period of grace, so calls that are open at that moment go on.
+        ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age_s)),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

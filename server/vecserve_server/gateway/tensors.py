@@ -1,7 +1,7 @@
 """Tensors of the KServe v2 protocol.
 
-Owns the reading of inputs, raw or typed, and the writing of outputs, both on bytes or on shared
-memory. BF16 is a NumPy type of ml_dtypes. Must not know models.
+Owns the reading of inputs, raw or typed, and the writing of outputs. BF16 is a NumPy type of
+ml_dtypes. Must not know models.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ TYPED_CONTENTS = {
 }
 LENGTH = struct.Struct("<I")
 MAX_RANK = 8
+MAX_ELEMENTS = 1 << 48
 # Each takes a Python object, and they are read on the event loop; raw numbers take neither.
 MAX_BYTES_ELEMENTS = 1 << 20
 MAX_TYPED_ELEMENTS = 1 << 22
@@ -64,6 +65,9 @@ def check_shape(field: str, shape: Sequence[int]) -> int:
     # Each size by itself, too: beside a zero, the others could be anything.
     if any(not 0 <= size < 2**31 for size in shape):
         raise InvalidArgument(field, f"has the shape {list(shape)}; sizes must be >= 0 and < 2^31")
+    # NumPy multiplies the others even where one is zero.
+    if math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
+        raise InvalidArgument(field, f"has the shape {list(shape)}, which is too large")
     return math.prod(shape)
 
 
@@ -111,32 +115,9 @@ def write_raw(datatype: str, tensor: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(tensor, NUMPY_TYPES[datatype]).tobytes()
 
 
-def write_into(field: str, datatype: str, tensor: NDArray[Any], place: memoryview) -> int:
-    """Write an output to memory of its own size or more; returns its bytes."""
-    if datatype == BYTES:
-        data = _join_bytes(tensor)
-        _check_room(field, len(data), place)
-        place[: len(data)] = data
-        return len(data)
-    numpy_type = np.dtype(NUMPY_TYPES[datatype])
-    size_bytes = tensor.size * numpy_type.itemsize
-    _check_room(field, size_bytes, place)
-    if size_bytes:
-        flat = np.frombuffer(place[:size_bytes], numpy_type)
-        np.copyto(flat.reshape(tensor.shape), tensor, casting="unsafe")
-    return size_bytes
-
-
 def _check_count(field: str, count: int, *, limit: int) -> None:
     if count > limit:
         raise InvalidArgument(field, f"has {count} elements; the limit is {limit}")
-
-
-def _check_room(field: str, size_bytes: int, place: memoryview) -> None:
-    if size_bytes > len(place):
-        raise InvalidArgument(
-            field, f"has {size_bytes} bytes; shared_memory_byte_size is {len(place)}"
-        )
 
 
 def _numpy_type(field: str, datatype: str) -> np.dtype[Any]:
@@ -152,7 +133,7 @@ def _from_bytes(data: Data, numpy_type: np.dtype[Any]) -> NDArray[Any]:
         # Any byte but 0 is true; NumPy relies on 1.
         return np.frombuffer(data, np.uint8).astype(numpy_type)
     flat = np.frombuffer(data, numpy_type)
-    # Engines rely on the alignment, which an offset into shared memory need not have.
+    # Engines rely on the alignment.
     return flat if flat.flags.aligned else flat.copy()
 
 

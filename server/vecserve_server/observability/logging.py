@@ -10,6 +10,8 @@ import logging
 import sys
 import time
 
+from vecserve_server.observability.printable import one_word, printable
+
 LOGGER_NAME = "vecserve"
 
 
@@ -24,13 +26,15 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: object) 
 
 
 def configure(*, level: str, as_json: bool) -> None:
-    """Send the server's records to standard error."""
-    root = logging.getLogger(LOGGER_NAME)
+    """Send the server's records to standard error, and the warnings of its libraries."""
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    root.handlers[:] = [stream]
-    root.setLevel(level.upper())
-    root.propagate = False
+    ours, libraries = logging.getLogger(LOGGER_NAME), logging.getLogger()
+    ours.handlers[:] = libraries.handlers[:] = [stream]
+    ours.setLevel(level.upper())
+    ours.propagate = False
+    libraries.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, object]:
@@ -64,12 +68,10 @@ class TextFormatter(logging.Formatter):
         """Render a record, with its traceback if it has one."""
         fields = record_fields(record)
         head = f"{fields.pop('time')} {fields.pop('level')!s:7} {fields.pop('part')}: "
-        line = head + " ".join(
-            [f"{fields.pop('event')}", *(_pair(k, v) for k, v in fields.items())]
-        )
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _pair(key: str, value: object) -> str:
-    text = str(value)
-    return f"{key}={json.dumps(text) if ' ' in text or not text else text}"
+        event = printable(f"{fields.pop('event')}")
+        line = head + " ".join([event, *(f"{k}={one_word(str(v))}" for k, v in fields.items())])
+        if not record.exc_info:
+            return line
+        # Set in, so that no line of a traceback, which may quote a client, looks like a record.
+        trace = self.formatException(record.exc_info).splitlines()
+        return "\n".join([line, *(f"  {printable(each)}" for each in trace)])

@@ -45,6 +45,10 @@ class Metrics:
     inference_seconds: Histogram
     response_cache_bytes: Gauge
     pending_items: Gauge
+    open_calls: Gauge
+    arriving_messages: Gauge
+    shared_memory_regions: Gauge
+    shared_memory_bytes: Gauge
     queued_rows: Gauge
     commits: Gauge
     failed_commits: Gauge
@@ -123,6 +127,14 @@ def make_metrics() -> Metrics:
             SECONDS_BUCKETS,
         ),
         response_cache_bytes=gauge("vecserve_response_cache_bytes", "Size of the kept replies"),
+        open_calls=gauge("vecserve_open_calls", "Open calls and streams", ("kind",)),
+        arriving_messages=gauge(
+            "vecserve_arriving_messages", "Open calls and streams that wait for a message"
+        ),
+        shared_memory_regions=gauge(
+            "vecserve_shared_memory_regions", "Regions that clients have registered"
+        ),
+        shared_memory_bytes=gauge("vecserve_shared_memory_bytes", "Sum of their sizes"),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -21,13 +20,10 @@ from vecserve_server.encoding.tokenizer import Tokenised, hidden_from_pooling
 from vecserve_server.errors import InvalidArgument, RequestError
 from vecserve_server.observability.metrics import Metrics, length_label
 from vecserve_server.services.catalog import Catalog, ServedModel
+from vecserve_server.services.tokenising import Tokenising, pieces
 from vecserve_server.services.validation import check_count, check_text
 from vecserve_server.settings import LimitSettings
 
-TOKENISE_ON_LOOP_CHARACTERS = 256
-"""So little takes less time than handing it to a thread."""
-PIECE_TEXTS = 64
-"""Long calls go in pieces, so that the encoder starts while the rest is being tokenised."""
 MAX_PROMPT_BYTES = 4096
 
 Truncate: TypeAlias = Literal["right", "left", "error"]
@@ -87,6 +83,10 @@ class _Call:
     tokenise_us: int = 0
     encode_us: int = 0
 
+    def characters(self, index: int) -> int:
+        """Return the length of a good text with its prompt."""
+        return len(self.prompt) + len(cast("str", self.texts[index]))
+
 
 class EmbeddingService:
     """Embed texts with any served model. Loop only."""
@@ -95,13 +95,13 @@ class EmbeddingService:
         self,
         *,
         catalog: Catalog,
-        tokenise_pool: Executor,
+        tokenising: Tokenising,
         limits: LimitSettings,
         clock_ns: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._catalog = catalog
-        self._tokenise_pool = tokenise_pool
+        self._tokenising = tokenising
         self._limits = limits
         self._clock_ns = clock_ns
         self._metrics = metrics
@@ -172,9 +172,10 @@ class EmbeddingService:
             total_tokens=[0] * len(texts),
         )
         good = self._good_texts(call)
-        pieces = [good[at : at + PIECE_TEXTS] for at in range(0, len(good), PIECE_TEXTS)]
         with served.leases.hold():
-            await _all_or_none([self._embed_piece(call, piece) for piece in pieces])
+            await _all_or_none(
+                [self._embed_piece(call, piece) for piece in pieces(good, call.characters)]
+            )
         if good:
             self._metrics.embed_seconds.labels(
                 model=served.text.ref.name, tokens=length_label(max(call.tokens))
@@ -223,17 +224,15 @@ class EmbeddingService:
 
     async def _tokenise(self, call: _Call, piece: Sequence[int]) -> dict[int, Tokenised]:
         text_model = call.served.text
-        texts = [f"{call.prompt}{call.texts[index]}" for index in piece]
 
         def work() -> list[Tokenised]:
+            texts = [f"{call.prompt}{call.texts[index]}" for index in piece]
             return tokenise(text_model, texts, prompt=call.prompt, truncate=call.truncate)
 
         started_ns = self._clock_ns()
-        if sum(map(len, texts)) <= TOKENISE_ON_LOOP_CHARACTERS:
-            tokenised = work()
-        else:
-            loop = asyncio.get_running_loop()
-            tokenised = await loop.run_in_executor(self._tokenise_pool, work)
+        tokenised = await self._tokenising.run(
+            work, characters=sum(map(call.characters, piece)), deadline_ns=call.deadline_ns
+        )
         call.tokenise_us = max(call.tokenise_us, (self._clock_ns() - started_ns) // 1000)
         return dict(zip(piece, tokenised, strict=True))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -28,14 +29,14 @@ from vecserve_server.gateway.inference.parameters import (
 )
 from vecserve_server.gateway.inference.shared_memory import Region, SharedMemoryRegions
 from vecserve_server.gateway.inference.trace_log import TraceLog
-from vecserve_server.gateway.tensors import BYTES, read_raw, read_typed, write_into, write_raw
+from vecserve_server.gateway.tensors import BYTES, read_raw, read_typed, write_raw
 from vecserve_server.services.control import ModelControl
 from vecserve_server.services.tensor_model import TensorModel, TensorReply, TensorRequest
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Response: TypeAlias = service_pb2.ModelInferResponse
-WRITE_ON_LOOP_BYTES = 1 << 20
-"""Larger outputs are written in a thread: copying them would hold up all other calls."""
+COPY_ON_LOOP_BYTES = 1 << 20
+"""More is copied in a thread: it would hold up all other calls."""
 
 
 class Inference:
@@ -76,23 +77,23 @@ class Inference:
             wanted = contract.requested_outputs(request)
             slices = _slices(request, wanted)
             names = {field: place.region for field, place in slices.items()}
-            # The call came in as one item; how many it is, is known only now.
-            others = self._scope.admission.admit(rows - 1)
-            with others, self._regions.hold(names) as regions:
-                views = _views(slices, regions)
-                inputs = _read_inputs(request, views)
-                reply = await model.infer(
-                    TensorRequest(
-                        inputs=inputs,
-                        outputs=tuple(output.name for output in wanted) if request.outputs else (),
-                        priority=parameters.priority,
-                        timeout_us=parameters.timeout_us,
-                        deadline_ns=deadline_ns,
+            with self._regions.hold(names) as regions:
+                shared = _shared(slices, regions)
+                shared_bytes = _shared_input_bytes(request, shared)
+                # The call came in as one item; how many it is, is known only now.
+                with self._scope.admission.admit(rows - 1, size_bytes=shared_bytes):
+                    inputs = await _inputs(request, shared)
+                    reply = await model.infer(
+                        TensorRequest(
+                            inputs=inputs,
+                            outputs=_names(request, wanted),
+                            priority=parameters.priority,
+                            timeout_us=parameters.timeout_us,
+                            deadline_ns=deadline_ns,
+                        )
                     )
-                )
-                # Checked again: meanwhile an object may have been cut.
-                writer = _Writer(model, contract, reply, _views(slices, regions))
-                response = await _written(writer, request, wanted, reply)
+                    writer = _Writer(model, contract, reply, shared)
+                    response = await _written(writer, request, wanted, reply)
                 self._traces.record(
                     request, response, reply.times, started_ns, inputs, reply.outputs
                 )
@@ -111,18 +112,38 @@ def _slices(request: Request, wanted: Sequence[RequestedOutput]) -> dict[str, Re
     }
 
 
-def _views(
+def _names(request: Request, wanted: Sequence[RequestedOutput]) -> tuple[str, ...]:
+    return tuple(output.name for output in wanted) if request.outputs else ()
+
+
+def _shared(
     slices: Mapping[str, RegionSlice], regions: Mapping[str, Region]
-) -> dict[str, memoryview]:
-    return {
-        field: regions[field].view(field, offset=place.offset, size_bytes=place.size_bytes)
+) -> dict[str, SharedTensor]:
+    """Find the places of the tensors; refuse those outside their regions."""
+    shared = {
+        field: SharedTensor(field=field, region=regions[field], place=place)
         for field, place in slices.items()
     }
+    for tensor in shared.values():
+        tensor.check()
+    return shared
 
 
-def _read_inputs(request: Request, views: Mapping[str, memoryview]) -> dict[str, NDArray[Any]]:
+def _shared_input_bytes(request: Request, shared: Mapping[str, SharedTensor]) -> int:
+    names = [_input(tensor.name) for tensor in request.inputs]
+    return sum(shared[name].place.size_bytes for name in names if name in shared)
+
+
+async def _inputs(request: Request, shared: Mapping[str, SharedTensor]) -> dict[str, NDArray[Any]]:
+    """Read all inputs by name, in a thread where that takes long."""
+    if _shared_input_bytes(request, shared) <= COPY_ON_LOOP_BYTES:
+        return _read_inputs(request, shared)
+    return await asyncio.to_thread(_read_inputs, request, shared)
+
+
+def _read_inputs(request: Request, shared: Mapping[str, SharedTensor]) -> dict[str, NDArray[Any]]:
     """Read all inputs by name; those in shared memory have no raw contents."""
-    sent = [tensor for tensor in request.inputs if _input(tensor.name) not in views]
+    sent = [tensor for tensor in request.inputs if _input(tensor.name) not in shared]
     raw = request.raw_input_contents
     if raw and len(raw) != len(sent):
         raise InvalidArgument(
@@ -131,9 +152,9 @@ def _read_inputs(request: Request, views: Mapping[str, memoryview]) -> dict[str,
     contents = {tensor.name: data for tensor, data in zip(sent, raw, strict=False)}
     tensors = {}
     for tensor in request.inputs:
-        data = views.get(_input(tensor.name))
-        if data is not None:
-            tensors[tensor.name] = read_raw(tensor, data.toreadonly())
+        place = shared.get(_input(tensor.name))
+        if place is not None:
+            tensors[tensor.name] = read_raw(tensor, place.read())
         elif raw:
             tensors[tensor.name] = read_raw(tensor, contents[tensor.name])
         else:
@@ -146,9 +167,36 @@ async def _written(
 ) -> Response:
     """Write the response, in a thread where that takes long."""
     size_bytes = sum(tensor.nbytes for tensor in reply.outputs.values())
-    if size_bytes <= WRITE_ON_LOOP_BYTES:
+    if size_bytes <= COPY_ON_LOOP_BYTES:
         return writer.write(request, wanted)
     return await asyncio.to_thread(writer.write, request, wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTensor:
+    """Where in shared memory the bytes of a tensor are, and what it is called in messages."""
+
+    field: str
+    region: Region
+    place: RegionSlice
+
+    def check(self) -> None:
+        """Refuse a place outside the region."""
+        self.region.check(self.field, offset=self.place.offset, size_bytes=self.place.size_bytes)
+
+    def read(self) -> bytes:
+        """Copy the tensor out."""
+        place = self.place
+        return self.region.read(self.field, offset=place.offset, size_bytes=place.size_bytes)
+
+    def write(self, data: bytes) -> None:
+        """Copy a tensor in, which may be smaller than the place."""
+        if len(data) > self.place.size_bytes:
+            raise InvalidArgument(
+                self.field,
+                f"has {len(data)} bytes; shared_memory_byte_size is {self.place.size_bytes}",
+            )
+        self.region.write(self.field, data, offset=self.place.offset)
 
 
 class _Writer:
@@ -159,12 +207,12 @@ class _Writer:
         model: TensorModel,
         contract: Contract,
         reply: TensorReply,
-        views: Mapping[str, memoryview],
+        shared: Mapping[str, SharedTensor],
     ) -> None:
         self._model = model
         self._contract = contract
         self._reply = reply
-        self._views = views
+        self._shared = shared
 
     def write(self, request: Request, wanted: Sequence[RequestedOutput]) -> Response:
         """Write the wanted outputs in order; one entry of raw contents each, always."""
@@ -186,14 +234,14 @@ class _Writer:
             tensor = self._classify(datatype, tensor, output)
             datatype = BYTES
         described = response.outputs.add(name=output.name, datatype=datatype, shape=tensor.shape)
+        data = write_raw(datatype, tensor)
         if output.slice is None:
-            response.raw_output_contents.append(write_raw(datatype, tensor))
+            response.raw_output_contents.append(data)
             return
-        field = _output(output.name)
-        size_bytes = write_into(field, datatype, tensor, self._views[field])
+        self._shared[_output(output.name)].write(data)
         response.raw_output_contents.append(b"")
         described.parameters[REGION].string_param = output.slice.region
-        described.parameters[BYTE_SIZE].int64_param = size_bytes
+        described.parameters[BYTE_SIZE].int64_param = len(data)
         if output.slice.offset:
             described.parameters[OFFSET].int64_param = output.slice.offset
 

@@ -53,12 +53,17 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     """The KServe v2 / Triton protocol over every served model."""
 
     def __init__(
-        self, *, control: ModelControl, scope: CallScope, logs_tensor_values: bool = False
+        self,
+        *,
+        control: ModelControl,
+        scope: CallScope,
+        regions: SharedMemoryRegions,
+        logs_tensor_values: bool = False,
     ) -> None:
         """Let traces hold the values of tensors only where `logs_tensor_values`."""
         self._control = control
         self._scope = scope
-        self._regions = SharedMemoryRegions()
+        self._regions = regions
         self._traces = TraceLog(logger=get_logger("trace"), with_values=logs_tensor_values)
         self._log_levels = LogLevels(logging.getLogger(LOGGER_NAME))
         self._inference = Inference(
@@ -211,7 +216,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def SystemSharedMemoryRegister(
         self, request: service_pb2.SystemSharedMemoryRegisterRequest, context: Context
     ) -> service_pb2.SystemSharedMemoryRegisterResponse:
-        """Map a part of a POSIX shared-memory object."""
+        """Keep a part of a POSIX shared-memory object."""
         self._regions.register(
             request.name, request.key, offset=request.offset, size_bytes=request.byte_size
         )
