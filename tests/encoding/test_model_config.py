@@ -54,6 +54,7 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         precision="fp32",
         engine="auto",
         layout="packed",
+        run_alone=None,
         normalise=True,
         instance_count=0,
         intra_op_thread_count=1,

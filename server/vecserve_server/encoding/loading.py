@@ -7,14 +7,16 @@ files lie or whether they are what they should be.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from vecserve_server.domain import Json, TokenIds
+from vecserve_server.encoding.batch_dependence import LEAST_LIKENESS, likeness
 from vecserve_server.encoding.compiled_models import CompiledModels
 from vecserve_server.encoding.cost_model import (
     CostModel,
@@ -39,8 +41,9 @@ from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Cost, RunPlanner
 from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
-from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
+from vecserve_server.encoding.text_encoders import AloneEncoder, PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
+from vecserve_server.observability.logging import get_logger, log_event
 
 _FIXED_BYTES = 2**30
 """Bounds the graphs of fixed shapes, taking the size of a model's file for that of a graph."""
@@ -64,6 +67,8 @@ class LoadedEncoder:
     engine: str
     digest: str
     cost: CostModel
+    run_alone: bool
+    """Whether each text runs alone, as others would change its vector."""
 
 
 def ignored(used_tokens: int, computed_tokens: int) -> None:
@@ -84,13 +89,16 @@ class EncoderLoader:
         config: EncoderConfig,
         *,
         threads: int,
+        trial: Sequence[TokenIds],
         on_run: OnRun = ignored,
     ) -> LoadedEncoder:
         """Open the configured engine for `threads` runs at once; `files` go by engine.
 
-        Raises `ModelError` for a file that is missing, unreadable or not of the layout.
+        A padded model whose configuration does not say whether texts may share a run is tried with
+        the sequences `trial`. Raises `ModelError` for a file that is missing, unreadable or not of
+        the layout.
         """
-        return _Load(files, config, threads, self._kept, self._compiled, on_run).run()
+        return _Load(files, config, threads, self._kept, self._compiled, trial, on_run).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,7 @@ class _Load:
     threads: int
     kept: Measurements
     compiled: CompiledModels
+    trial: Sequence[TokenIds]
     on_run: OnRun
 
     def run(self) -> LoadedEncoder:
@@ -111,15 +120,17 @@ class _Load:
                 self._sample(engine, shape) for shape in self._shapes() if self._is_usual(shape)
             ]
             engine.warm_up(batches)
+            alone = self._runs_alone(engine)
             engine.specialise(self._fixed_shapes(name))
         except BaseException:
             engine.close()
             raise
         return LoadedEncoder(
-            encoder=self._encoder(engine, cost),
+            encoder=self._encoder(engine, cost, alone=alone),
             engine=name,
             digest=self.files[name].digest,
             cost=cost,
+            run_alone=alone,
         )
 
     def _chosen(self) -> str:
@@ -188,6 +199,29 @@ class _Load:
             self.kept.put(key, asdict(found))
         return found
 
+    def _runs_alone(self, engine: Engine) -> bool:
+        """Tell whether texts must not share runs: by the configuration, else by a trial."""
+        if self.config.layout == PACKED:
+            return False
+        if self.config.run_alone is not None:
+            return self.config.run_alone
+        key: dict[str, Json] = {
+            "kind": "likeness",
+            "digest": self.files[engine.name].digest,
+            "engine": engine.name,
+            "runtime": importlib.metadata.version(engine.name),
+            "trial": [ids.tolist() for ids in self.trial],
+        }
+        found = (self.kept.get(key) or {}).get("likeness")
+        if not isinstance(found, float):
+            found = likeness(engine.run, engine.inputs, self.trial) if self.trial else 0.0
+            self.kept.put(key, {"likeness": found})
+        if found >= LEAST_LIKENESS:
+            return False
+        facts = {"model": self.config.name, "likeness": round(found, 6)}
+        log_event(get_logger("encoding"), logging.WARNING, "texts_run_alone", **facts)
+        return True
+
     def _measured(self, name: str) -> CostModel:
         """Measure one run at a time: several streams would each have seen other shapes before."""
         engine, shapes = self._open(name, 1), self._measured_shapes()
@@ -230,7 +264,9 @@ class _Load:
         """Whether to prepare for a shape: the longest texts are rare, and dear to prepare for."""
         return shape.tokens <= 2 * self.config.run_tokens
 
-    def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
+    def _encoder(self, engine: Engine, cost: CostModel, *, alone: bool) -> Encoder:
+        if alone:
+            return AloneEncoder(engine=engine, on_run=self.on_run)
         planned = planning_cost(cost, self._fixed_shapes(engine.name))
         planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=self.config.row_tokens)
         kind = PackedEncoder if self.config.layout == PACKED else PaddedEncoder

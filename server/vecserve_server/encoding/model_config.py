@@ -62,6 +62,7 @@ _PRECISIONS = ("int8", "fp32", "fp16")
 PACKED = "packed"
 _LAYOUTS = (PACKED, "padded")
 _FLAGS = ("true", "false")
+RUN_ALONE = "run_alone"
 AUTO, ONNXRUNTIME, OPENVINO = "auto", "onnxruntime", "openvino"
 
 
@@ -84,6 +85,8 @@ class EncoderConfig:
     """`onnxruntime`, `openvino`, or `auto`: the one that runs the model faster on this machine."""
     layout: str
     """`packed`, or `padded` for a graph with an attention mask."""
+    run_alone: bool | None
+    """Whether each text of a padded model runs alone; None: where others change its vector."""
     normalise: bool
     """Whether vectors get length 1 where a request does not say."""
     instance_count: int
@@ -134,6 +137,7 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         precision=_one_of(proto, parameters, "precision", _PRECISIONS),
         engine=_engine(proto, parameters),
         layout=_one_of(proto, parameters, "layout", _LAYOUTS),
+        run_alone=_run_alone(proto, parameters),
         normalise=_one_of(proto, parameters, "normalise", _FLAGS) == "true",
         instance_count=_instance_count(proto),
         prompts=prompts,
@@ -198,7 +202,7 @@ def _instance_count(proto: model_config_pb2.ModelConfig) -> int:
 
 
 def _parameters(proto: model_config_pb2.ModelConfig) -> dict[str, str]:
-    known = {*_COUNTS, "precision", "engine", "layout", "normalise", "default_prompt"}
+    known = {*_COUNTS, "precision", "engine", "layout", RUN_ALONE, "normalise", "default_prompt"}
     for key in proto.parameters:
         if key not in known and not key.startswith(_PROMPT):
             names = ", ".join([*sorted(known), "prompt.<name>"])
@@ -227,6 +231,14 @@ def _one_of(
         allowed = ", ".join(choices)
         raise _refused(proto, f'parameter "{key}"', f'must be one of {allowed}, found "{text}"')
     return text
+
+
+def _run_alone(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str]) -> bool | None:
+    if RUN_ALONE not in parameters:
+        return None
+    if _one_of(proto, parameters, "layout", _LAYOUTS) == PACKED:
+        raise _refused(proto, f'parameter "{RUN_ALONE}"', 'is for the layout "padded"')
+    return _one_of(proto, parameters, RUN_ALONE, _FLAGS) == "true"
 
 
 def _engine(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str]) -> str:

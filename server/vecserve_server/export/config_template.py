@@ -16,6 +16,7 @@ def render_config(
     max_tokens: int,
     precision: str,
     layout: str = "packed",
+    run_alone: bool = False,
     normalise: bool = True,
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
@@ -41,6 +42,12 @@ def render_config(
         lines.append(_ENGINE)
     else:
         lines.append(_parameter("layout", layout, "Texts are padded to one length in a run."))
+    if run_alone:
+        lines.append(
+            _parameter(
+                "run_alone", "true", "Texts that share a run change each other's vectors a little."
+            )
+        )
     if not normalise:
         lines.append(
             _parameter("normalise", "false", "Vectors keep the length that the model gives them.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from vecserve_server.domain import MODEL_CONFIG_FILE
+from vecserve_server.encoding.batch_dependence import LEAST_LIKENESS
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, StorageError
 from vecserve_server.export import openvino_build
@@ -22,7 +23,12 @@ from vecserve_server.export.config_template import render_config
 from vecserve_server.export.encoder_graph import is_supported
 from vecserve_server.export.memory import available_memory_bytes
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
-from vecserve_server.export.parity import check_parity, embed_with, measure
+from vecserve_server.export.parity import (
+    check_parity,
+    embed_with,
+    long_parity_sequences,
+    measure,
+)
 from vecserve_server.export.ready_made import find_onnx, ready_made
 from vecserve_server.export.sample_run import PARITY_TEXTS, tokenise
 from vecserve_server.export.staging import publish, staged_folder, sweep
@@ -215,8 +221,10 @@ def _build(
         int8_file = version / openvino_build.MODEL_FILE
         embedders[openvino_build.NAME] = openvino_build.embed_with_openvino(int8_file)
     progress("measure", 0.7)
-    measured = measure(embedders, sequences)
+    long_sequences = long_parity_sequences(checkpoint.tokenizer_json, build.max_tokens)
+    measured = measure(embedders, sequences, long_sequences)
     check_parity(measured.parity)
+    alike = min(found.batch_cosine_min for found in measured.parity.values())
     progress("hash", 0.9)
     card = ModelCard(
         name=folder.name,
@@ -234,6 +242,7 @@ def _build(
         dim=build.dim,
         max_tokens=build.max_tokens,
         calibration=calibration_name if "int8" in precisions else None,
+        run_alone=build.layout == "padded" and not alike >= LEAST_LIKENESS,
         parity=measured.parity,
         speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),
@@ -251,6 +260,7 @@ def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:
         max_tokens=card.max_tokens,
         precision=precision,
         layout=card.layout,
+        run_alone=card.run_alone,
         normalise=card.normalise,
         prompts=checkpoint.prompts,
         default_prompt=checkpoint.default_prompt,
