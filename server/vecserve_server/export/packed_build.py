@@ -16,7 +16,6 @@ from vecserve_server.export.calibration import (
     CalibrationSource,
     calibrate,
     calibration_sequences,
-    long_sequences,
 )
 from vecserve_server.export.checkpoint import Checkpoint
 from vecserve_server.export.encoder_graph import encoder_graph, family_for
@@ -67,13 +66,10 @@ class PackedBuild:
         source = self.calibration_source
         if source.ready is not None:
             return source.ready
-        from_texts = (self.checkpoint.tokenizer_json, source.texts, self.max_tokens)
-        return calibrate(
-            config=self.checkpoint.config,
-            weights=self.weights,
-            sequences=calibration_sequences(*from_texts),
-            long_sequences=long_sequences(*from_texts),
+        sequences = calibration_sequences(
+            self.checkpoint.tokenizer_json, source.texts, self.max_tokens
         )
+        return calibrate(config=self.checkpoint.config, weights=self.weights, sequences=sequences)
 
     def write(self, precision: str, file: Path, calibration: Calibration | None = None) -> None:
         """See `Build`."""

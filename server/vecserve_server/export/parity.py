@@ -25,7 +25,7 @@ Embed: TypeAlias = Callable[[Sequence[TokenIds]], Vectors]
 
 _TIMED_RUNS = 3
 _MEAN_FLOOR, _MIN_FLOOR = 0.99, 0.97
-_BAND_ENDS = (16, 64, 128, 256, 512, 1024)
+_BAND_ENDS = (16, 64, 128, 192, 256, 384, 512, 1024)
 """The longest are not measured: an encoder's memory grows with the square of the length."""
 
 _LONG_PER_BAND = 4
