@@ -12,7 +12,7 @@ from vecserve_server.encoding.model_config import (
     read_model_config,
 )
 from vecserve_server.errors import ModelError
-from vecserve_server.export.config_template import render_config
+from vecserve_server.export.config_template import RequestDefaults, render_config
 
 COMMITTED = Path(__file__).parents[2] / "model_repository" / "all-MiniLM-L6-v2" / "config.pbtxt"
 RENDERED = render_config(name="m", dim=8, max_tokens=32, precision="int8")
@@ -40,9 +40,8 @@ def test_the_committed_file_is_what_an_import_writes() -> None:
 
 def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
     prompts = {"query": 'search "this":\n', "unicode": "größe ☃"}
-    text = render_config(
-        name="m.1", dim=8, max_tokens=32, precision="fp32", prompts=prompts, default_prompt="query"
-    )
+    defaults = RequestDefaults(prompts=prompts, default_prompt="query")
+    text = render_config(name="m.1", dim=8, max_tokens=32, precision="fp32", defaults=defaults)
 
     assert parse(tmp_path, text) == EncoderConfig(
         name="m.1",
@@ -54,6 +53,7 @@ def test_a_rendered_file_means_what_was_rendered(tmp_path: Path) -> None:
         precision="fp32",
         engine="auto",
         layout="packed",
+        run_alone=None,
         normalise=True,
         truncation_side="right",
         include_prompt=True,
@@ -180,9 +180,7 @@ def test_a_padded_model_that_is_not_normalised_says_so(tmp_path: Path) -> None:
         max_tokens=32,
         precision="fp32",
         layout="padded",
-        normalise=False,
-        include_prompt=False,
-        truncation_side="left",
+        defaults=RequestDefaults(normalise=False, include_prompt=False, truncation_side="left"),
     )
     found = parse(tmp_path, text)
 

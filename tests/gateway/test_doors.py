@@ -144,7 +144,7 @@ async def test_who_leaves_while_it_waits_is_cancelled() -> None:
 
 async def test_calls_are_bounded_for_all_and_for_a_connection_but_health_is_not() -> None:
     model = EchoModel()
-    bounds = {"max_concurrent_calls": 3, "max_connection_calls": 2}
+    bounds: dict[str, Any] = {"max_concurrent_calls": 3, "max_connection_calls": 2}
     async with echo_server(model, **bounds) as echo, AsyncExitStack() as stack:
         channels = [
             await stack.enter_async_context(

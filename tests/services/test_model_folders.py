@@ -13,7 +13,7 @@ from vecserve_server.errors import InvalidArgument, ModelError, NotFound
 from vecserve_server.services.control import UNAVAILABLE
 from vecserve_server.services.model_folders import check_name, scan, unusable
 
-from .test_model_control import controlled
+from .controlled_models import controlled
 from .tiny_onnx import add_version, config_text
 
 

@@ -87,7 +87,7 @@ def test_meanwhile_words_are_refused_and_rows_come_and_go(path: Path) -> None:
     assert pieces > ROWS // word_table.FILLED_AT_ONCE
     assert found(log, "schuh") == {f"id{number}" for number in range(ROWS)} - {"id1", "id58"}
     assert found(log, "n59") == found(log, "n3") - {f"id{number}" for number in range(30, 40)}
-    names = [name for (name,) in log._writer.execute("SELECT name FROM sqlite_master")]
+    names = [name for (name,) in log._file.writer.execute("SELECT name FROM sqlite_master")]
     assert b"words_retired" not in names
     log.close()
 

@@ -52,7 +52,7 @@ def options_to_proto(options: EmbedOptions | None) -> embedding_pb2.EmbedOptions
     if options is None:
         return None
     if options.truncation not in _TRUNCATIONS:
-        known = ", ".join(_TRUNCATIONS)
+        known = ", ".join(filter(None, _TRUNCATIONS))
         raise InvalidArgument(f"options: truncation is {options.truncation!r}, not one of {known}")
     if options.prompt_name is not None and options.prompt_text is not None:
         raise InvalidArgument("options: prompt_name and prompt_text exclude each other")

@@ -41,6 +41,7 @@ class Precision(StrEnum):
 
 
 MIN_CALIBRATION_TEXTS, MAX_CALIBRATION_TEXTS = 8, 2000
+CLOSE_COSINE = 0.995
 DEFAULT_FOLDER = Path("model_repository")
 DEFAULT = "default"
 """Stands for the model that `serve` uses where nothing else is said."""
@@ -137,6 +138,24 @@ def add(
     print(f"added {card.name} {card.version}: dim {card.dim}, {card.max_tokens} tokens")
     if card.assumed:
         print(f"assumed: {card.assumed}")
+    for line in _cautions(card):
+        print(line)
+
+
+def _cautions(card: ModelCard) -> Iterator[str]:
+    """Say what the measurements at the import showed that a user should know."""
+    if card.run_alone:
+        found = min(parity.batch_cosine_min for parity in card.parity.values())
+        yield (
+            f"each text runs alone: others in its batch would change its vector (cosine "
+            f"{found:.4f}); config.pbtxt may say otherwise (run_alone)"
+        )
+    for precision, parity in card.parity.items():
+        if (tokens := parity.falls_below(CLOSE_COSINE)) is not None:
+            yield (
+                f"{precision}: texts of {tokens} tokens and more have a cosine to fp32 below "
+                f"{CLOSE_COSINE} on average (card.json has the figures)"
+            )
 
 
 def _refuse(why: str, options: Mapping[str, object]) -> None:

@@ -6,7 +6,6 @@ Owns tables and JSON. Must not know where results come from.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -24,7 +23,6 @@ MAX_WIDTH: Final = 32
 MIN_WIDTH: Final = 8
 """Of the last one."""
 SEPARATOR_WIDTH: Final = 3
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -51,7 +49,7 @@ def print_table(
     """
     console = Console(highlight=False)
     numbers = frozenset(right)
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    cells = [[printable_lines(str(cell)) for cell in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     left = console.width
     for position, column in enumerate(columns):
@@ -73,9 +71,9 @@ def print_table(
     console.print(table)
 
 
-def printable(text: str) -> str:
-    """Show what would steer the terminal as a replacement character; line breaks and tabs stay."""
-    return _CONTROLS.sub("\ufffd", text)
+def printable_lines(text: str) -> str:
+    """Escape what does not print; line breaks stay."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_hits(hits: Sequence[Hit], *, summary_fields: Sequence[str] = ()) -> None:

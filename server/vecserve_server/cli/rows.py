@@ -18,7 +18,13 @@ import typer
 from vecserve_client import Row
 from vecserve_server.cli.exits import Exit, UsageProblem
 from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, Where, connect
-from vecserve_server.cli.output import complain, print_json, print_rows, printable, row_as_dict
+from vecserve_server.cli.output import (
+    complain,
+    print_json,
+    print_rows,
+    printable_lines,
+    row_as_dict,
+)
 from vecserve_server.cli.progress import RowProgress
 from vecserve_server.cli.where import read_where
 
@@ -195,4 +201,4 @@ def _described(row: Row) -> str:
     lines |= {"payload": json_format.dumps(parts["payload"], ensure_ascii=False)}
     if "vector" in parts:
         lines["vector"] = " ".join(map(str, parts["vector"]))
-    return printable("\n".join(f"{name:<8} {value}" for name, value in lines.items()))
+    return printable_lines("\n".join(f"{name:<8} {value}" for name, value in lines.items()))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from vecserve_server.domain import Json, TokenIds
+from vecserve_server.encoding.batch_dependence import LEAST_LIKENESS, likeness
 from vecserve_server.encoding.compiled_models import CompiledModels
 from vecserve_server.encoding.cost_model import (
     CostModel,
@@ -40,7 +41,7 @@ from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Cost, RunPlanner
 from vecserve_server.encoding.shapes import Shape, fixed_shapes, prepared_shapes, run_shapes
-from vecserve_server.encoding.text_encoders import PackedEncoder, PaddedEncoder
+from vecserve_server.encoding.text_encoders import AloneEncoder, PackedEncoder, PaddedEncoder
 from vecserve_server.errors import ModelError
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.observability.process import usable_threads
@@ -67,6 +68,8 @@ class LoadedEncoder:
     engine: str
     digest: str
     cost: CostModel
+    run_alone: bool
+    """Whether each text runs alone, as others would change its vector."""
 
 
 def ignored(used_tokens: int, computed_tokens: int) -> None:
@@ -87,13 +90,16 @@ class EncoderLoader:
         config: EncoderConfig,
         *,
         threads: int,
+        trial: Sequence[TokenIds],
         on_run: OnRun = ignored,
     ) -> LoadedEncoder:
         """Open the configured engine for `threads` runs at once; `files` go by engine.
 
-        Raises `ModelError` for a file that is missing, unreadable or not of the layout.
+        A padded model whose configuration does not say whether texts may share a run is tried with
+        the sequences `trial`. Raises `ModelError` for a file that is missing, unreadable or not of
+        the layout.
         """
-        return _Load(files, config, threads, self._kept, self._compiled, on_run).run()
+        return _Load(files, config, threads, self._kept, self._compiled, trial, on_run).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class _Load:
     threads: int
     kept: Measurements
     compiled: CompiledModels
+    trial: Sequence[TokenIds]
     on_run: OnRun
 
     def run(self) -> LoadedEncoder:
@@ -113,15 +120,17 @@ class _Load:
             prepared = prepared_shapes(self._shapes(), run_tokens=self.config.run_tokens)
             batches = [self._sample(engine, shape) for shape in prepared]
             engine.warm_up(batches)
+            alone = self._runs_alone(engine)
             engine.specialise(self._fixed_shapes(name))
         except BaseException:
             engine.close()
             raise
         return LoadedEncoder(
-            encoder=self._encoder(engine, cost),
+            encoder=self._encoder(engine, cost, alone=alone),
             engine=name,
             digest=self.files[name].digest,
             cost=cost,
+            run_alone=alone,
         )
 
     def _chosen(self) -> str:
@@ -204,6 +213,29 @@ class _Load:
             self.kept.put(key, asdict(found))
         return found
 
+    def _runs_alone(self, engine: Engine) -> bool:
+        """Tell whether texts must not share runs: by the configuration, else by a trial."""
+        if self.config.layout == PACKED:
+            return False
+        if self.config.run_alone is not None:
+            return self.config.run_alone
+        key: dict[str, Json] = {
+            "kind": "likeness",
+            "digest": self.files[engine.name].digest,
+            "engine": engine.name,
+            "runtime": importlib.metadata.version(engine.name),
+            "trial": [ids.tolist() for ids in self.trial],
+        }
+        found = (self.kept.get(key) or {}).get("likeness")
+        if not isinstance(found, float):
+            found = likeness(engine.run, engine.inputs, self.trial) if self.trial else 0.0
+            self.kept.put(key, {"likeness": found})
+        if found >= LEAST_LIKENESS:
+            return False
+        facts = {"model": self.config.name, "likeness": round(found, 6)}
+        log_event(get_logger("encoding"), logging.WARNING, "texts_run_alone", **facts)
+        return True
+
     def _measured(self, name: str) -> CostModel:
         """Measure one run at a time: several streams would each have seen other shapes before."""
         engine, shapes = self._open(name, 1), self._measured_shapes()
@@ -242,7 +274,9 @@ class _Load:
             shared=self.config.layout == PACKED,
         )[:most]
 
-    def _encoder(self, engine: Engine, cost: CostModel) -> Encoder:
+    def _encoder(self, engine: Engine, cost: CostModel, *, alone: bool) -> Encoder:
+        if alone:
+            return AloneEncoder(engine=engine, on_run=self.on_run)
         planned = planning_cost(cost, self._fixed_shapes(engine.name))
         planner = RunPlanner(shapes=self._shapes(), cost=planned, row_tokens=self.config.row_tokens)
         kind = PackedEncoder if self.config.layout == PACKED else PaddedEncoder

@@ -64,11 +64,13 @@ _PRECISIONS = ("int8", "fp32", "fp16")
 PACKED = "packed"
 _LAYOUTS = (PACKED, "padded")
 _FLAGS = ("true", "false")
+RUN_ALONE = "run_alone"
 _SIDES = ("right", "left")
 _CHOICES = (
     "precision",
     "engine",
     "layout",
+    RUN_ALONE,
     "normalise",
     "truncation_side",
     "include_prompt",
@@ -96,6 +98,8 @@ class EncoderConfig:
     """`onnxruntime`, `openvino`, or `auto`: the one that runs the model faster on this machine."""
     layout: str
     """`packed`, or `padded` for a graph with an attention mask."""
+    run_alone: bool | None
+    """Whether each text of a padded model runs alone; None: where others change its vector."""
     normalise: bool
     """Whether vectors get length 1 where a request does not say."""
     instance_count: int
@@ -152,6 +156,7 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         precision=_one_of(proto, parameters, "precision", _PRECISIONS),
         engine=_engine(proto, parameters),
         layout=layout,
+        run_alone=_run_alone(proto, parameters),
         normalise=_one_of(proto, parameters, "normalise", _FLAGS) == "true",
         truncation_side=_one_of(proto, parameters, "truncation_side", _SIDES),
         include_prompt=_one_of(proto, parameters, "include_prompt", _FLAGS) == "true",
@@ -261,6 +266,14 @@ def _one_of(
         allowed = ", ".join(choices)
         raise _refused(proto, f'parameter "{key}"', f'must be one of {allowed}, found "{text}"')
     return text
+
+
+def _run_alone(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str]) -> bool | None:
+    if RUN_ALONE not in parameters:
+        return None
+    if _one_of(proto, parameters, "layout", _LAYOUTS) == PACKED:
+        raise _refused(proto, f'parameter "{RUN_ALONE}"', 'is for the layout "padded"')
+    return _one_of(proto, parameters, RUN_ALONE, _FLAGS) == "true"
 
 
 def _engine(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str]) -> str:

@@ -20,14 +20,18 @@ from vecserve_server.domain import (
     MODEL_NAME_RULE,
     SHIPPED_MODEL,
     ModelRef,
+    TokenIds,
 )
+from vecserve_server.encoding.batch_dependence import TRIAL_TEXTS, TRIAL_TOKENS
 from vecserve_server.encoding.cost_model import CostModel
 from vecserve_server.encoding.encoder import Encoder, OnRun
-from vecserve_server.encoding.loading import EncoderLoader, ModelFile, ignored
+from vecserve_server.encoding.loading import EncoderLoader, LoadedEncoder, ModelFile, ignored
 from vecserve_server.encoding.model_config import (
     AUTO,
     ONNXRUNTIME,
     OPENVINO,
+    PACKED,
+    RUN_ALONE,
     EncoderConfig,
     encoder_config,
     read_model_config,
@@ -123,17 +127,19 @@ class ModelRepository:
         files = _VersionFolder.open(folder, self._choose(name, version))
         _check_fit(files, config)
         files.verified(_TOKENIZER)
+        tokenizer = TextTokenizer((files.path / _TOKENIZER).read_bytes())
         loaded = self._loader.load(
             {engine: files.model_file(engine, config) for engine in files.engines(config)},
             config,
             threads=config.instance_count or self._default_instances,
+            trial=_trial(tokenizer, config),
             on_run=on_run,
         )
         return TextModel(
             ref=ModelRef(name=name, version=files.path.name, digest=loaded.digest),
             config=config,
-            proto=_in_force(proto, loaded.engine),
-            tokenizer=TextTokenizer((files.path / _TOKENIZER).read_bytes()),
+            proto=_in_force(proto, config, loaded),
+            tokenizer=tokenizer,
             encoder=loaded.encoder,
             engine=loaded.engine,
             cost=loaded.cost,
@@ -258,9 +264,22 @@ def _check_fit(files: _VersionFolder, config: EncoderConfig) -> None:
         )
 
 
-def _in_force(proto: model_config_pb2.ModelConfig, engine: str) -> model_config_pb2.ModelConfig:
-    """Return the configuration with the engine that runs in place of the choice."""
+def _trial(tokenizer: TextTokenizer, config: EncoderConfig) -> list[TokenIds]:
+    """Return what tells whether texts change each other's vectors."""
+    if config.layout == PACKED:
+        return []
+    limit = min(TRIAL_TOKENS, config.max_tokens)
+    found = tokenizer.encode(TRIAL_TEXTS, max_tokens=TRIAL_TOKENS)
+    return [text.ids[:limit] for text in found if len(text.ids)]
+
+
+def _in_force(
+    proto: model_config_pb2.ModelConfig, config: EncoderConfig, loaded: LoadedEncoder
+) -> model_config_pb2.ModelConfig:
+    """Return the configuration with what was chosen in place of the choices."""
     shown = model_config_pb2.ModelConfig()
     shown.CopyFrom(proto)
-    shown.parameters["engine"].string_value = engine
+    shown.parameters["engine"].string_value = loaded.engine
+    if config.layout != PACKED:
+        shown.parameters[RUN_ALONE].string_value = str(loaded.run_alone).lower()
     return shown

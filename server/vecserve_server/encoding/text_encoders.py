@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.encoding.batch_dependence import padded_feeds
 from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.engine import TYPE_IDS, Engine
 from vecserve_server.encoding.packing import pack, pad
@@ -70,6 +71,38 @@ class PaddedEncoder:
     def together(self, lengths: Sequence[int]) -> Sequence[int]:
         """See `Encoder`."""
         return _run_of_first(self._planner.padded(lengths))
+
+    def await_specialised(self, timeout_s: float) -> bool:
+        """See `Encoder`."""
+        return self._engine.await_specialised(timeout_s)
+
+    def close(self) -> None:
+        """See `Encoder`."""
+        self._engine.close()
+
+
+class AloneEncoder:
+    """Implement `Encoder` over a padded graph whose texts influence each other: one in each run.
+
+    A run has no padding either, which such a graph may let influence a vector as well.
+    """
+
+    def __init__(self, *, engine: Engine, on_run: OnRun) -> None:
+        self._engine = engine
+        self._on_run = on_run
+
+    def run(self, sequences: Sequence[TokenIds]) -> Encodings:
+        """See `Encoder`."""
+        result = _empty(len(sequences), self._engine.dim)
+        for index, ids in enumerate(sequences):
+            found = self._engine.run(padded_feeds([ids], self._engine.inputs))
+            result.vectors[index], result.norms[index] = found.vectors[0], found.norms[0]
+            self._on_run(len(ids), len(ids))
+        return result
+
+    def together(self, lengths: Sequence[int]) -> Sequence[int]:  # noqa: ARG002 - the interface's
+        """See `Encoder`; no company makes a run cheaper."""
+        return (0,)
 
     def await_specialised(self, timeout_s: float) -> bool:
         """See `Encoder`."""

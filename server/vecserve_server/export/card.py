@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vecserve_server.errors import ModelError
 
 CARD_FILE = "card.json"
 
-EXPORTER_VERSION = 5
+EXPORTER_VERSION = 6
 """Rises whenever the same checkpoint would give different files."""
 
 
@@ -28,12 +29,30 @@ class FileDigest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LengthParity:
+    """How close texts of some lengths come to fp32 (cosines)."""
+
+    from_tokens: int
+    to_tokens: int
+    texts: int
+    cosine_mean: float
+    cosine_min: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """How close a precision comes to fp32, and a text alone to itself in a batch (cosines)."""
 
     cosine_mean: float
     cosine_min: float
     batch_cosine_min: float
+    by_length: tuple[LengthParity, ...] = ()
+    """From the shortest texts to the longest that were measured; older cards have none."""
+
+    def falls_below(self, cosine_mean: float) -> int | None:
+        """Return the length in tokens from which on texts are further from fp32 on average."""
+        below = (band for band in self.by_length if band.cosine_mean < cosine_mean)
+        return next((band.from_tokens for band in below), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +86,8 @@ class ModelCard:
     """What the checkpoint does not state and was taken for granted."""
     calibration: str | None = None
     """Which texts int8 was calibrated on."""
+    run_alone: bool = False
+    """Whether texts that share a run change each other's vectors, so that each runs alone."""
     speed_texts_per_s: Mapping[str, float] = field(default_factory=dict)
     """Of a short run on the importing machine, one thread, by precision."""
 
@@ -82,13 +103,18 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / CARD_FILE
     try:
         values = json.loads(path.read_bytes())
-        values["parity"] = {name: Parity(**parity) for name, parity in values["parity"].items()}
+        values["parity"] = {name: _parity(parity) for name, parity in values["parity"].items()}
         values["files"] = {name: FileDigest(**file) for name, file in values["files"].items()}
         return ModelCard(**values)
     except FileNotFoundError as error:
         raise ModelError(f"{CARD_FILE} is missing from {folder}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: not a model card ({error})") from error
+
+
+def _parity(values: Mapping[str, Any]) -> Parity:
+    bands = (LengthParity(**band) for band in values.get("by_length", ()))
+    return Parity(**{**values, "by_length": tuple(bands)})
 
 
 def digests_of(folder: Path) -> dict[str, FileDigest]:

@@ -7,6 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDefaults:
+    """What a request gets that does not say otherwise."""
+
+    normalise: bool = True
+    truncation_side: str = "right"
+    include_prompt: bool = True
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+
+_USUAL = RequestDefaults()
 
 
 def render_config(
@@ -16,11 +31,8 @@ def render_config(
     max_tokens: int,
     precision: str,
     layout: str = "packed",
-    normalise: bool = True,
-    include_prompt: bool = True,
-    truncation_side: str = "right",
-    prompts: Mapping[str, str] | None = None,
-    default_prompt: str | None = None,
+    run_alone: bool = False,
+    defaults: RequestDefaults = _USUAL,
 ) -> str:
     """Return the text of a `config.pbtxt` in Triton's schema."""
     lines = [_HEAD.format(name=_quoted(name), dim=dim)]
@@ -43,25 +55,33 @@ def render_config(
         lines.append(_ENGINE)
     else:
         lines.append(_parameter("layout", layout, "Texts are padded to one length in a run."))
-    if not normalise:
+    if run_alone:
+        lines.append(
+            _parameter(
+                "run_alone", "true", "Texts that share a run change each other's vectors a little."
+            )
+        )
+    if not defaults.normalise:
         lines.append(
             _parameter("normalise", "false", "Vectors keep the length that the model gives them.")
         )
-    if truncation_side != "right":
+    if defaults.truncation_side != "right":
         lines.append(
-            _parameter("truncation_side", truncation_side, "The end that texts lose, if too long.")
+            _parameter(
+                "truncation_side", defaults.truncation_side, "The end that texts lose, if too long."
+            )
         )
-    if not include_prompt:
+    if not defaults.include_prompt:
         lines.append(
             _parameter("include_prompt", "false", "The tokens of a prompt are left out of pooling.")
         )
-    for key, text in (prompts or {}).items():
+    for key, text in defaults.prompts.items():
         lines.append(
             _parameter(f"prompt.{key}", text, f"Put before texts embedded as {_quoted(key)}.")
         )
-    if default_prompt is not None:
+    if defaults.default_prompt is not None:
         lines.append(
-            _parameter("default_prompt", default_prompt, "Used when a request names none.")
+            _parameter("default_prompt", defaults.default_prompt, "Used when a request names none.")
         )
     return "\n".join(lines)
 

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from vecserve_server.domain import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
+from vecserve_server.encoding.batch_dependence import LEAST_LIKENESS
 from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, ModelError, StorageError
 from vecserve_server.export import openvino_build
 from vecserve_server.export.calibration import SHIPPED_TEXTS, Calibration, CalibrationSource
 from vecserve_server.export.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
 from vecserve_server.export.checkpoint import Checkpoint, read_checkpoint
-from vecserve_server.export.config_template import render_config
+from vecserve_server.export.config_template import RequestDefaults, render_config
 from vecserve_server.export.families import is_supported
 from vecserve_server.export.family import ModelConfigJson
 from vecserve_server.export.json_file import read_object
 from vecserve_server.export.modules import encoder_folder
 from vecserve_server.export.packed_build import MODEL_FILE_BY_PRECISION, packed_build
-from vecserve_server.export.parity import check_parity, embed_with, measure
+from vecserve_server.export.parity import (
+    check_parity,
+    embed_with,
+    long_parity_sequences,
+    measure,
+)
 from vecserve_server.export.ready_made import find_onnx, ready_made
 from vecserve_server.export.sample_run import PARITY_TEXTS, tokenise
 from vecserve_server.export.staging import publish, staged_folder, sweep
@@ -228,8 +234,10 @@ def _build(
         int8_file = version / openvino_build.MODEL_FILE
         embedders[openvino_build.NAME] = openvino_build.embed_with_openvino(int8_file)
     progress("measure", 0.7)
-    measured = measure(embedders, sequences)
+    long_sequences = long_parity_sequences(checkpoint.tokenizer_json, build.max_tokens)
+    measured = measure(embedders, sequences, long_sequences)
     check_parity(measured.parity)
+    alike = min(found.batch_cosine_min for found in measured.parity.values())
     progress("hash", 0.9)
     card = ModelCard(
         name=folder.name,
@@ -248,6 +256,7 @@ def _build(
         dim=build.dim,
         max_tokens=build.max_tokens,
         calibration=calibration_name if "int8" in precisions else None,
+        run_alone=build.layout == "padded" and not alike >= LEAST_LIKENESS,
         parity=measured.parity,
         speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),
@@ -265,11 +274,14 @@ def _config(card: ModelCard, checkpoint: Checkpoint, *, precision: str) -> str:
         max_tokens=card.max_tokens,
         precision=precision,
         layout=card.layout,
-        normalise=card.normalise,
-        include_prompt=card.include_prompt,
-        truncation_side=checkpoint.truncation_side,
-        prompts=checkpoint.prompts,
-        default_prompt=checkpoint.default_prompt,
+        run_alone=card.run_alone,
+        defaults=RequestDefaults(
+            normalise=card.normalise,
+            include_prompt=card.include_prompt,
+            truncation_side=checkpoint.truncation_side,
+            prompts=checkpoint.prompts,
+            default_prompt=checkpoint.default_prompt,
+        ),
     )
 
 

@@ -81,12 +81,21 @@ PARITY_TEXTS = (
 _LONGEST_TOKENS = 64
 
 
-def tokenise(tokenizer_json: bytes, texts: Sequence[str], max_tokens: int) -> list[TokenIds]:
-    """Return each text's ids; raises `ModelError` for a malformed tokenizer."""
+def tokenise(
+    tokenizer_json: bytes,
+    texts: Sequence[str],
+    max_tokens: int,
+    *,
+    longest_tokens: int = _LONGEST_TOKENS,
+) -> list[TokenIds]:
+    """Return each text's ids, `longest_tokens` at most.
+
+    Raises `ModelError` for a malformed tokenizer.
+    """
     try:
         tokenizer = Tokenizer.from_buffer(tokenizer_json)
         tokenizer.no_padding()
-        tokenizer.enable_truncation(min(max_tokens, _LONGEST_TOKENS))
+        tokenizer.enable_truncation(min(max_tokens, longest_tokens))
         return [np.array(tokenizer.encode(text).ids, np.int64) for text in texts]
     except Exception as error:
         raise ModelError(f"tokenizer.json: not a usable tokenizer ({error})") from error

@@ -17,6 +17,7 @@ from grpc import aio
 from vecserve.v1 import common_pb2, embedding_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.failures import Failures
+from vecserve_server.gateway.filters import ANY_SIZE, FilterLimits
 from vecserve_server.gateway.status_table import Dialect, code_number
 from vecserve_server.gateway.streams import answer_stream
 from vecserve_server.observability.metrics import Metrics
@@ -51,6 +52,7 @@ class CallScope:
     """Set when the server begins to drain: streams end."""
     stream_window: int
     max_items_per_call: int
+    filter_limits: FilterLimits = ANY_SIZE
 
     @contextmanager
     def admit(self, request: Message, *, items: int = 1, field: str | None = None) -> Iterator[int]:

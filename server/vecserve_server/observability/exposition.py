@@ -84,12 +84,6 @@ def _run(
     with asyncio.Runner(loop_factory=lambda: loop) as runner, suppress(asyncio.CancelledError):
         runner.run(door.serve(listener, ended))
 
-    def server_bind(self) -> None:
-        """Bind; the library's own asks the name server what the address is called."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.setup_environ()
-
 
 class _Door:
     """The open connections, oldest first."""
