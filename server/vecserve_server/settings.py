@@ -66,7 +66,6 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSettings:
     """Threads beside the model instances, whose number is in each config.pbtxt."""
 
