@@ -36,6 +36,8 @@ if __name__ == "__main__":
     stay_s, done, work, *rest = sys.argv[1:]
     others = {"builder": _build, "client": _ask}
     code = others[work](*rest) if work in others else _command(work, *rest)
-    Path(done).write_text(str(code), encoding="utf-8")
+    written = Path(f"{done}.part")
+    written.write_text(str(code), encoding="utf-8")
+    written.rename(done)  # whoever sees the file sees what is in it
     time.sleep(float(stay_s))
     os._exit(code)
