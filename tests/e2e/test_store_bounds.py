@@ -46,7 +46,7 @@ def test_many_collections_are_served_with_few_descriptors(launch: Launch) -> Non
             client.upsert(name, [Record(id="b", vector=VECTOR)])
             assert client.count(name) == 2
     assert sum(metric(server, "vecserve_rows{").values()) == 2 * COLLECTIONS
-    assert metric(server, "vecserve_open_stores ")[""] < COLLECTIONS
+    assert metric(server, "vecserve_open_stores")[""] < COLLECTIONS
     assert server.stop() == 0
     assert "Traceback" not in server.log
 

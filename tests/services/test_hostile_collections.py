@@ -219,7 +219,13 @@ async def test_nothing_is_made_in_another_data_folder(store: Store) -> None:
     await store.made("a")
     remove_data_folder(store.files_of("a"))
     (store.root / "collections").mkdir(parents=True)
-    for change in (store.collections.create(spec("b")), store.collections.set_alias("x", "a")):
+    collections = store.collections
+    changes = (
+        collections.create(spec("b")),
+        collections.set_alias("x", "a"),
+        collections.drop("a"),
+    )
+    for change in changes:
         with pytest.raises(FailedPrecondition, match="data folder is not where"):
             await change
     with pytest.raises(FailedPrecondition):
