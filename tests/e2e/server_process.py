@@ -60,7 +60,7 @@ def start_server(
     *,
     repository: Path,
     name: str = "server",
-    descriptors: tuple[int, int] | None = None,
+    descriptors: object = None,
     **settings: object,
 ) -> ServerProcess:
     """Start a server on `folder/data` and wait until it is ready.
@@ -110,8 +110,8 @@ def _wait_until_ready(
     raise AssertionError(f"not ready in {START_TIMEOUT_S} s:\n{log_path.read_text()}")
 
 
-def _limited(descriptors: tuple[int, int] | None) -> list[str]:
-    if descriptors is None:
+def _limited(descriptors: object) -> list[str]:
+    if not isinstance(descriptors, tuple):
         return []
     soft, hard = descriptors
     return ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "limited"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,13 +79,12 @@ def test_a_read_that_is_cancelled_while_it_waits_is_forgotten() -> None:
 def test_every_read_is_done_once_and_in_order_within_its_collection(
     steps: list[tuple[str, int]], threads: int, share: int
 ) -> None:
-    pool, done = ByHand(), []
+    pool = ByHand()
+    done: list[int] = []
     shares = ReadShares(pool, threads=threads, share=share)
     jobs = []
     for number, (collection, finished) in enumerate(steps):
-        jobs.append(
-            shares.submit(collection, lambda collection=collection, n=number: done.append(n))
-        )
+        jobs.append(shares.submit(collection, partial(done.append, number)))
         assert len(pool.running) <= threads
         assert all(count <= share for count in pool.collections.values())
         assert pool.running
