@@ -56,9 +56,17 @@ class Launch(Protocol):
 
 
 def start_server(
-    folder: Path, *, repository: Path, name: str = "server", **settings: object
+    folder: Path,
+    *,
+    repository: Path,
+    name: str = "server",
+    descriptors: object = None,
+    **settings: object,
 ) -> ServerProcess:
-    """Start a server on `folder/data` and wait until it is ready."""
+    """Start a server on `folder/data` and wait until it is ready.
+
+    `descriptors` are its soft and hard limit of open files.
+    """
     ready_file, log_path = folder / f"{name}.ready", folder / f"{name}.log"
     ready_file.unlink(missing_ok=True)
     environ = _clean_environ() | {
@@ -71,7 +79,7 @@ def start_server(
     environ |= {f"VECSERVE_{key.upper()}": str(value) for key, value in settings.items()}
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vecserve_server.cli.main", "serve"],
+            [*_limited(descriptors), sys.executable, "-m", "vecserve_server.cli.main", "serve"],
             env=environ,
             stdout=log,
             stderr=log,
@@ -100,6 +108,13 @@ def _wait_until_ready(
     process.kill()
     process.wait(STOP_TIMEOUT_S)
     raise AssertionError(f"not ready in {START_TIMEOUT_S} s:\n{log_path.read_text()}")
+
+
+def _limited(descriptors: object) -> list[str]:
+    if not isinstance(descriptors, tuple):
+        return []
+    soft, hard = descriptors
+    return ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "limited"]
 
 
 def _clean_environ() -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 
 from vecserve_server.domain import FieldSpec, FieldType, NewRow
 from vecserve_server.errors import Overloaded, StoreGone
-from vecserve_server.storage import row_file
+from vecserve_server.storage import row_file, sqlite_file
 from vecserve_server.storage.open_stores import OpenStores
 from vecserve_server.storage.operations import Upsert
 from vecserve_server.storage.row_log import RowLog
@@ -149,7 +149,7 @@ def test_a_closed_file_that_was_lost_is_not_opened_again(
     lose(folder)
     for use in (lambda: log.commit([upsert("lost")]), lambda: ids(log), log.check_in_place):
         with pytest.raises(StoreGone):
-            use()  # type: ignore[no-untyped-call]
+            use()
     assert ids(other) == ["other"]
     log.close()
     other.close()
@@ -184,7 +184,7 @@ def test_what_a_removed_log_held_is_brought_into_the_file(
 def test_a_write_whose_file_is_lost_before_it_is_acknowledged_is_refused_for_good(
     log: RowLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transaction = row_file.write_transaction
+    transaction = sqlite_file.write_transaction
 
     @contextmanager
     def lost_afterwards(connection: sqlite3.Connection) -> Iterator[None]:

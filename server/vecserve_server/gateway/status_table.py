@@ -43,6 +43,7 @@ CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     errors.ModelLimit: Code.FAILED_PRECONDITION,
     errors.ConfigError: Code.FAILED_PRECONDITION,
     errors.CorruptData: Code.DATA_LOSS,
+    errors.StoreGone: Code.UNAVAILABLE,
     errors.StorageError: Code.UNAVAILABLE,
     errors.VecserveError: Code.INTERNAL,
 }

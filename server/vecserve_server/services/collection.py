@@ -126,15 +126,15 @@ class Collection:
 
     def _turn(self, steps: Steps[list[Answer]]) -> tuple[list[Answer] | None, int]:
         """Work on a call until others should read; the answers, if that was the last of it."""
-        started_ns = spent_ns = self._clock_ns()
+        started_ns = self._clock_ns()
         answers: list[Answer] | None = None
         try:
-            while (spent_ns := self._clock_ns() - started_ns) < TURN_S * 1e9:
+            next(steps)
+            while self._clock_ns() - started_ns < TURN_S * 1e9:
                 next(steps)
         except StopIteration as end:
             answers = end.value
-            spent_ns = self._clock_ns() - started_ns
-        return answers, spent_ns // 1000
+        return answers, (self._clock_ns() - started_ns) // 1000
 
     async def get(
         self, ids: Sequence[str], *, with_vectors: bool, source_bytes: int = 0
@@ -247,7 +247,11 @@ class Collection:
         await self._read(work)
 
     async def snapshot(self, folder: Path, limit: ReadLimit | None = None) -> Snapshot:
-        """Write the rows as they are now into a new folder. Raises AlreadyExists, StorageError."""
+        """Write the rows as they are now into a new folder.
+
+        Raises AlreadyExists, FailedPrecondition if the files are gone, StorageError.
+        """
+        await self.refuse_if_down()
         limit = limit or self.no_limit()
         return await self._aside(
             lambda: write_snapshot(

@@ -26,7 +26,7 @@ from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.aliases import Aliases
 from vecserve_server.services.changes import Changes
 from vecserve_server.services.collection import Collection
-from vecserve_server.services.opening import Bounds, Opening, readers_of
+from vecserve_server.services.opening import DEFAULT_BOUNDS, Bounds, Opening, readers_of
 from vecserve_server.services.read_shares import ReadShares
 from vecserve_server.services.standing import State
 from vecserve_server.storage.data_folder import DataFolder
@@ -41,8 +41,6 @@ DROP_TIMEOUT_S = 30.0
 
 # A call that meets re-index after re-index gives up in the end.
 TRIES = 5
-
-DEFAULT_BOUNDS = Bounds()
 
 T = TypeVar("T")
 ManifestChange: TypeAlias = Callable[[Manifest], Manifest]
@@ -178,7 +176,7 @@ class Collections:
     async def record(self, collection: Collection, change: ManifestChange) -> Manifest:
         """Change the manifest of a collection that serves, durably.
 
-        Raises NotFound if it was dropped or replaced meanwhile, StorageError.
+        Raises NotFound if it was dropped or replaced, FailedPrecondition if it is down.
         """
         return await self._changes.held(self._record(collection, change))
 
@@ -209,7 +207,7 @@ class Collections:
         return await self._changes.held(self._flip(live, successor, change))
 
     async def discard(self, collection: Collection) -> None:
-        """Remove the files of generations that the collection's manifest does not need."""
+        """Remove the files of generations that the manifest does not need."""
         await self._changes.held(self._discard(collection))
 
     async def held(self, work: Coroutine[Any, Any, T]) -> T:
@@ -281,6 +279,7 @@ class Collections:
         async with self._changing:
             collection = self.get(name, field="name")
             self._refuse_if_aliased(name)
+            await asyncio.to_thread(self._opening.check_folder)
             # What lies there now may be all that is left of the rows.
             await collection.refuse_if_down(only_if_replaced=True)
             rows = collection.live_rows
@@ -315,6 +314,7 @@ class Collections:
 
     async def _delete_alias(self, alias: str) -> None:
         async with self._changing:
+            await asyncio.to_thread(self._opening.check_folder)
             if not await self._aliases.delete(alias):
                 raise NotFound(f"name: {alias!r} is not an alias")
 

@@ -49,6 +49,9 @@ def readers_of(search_threads: int) -> int:
     return search_threads + 1
 
 
+DEFAULT_BOUNDS = Bounds()
+
+
 class Opening:
     """Opens generations of collections, from any thread."""
 

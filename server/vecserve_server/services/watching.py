@@ -44,14 +44,14 @@ class Watching:
         """Look at every collection once, and say in the log what has changed."""
         collections = self._collections.all()
         standings = await asyncio.to_thread(_look_at, collections)
+        told: dict[str, Standing] = {}
+        serving = set(map(id, self._collections.all()))
         for collection, standing in zip(collections, standings, strict=True):
-            collection.standing = standing
+            if id(collection) not in serving:
+                continue  # it was dropped or re-indexed meanwhile, and its files with it
+            collection.standing = told[collection.spec.name] = standing
             self._tell(collection.spec.name, standing)
-        self._told = {
-            collection.spec.name: collection.standing
-            for collection in collections
-            if collection.standing.state is not State.SERVING
-        }
+        self._told = told
 
     async def _run(self) -> None:
         while True:

@@ -55,6 +55,7 @@ class ReadLimit:
 
     def within(self, work: Callable[[], T]) -> T:
         """Do work that looks at this limit; where time runs out, say which."""
+        self._last_ns = None  # it has waited for its turn since it read last
         if self():
             raise self.error()
         self.begin()
