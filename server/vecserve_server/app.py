@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import NoReturn
 
 from vecserve_server import MAY_REPORT, __version__
@@ -28,46 +27,34 @@ from vecserve_server.assembly import (
     build_indexes,
     build_models,
     build_upkeep,
-    filter_limits_of,
     measure_collections,
     measure_writer,
 )
 from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import ConfigError
-from vecserve_server.gateway.admin_servicer import AdminServicer
-from vecserve_server.gateway.call import CallScope
-from vecserve_server.gateway.collection_servicer import CollectionServicer
+from vecserve_server.front import Core, build_servicers, open_metrics, wall_clock_ms
 from vecserve_server.gateway.doors import make_doors
-from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
-from vecserve_server.gateway.index_servicer import IndexServicer
-from vecserve_server.gateway.inference.servicer import InferenceServicer
-from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
 from vecserve_server.gateway.interceptor import CallInterceptor
-from vecserve_server.gateway.search_servicer import SearchServicer
-from vecserve_server.gateway.server import GrpcServer, Servicers
+from vecserve_server.gateway.server import GrpcServer
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.descriptors import raise_descriptor_limit
-from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.scheduling.niceness import yield_to_others
 from vecserve_server.services.admission import Admission
-from vecserve_server.services.catalog import Catalog
 from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.collections import Collections
-from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.load_turns import LoadPool
-from vecserve_server.services.model_control import ModelControl
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
-from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.services.watching import Watching
 from vecserve_server.settings import Settings
 from vecserve_server.storage.data_folder import DataFolder
 from vecserve_server.storage.writer import RowWriter
 from vecserve_server.telemetry import warning
+from vecserve_server.temporary_files import temporary_files_in
 
 EXIT_OK, EXIT_FAILED, EXIT_FORCED = 0, 1, 130
 # Threads hand the GIL over this often; the default of 5 ms would be most of a search's time.
@@ -91,22 +78,6 @@ def serve(settings: Settings) -> NoReturn:
     # wait for it.
     logging.shutdown()
     os._exit(code)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Core:
-    """What the servicers work with."""
-
-    catalog: Catalog
-    control: ModelControl
-    collections: Collections
-    writer: RowWriter
-    embedding: EmbeddingService
-    indexing: IndexingService
-    searching: SearchingService
-    classifying: ClassifyingService
-    reindexing: ReindexingService
-    upkeep: UpkeepService
 
 
 class _Application:
@@ -141,9 +112,19 @@ class _Application:
             server = self._bind(stack)
             stack.push_async_callback(server.stop, 0.0)
             await server.start()
-            metrics_port = self._open_metrics(stack)
+            metrics_port, end_metrics = open_metrics(self._settings.server, self._metrics)
+            stack.push_async_callback(asyncio.to_thread, end_metrics)
             core = await self._build_core(stack, admission)
-            await server.serve(self._servicers(core, admission))
+            servicers = build_servicers(
+                core,
+                settings=self._settings,
+                admission=admission,
+                failures=self._failures,
+                metrics=self._metrics,
+                clock_ns=self._clock_ns,
+                closing=self._closing,
+            )
+            await server.serve(servicers)
             self._serving = True
             self._announce(stack, server.port, metrics_port, started_ns)
             await self._stop.wait()
@@ -171,11 +152,12 @@ class _Application:
         )
         return GrpcServer(settings=self._settings.server, interceptor=interceptor)
 
-    async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> _Core:
+    async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> Core:
         settings, limits = self._settings, self._settings.limits
         bounds = build_bounds(settings, raise_descriptor_limit())
         folder = await asyncio.to_thread(DataFolder.open, settings.storage.data_dir)
         stack.callback(folder.close)
+        stack.enter_context(temporary_files_in(folder.temporary_folder))
         search_pool = self._pool(stack, "search", bounds.all_search_threads)
         tokenise_pool = self._pool(stack, "tokenise", settings.compute.tokenise_threads)
         writer = self._start_writer(stack)
@@ -213,14 +195,14 @@ class _Application:
             catalog=catalog,
             settings=settings.reindex,
             release_models=models.release,
-            wall_clock_ms=_wall_clock_ms,
+            wall_clock_ms=wall_clock_ms,
         )
         stack.push_async_callback(reindexing.close)
         reindexing.open()
         upkeep = build_upkeep(settings, collections, self._metrics)
         stack.push_async_callback(upkeep.close)
         await asyncio.to_thread(upkeep.open)
-        return _Core(
+        return Core(
             catalog=catalog,
             control=models.control,
             collections=collections,
@@ -301,74 +283,6 @@ class _Application:
         await models.control.start()
         return models
 
-    def _servicers(self, core: _Core, admission: Admission) -> Servicers:
-        scope = CallScope(
-            admission=admission,
-            metrics=self._metrics,
-            failures=self._failures,
-            clock_ns=self._clock_ns,
-            closing=self._closing,
-            stream_window=self._settings.limits.max_stream_window,
-            max_items_per_call=self._settings.limits.max_items_per_call,
-            filter_limits=filter_limits_of(self._settings.limits),
-        )
-        regions = SharedMemoryRegions(
-            offered=self._settings.server.offers_shared_memory,
-            max_regions=self._settings.server.max_shared_memory_regions,
-            max_bytes=self._settings.server.max_shared_memory_bytes,
-            metrics=self._metrics,
-        )
-        return Servicers(
-            embedding=EmbeddingServicer(service=core.embedding, scope=scope),
-            collection=CollectionServicer(
-                collections=core.collections,
-                catalog=core.catalog,
-                scope=scope,
-                wall_clock_ms=_wall_clock_ms,
-            ),
-            index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
-            search=SearchServicer(
-                service=core.searching, classifying=core.classifying, scope=scope
-            ),
-            admin=AdminServicer(
-                catalog=core.catalog,
-                collections=core.collections,
-                reindexing=core.reindexing,
-                upkeep=core.upkeep,
-                queued_rows=lambda: core.writer.stats().queued_rows,
-                scope=scope,
-            ),
-            inference=InferenceServicer(
-                control=core.control,
-                scope=scope,
-                regions=regions,
-                logs_tensor_values=self._settings.log.trace_tensors == "values",
-            ),
-        )
-
-    def _open_metrics(self, stack: AsyncExitStack) -> int:
-        wanted = self._settings.server
-        if wanted.metrics_port < 0:
-            return -1
-        try:
-            port, stop = serve_metrics(
-                self._metrics.registry,
-                host=wanted.host,
-                port=wanted.metrics_port,
-                limits=ScrapeLimits(
-                    max_connections=wanted.max_metrics_connections,
-                    timeout_s=wanted.metrics_timeout_s,
-                ),
-                on_pushed_out=self._metrics.rejected.labels(reason="scrapes").inc,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"server.metrics_port: {wanted.host}:{wanted.metrics_port} cannot be bound: "
-                f"{error.strerror}"
-            ) from error
-        stack.push_async_callback(asyncio.to_thread, stop)
-        return port
-
     def _announce(
         self, stack: AsyncExitStack, port: int, metrics_port: int, started_ns: int
     ) -> None:
@@ -418,10 +332,6 @@ class _Application:
         """End the process: a core thread is gone, and waiting calls have been failed."""
         self._death = self._death or death
         self._stop.set()
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _later(

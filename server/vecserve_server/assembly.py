@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.errors import ConfigError
-from vecserve_server.gateway.filters import FilterLimits
 from vecserve_server.index.build_job import BuildJob
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.index.opening import Indexes
@@ -51,7 +50,7 @@ from vecserve_server.services.response_cache import ResponseCache
 from vecserve_server.services.text_loader import TextLoader
 from vecserve_server.services.tokenising import Tokenising
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.settings import LimitSettings, Settings
+from vecserve_server.settings import Settings
 from vecserve_server.storage.writer import RowWriter
 
 LOOK_AHEAD_ENTRIES = 16
@@ -170,15 +169,6 @@ def measure_collections(collections: Collections, metrics: Metrics) -> None:
     metrics.store.open_stores.set_function(lambda: len(stores))
     metrics.store.opened_stores.set_function(lambda: stores.opened)
     metrics.store.waiting_reads.set_function(lambda: collections.reads.waiting)
-
-
-def filter_limits_of(limits: LimitSettings) -> FilterLimits:
-    """Tell how large a filter may be."""
-    return FilterLimits(
-        conditions=limits.max_filter_conditions,
-        values=limits.max_filter_values,
-        depth=limits.max_filter_depth,
-    )
 
 
 def build_models(

@@ -197,14 +197,14 @@ async def test_a_check_leaves_builds_and_searches_alone(
 ) -> None:
     collection = await store.made("a")
     checking, released = threading.Event(), threading.Event()
-    verify = collection._log.verify
+    verify = collection._log.check
 
     def stalled(**more: Any) -> Any:
         checking.set()
         assert released.wait(PATIENCE_S)
         return verify(**more)
 
-    monkeypatch.setattr(collection._log, "verify", stalled)
+    monkeypatch.setattr(collection._log, "check", stalled)
     callers = [asyncio.create_task(store.upkeep.verify("a")) for _ in range(4000)]
     assert await asyncio.to_thread(checking.wait, PATIENCE_S)
     threads = [thread.name for thread in threading.enumerate()]

@@ -20,6 +20,8 @@ from vecserve_server.cli.options import Json, connect
 from vecserve_server.cli.output import print_json, print_table, size_text
 from vecserve_server.errors import ModelError
 from vecserve_server.export.card import CARD_FILE, ModelCard, read_card
+from vecserve_server.export.staging import staged_folder
+from vecserve_server.temporary_files import temporary_files_in
 
 if TYPE_CHECKING:
     from vecserve_server.export.calibration import CalibrationSource
@@ -112,7 +114,11 @@ def add(
         "--max-length": max_length,
         "--calibration": calibration,
     }
-    with Console(stderr=True).status("reading") as status:
+    with (
+        Console(stderr=True).status("reading") as status,
+        staged_folder(model_repository) as scratch,
+        temporary_files_in(scratch),
+    ):
 
         def progress(step: str, fraction: float) -> None:
             status.update(f"{fraction:4.0%} {step}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from vecserve_server.errors import (
 from vecserve_server.index.vector_index import IndexStats, VectorIndex
 from vecserve_server.services.checking import Checked, check, check_rows
 from vecserve_server.services.read_shares import ReadShares
+from vecserve_server.services.removals import Removals
 from vecserve_server.services.retrieval import Answer, Asked, Retrieval, Steps, Wanted
 from vecserve_server.services.standing import ALL_WELL, Standing, State, down, without_segments
 from vecserve_server.services.unchanged import unchanged_seqs
@@ -89,8 +89,7 @@ class Collection:
         self._closed = False
         self._superseded = False
         self.standing = ALL_WELL
-        # What was removed since somebody began to watch; the writer thread adds, the loop takes.
-        self._removed: deque[NDArray[np.int64]] | None = None
+        self.removals = Removals()
         self._jobs_in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -218,21 +217,6 @@ class Collection:
         """Read the seqs of all rows, int64 [N], ascending."""
         return await self._read(self._log.seqs)
 
-    def watch_removals(self) -> None:
-        """Begin to note which rows are removed, for `take_removals`."""
-        self._removed = deque()
-
-    def take_removals(self) -> list[int]:
-        """Return the seqs that were removed since the last time."""
-        taken: list[int] = []
-        while self._removed:
-            taken += self._removed.popleft().tolist()
-        return taken
-
-    def ignore_removals(self) -> None:
-        """Note removals no longer."""
-        self._removed = None
-
     async def replicate(
         self, rows: Mapping[int, NewRow], removed: Sequence[int], *, last_seq: int
     ) -> None:
@@ -359,9 +343,7 @@ class Collection:
             added_vectors=committed.added_vectors,
             removed_seqs=committed.removed_seqs,
         )
-        removed = self._removed  # read once: the loop may set it to None meanwhile
-        if removed is not None:
-            removed.append(committed.removed_seqs)
+        self.removals.note(committed.removed_seqs)
 
     def _limit(self, deadline_ns: int | None) -> ReadLimit:
         return ReadLimit(

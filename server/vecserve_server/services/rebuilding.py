@@ -44,7 +44,7 @@ class Rebuild:
 
     async def begin(self) -> None:
         """Begin to note removals, and drop from the target what was removed before."""
-        self._source.watch_removals()
+        self._source.removals.watch()
         await drop_removed(source=self._source, target=self._target)
 
     async def follow(self) -> None:
@@ -67,7 +67,7 @@ class Rebuild:
             made = await self._make_rows(rows, sources)
             await self._target.replicate(made, (), last_seq=rows[-1].seq)
             copied += len(rows)
-        await self._target.replicate({}, self._source.take_removals(), last_seq=0)
+        await self._target.replicate({}, self._source.removals.take(), last_seq=0)
         return copied
 
     async def finish(self) -> None:
@@ -82,7 +82,7 @@ class Rebuild:
 
     def end(self) -> None:
         """Leave the source as it was."""
-        self._source.ignore_removals()
+        self._source.removals.ignore()
         self._source.gate.delay_s = 0.0
 
 

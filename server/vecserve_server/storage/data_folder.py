@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from vecserve_server.storage.manifest import Manifest, write_manifest
 from vecserve_server.storage.presence import check_descriptor
 
 _LOCK, _FORMAT, _COLLECTIONS, _ALIASES = "LOCK", "FORMAT", "collections", "ALIASES"
+_TEMPORARY = "tmp"
 _FORMAT_TEXT = b"vecserve data folder, format 1\n"
 # A freshly made ext4 volume is not empty.
 _IGNORED = {_LOCK, "lost+found"}
@@ -64,6 +66,11 @@ class DataFolder:
     def aliases_file(self) -> Path:
         """Where the aliases stand; the file need not exist."""
         return self._path / _ALIASES
+
+    @property
+    def temporary_folder(self) -> Path:
+        """Where temporary files may lie; empty when the data folder is opened."""
+        return self._path / _TEMPORARY
 
     def collection_names(self) -> list[str]:
         """List the collections, sorted by name."""
@@ -162,6 +169,8 @@ def _prepare(path: Path) -> None:
             f"{path / _FORMAT}: says {found[:64]!r}, this vecserve knows {_FORMAT_TEXT!r}"
         )
     (path / _COLLECTIONS).mkdir(exist_ok=True)
+    shutil.rmtree(path / _TEMPORARY, ignore_errors=True)
+    (path / _TEMPORARY).mkdir(mode=0o700, exist_ok=True)
     fsync_folder(path)
     sweep_leftovers(path / _COLLECTIONS)
 

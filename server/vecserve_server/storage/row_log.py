@@ -25,11 +25,11 @@ from vecserve_server.storage.open_stores import OpenStores
 from vecserve_server.storage.operations import Committed, Operation, Plan, plan
 from vecserve_server.storage.row_checks import FileCheck, check_file
 from vecserve_server.storage.row_file import RowFile
+from vecserve_server.storage.row_keys import check_ids, existing_seqs, seqs_of
 from vecserve_server.storage.row_models import name_model, read_models
 from vecserve_server.storage.row_queries import RowQueries
 from vecserve_server.storage.row_records import (
     COLUMNS,
-    encoded,
     read_record,
     vectors_to_store,
     write_record,
@@ -124,7 +124,7 @@ class RowLog:
         written and the log is as before.
         """
         with self._transaction() as writer:
-            existing = dict(_seqs_of(writer, [operation.id for operation in operations]))
+            existing = dict(seqs_of(writer, [operation.id for operation in operations]))
             planned = plan(operations, existing=existing, last_seq=self._last_seq)
             vectors = self._write(writer, planned)
         return self._written(planned, vectors)
@@ -138,8 +138,8 @@ class RowLog:
         transaction, durable when it returns; only the writer may call it. Raises as `commit`.
         """
         with self._transaction() as writer:
-            replaced = dict(_seqs_of(writer, [row.id for row in rows.values()])).values()
-            gone = {*_existing(writer, removed), *replaced} - set(rows)
+            replaced = dict(seqs_of(writer, [row.id for row in rows.values()])).values()
+            gone = {*existing_seqs(writer, removed), *replaced} - set(rows)
             planned = Plan(
                 seqs=tuple(rows),
                 added=rows,
@@ -157,7 +157,7 @@ class RowLog:
         Raises CorruptData, Overloaded, StorageError, and InvalidArgument for an impossible id or
         sources that take more.
         """
-        _check_ids(ids)
+        check_ids(ids)
         rows = self._select("id", ids, with_vectors, source_bytes)
         return {row.id: row for row in rows}
 
@@ -382,23 +382,3 @@ class RowLog:
         return read_record(
             self._path, columns, dim=self._dim, with_vector=with_vector, source=source
         )
-
-
-def _seqs_of(writer: sqlite3.Connection, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
-    _check_ids(ids)
-    for some, marks in in_slices(ids):
-        statement = f"SELECT id, seq FROM rows WHERE id IN ({marks})"  # noqa: S608
-        for row_id, seq in writer.execute(statement, some):
-            yield row_id.decode(), seq
-
-
-def _existing(writer: sqlite3.Connection, seqs: Sequence[int]) -> Iterator[int]:
-    for some, marks in in_slices(seqs):
-        statement = f"SELECT seq FROM rows WHERE seq IN ({marks})"  # noqa: S608
-        for (seq,) in writer.execute(statement, some):
-            yield seq
-
-
-def _check_ids(ids: Sequence[str]) -> None:
-    for id_ in ids:
-        encoded("id", id_)
