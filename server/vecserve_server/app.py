@@ -27,15 +27,14 @@ from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.call import CallScope
 from vecserve_server.gateway.collection_servicer import CollectionServicer
-from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference.servicer import InferenceServicer
-from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
-from vecserve_server.gateway.interceptor import CallInterceptor
+from vecserve_server.gateway.inference.shared_memory import shared_memory_regions
 from vecserve_server.gateway.search_servicer import SearchServicer
-from vecserve_server.gateway.server import GrpcServer, Servicers
+from vecserve_server.gateway.server import GrpcServer, Servicers, open_server
+from vecserve_server.index.freed_memory import return_what_others_free
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
 from vecserve_server.observability.logging import configure, get_logger, log_event
@@ -130,6 +129,7 @@ class _Application:
             core = await self._build_core(stack)
             await server.serve(self._servicers(core, admission))
             self._serving = True
+            stack.callback(asyncio.create_task(return_what_others_free()).cancel)
             self._announce(stack, server.port, metrics_port, started_ns)
             await self._stop.wait()
             await self._drain(server, admission, core.writer)
@@ -145,16 +145,14 @@ class _Application:
             raise ConfigError(f"server.ready_file: {ready_file.parent} is not a writable folder")
 
     def _bind(self, stack: AsyncExitStack) -> GrpcServer:
-        doors = make_doors(
+        return open_server(
             self._settings.server,
-            limits=self._settings.limits,
+            self._settings.limits,
             unpack_pool=self._pool(stack, "unpack", 1, self._settings.compute.model_niceness),
             metrics=self._metrics,
+            failures=self._failures,
+            clock_ns=self._clock_ns,
         )
-        interceptor = CallInterceptor(
-            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns, doors=doors
-        )
-        return GrpcServer(settings=self._settings.server, interceptor=interceptor)
 
     async def _build_core(self, stack: AsyncExitStack) -> _Core:
         settings, limits = self._settings, self._settings.limits
@@ -289,12 +287,6 @@ class _Application:
             stream_window=self._settings.limits.max_stream_window,
             max_items_per_call=self._settings.limits.max_items_per_call,
         )
-        regions = SharedMemoryRegions(
-            offered=self._settings.server.offers_shared_memory,
-            max_regions=self._settings.server.max_shared_memory_regions,
-            max_bytes=self._settings.server.max_shared_memory_bytes,
-            metrics=self._metrics,
-        )
         return Servicers(
             embedding=EmbeddingServicer(service=core.embedding, scope=scope),
             collection=CollectionServicer(
@@ -318,7 +310,7 @@ class _Application:
             inference=InferenceServicer(
                 control=core.control,
                 scope=scope,
-                regions=regions,
+                regions=shared_memory_regions(self._settings.server, self._metrics),
             ),
         )
 
