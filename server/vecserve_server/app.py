@@ -33,10 +33,9 @@ from vecserve_server.assembly import (
 from vecserve_server.atomic_files import write_atomically
 from vecserve_server.errors import ConfigError
 from vecserve_server.front import Core, build_servicers, open_metrics, wall_clock_ms
-from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.failures import Failures
-from vecserve_server.gateway.interceptor import CallInterceptor
-from vecserve_server.gateway.server import GrpcServer
+from vecserve_server.gateway.server import GrpcServer, open_server
+from vecserve_server.index.freed_memory import return_what_others_free
 from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.descriptors import raise_descriptor_limit
 from vecserve_server.observability.logging import configure, get_logger, log_event
@@ -126,6 +125,8 @@ class _Application:
             )
             await server.serve(servicers)
             self._serving = True
+            freeing = asyncio.create_task(return_what_others_free(), name="free-memory")
+            stack.callback(freeing.cancel)
             self._announce(stack, server.port, metrics_port, started_ns)
             await self._stop.wait()
             await self._drain(server, admission, core.writer)
@@ -141,16 +142,14 @@ class _Application:
             raise ConfigError(f"server.ready_file: {ready_file.parent} is not a writable folder")
 
     def _bind(self, stack: AsyncExitStack) -> GrpcServer:
-        doors = make_doors(
+        return open_server(
             self._settings.server,
-            limits=self._settings.limits,
+            self._settings.limits,
             unpack_pool=self._pool(stack, "unpack", 1, self._settings.compute.model_niceness),
             metrics=self._metrics,
+            failures=self._failures,
+            clock_ns=self._clock_ns,
         )
-        interceptor = CallInterceptor(
-            metrics=self._metrics, failures=self._failures, clock_ns=self._clock_ns, doors=doors
-        )
-        return GrpcServer(settings=self._settings.server, interceptor=interceptor)
 
     async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> Core:
         settings, limits = self._settings, self._settings.limits

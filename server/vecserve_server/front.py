@@ -19,7 +19,7 @@ from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.filters import FilterLimits
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference.servicer import InferenceServicer
-from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
+from vecserve_server.gateway.inference.shared_memory import shared_memory_regions
 from vecserve_server.gateway.search_servicer import SearchServicer
 from vecserve_server.gateway.server import Servicers
 from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
@@ -76,12 +76,6 @@ def build_servicers(
         max_items_per_call=settings.limits.max_items_per_call,
         filter_limits=_filter_limits_of(settings.limits),
     )
-    regions = SharedMemoryRegions(
-        offered=settings.server.offers_shared_memory,
-        max_regions=settings.server.max_shared_memory_regions,
-        max_bytes=settings.server.max_shared_memory_bytes,
-        metrics=metrics,
-    )
     return Servicers(
         embedding=EmbeddingServicer(service=core.embedding, scope=scope),
         collection=CollectionServicer(
@@ -103,7 +97,7 @@ def build_servicers(
         inference=InferenceServicer(
             control=core.control,
             scope=scope,
-            regions=regions,
+            regions=shared_memory_regions(settings.server, metrics),
             logs_tensor_values=settings.log.trace_tensors == "values",
         ),
     )

@@ -47,6 +47,12 @@ async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
         return await call.code(), await call.details() or ""
 
 
+def connected(echo: Any) -> Any:
+    """A connection of its own, to call methods by name."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return aio.insecure_channel(echo.target, options=options)
+
+
 class Slow:
     """A context whose message never comes."""
 
@@ -120,10 +126,10 @@ async def test_the_tardiest_makes_room() -> None:
     machine = Machine()
     assert not machine.arrivals.make_room()
     stream, first = await machine.wait(is_stream=True), await machine.wait()
-    machine.now_s = 0.5
+    machine.now_s = 0.4
     second = await machine.wait()
     assert not machine.arrivals.make_room()
-    machine.now_s = 1.0
+    machine.now_s = 0.5
     assert machine.arrivals.make_room()
     assert not machine.arrivals.make_room()
     with pytest.raises(Overloaded, match="no message came"):
@@ -146,12 +152,7 @@ async def test_calls_are_bounded_for_all_and_for_a_connection_but_health_is_not(
     model = EchoModel()
     bounds: dict[str, Any] = {"max_concurrent_calls": 3, "max_connection_calls": 2}
     async with echo_server(model, **bounds) as echo, AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(
-                aio.insecure_channel(echo.target, options=[("grpc.use_local_subchannel_pool", 1)])
-            )
-            for _ in range(2)
-        ]
+        channels: list[Any] = [await stack.enter_async_context(connected(echo)) for _ in range(2)]
         first, second = (channel.unary_unary(INFER) for channel in channels)
         running = [first(REQUEST), first(REQUEST)]
         for _ in running:
@@ -177,7 +178,7 @@ async def test_calls_are_bounded_for_all_and_for_a_connection_but_health_is_not(
 
 async def test_streams_are_bounded() -> None:
     server = echo_server(EchoModel(), max_connection_streams=2)
-    async with server as echo, aio.insecure_channel(echo.target) as channel:
+    async with server as echo, connected(echo) as channel:
         stream = channel.stream_stream(STREAM)
         calls = [stream(quiet()) for _ in range(3)]
         ended, _ = await asyncio.wait(
@@ -194,7 +195,7 @@ async def test_calls_whose_message_never_comes_make_room_for_others() -> None:
     model = EchoModel()
     model.gate.set()
     server = echo_server(model, max_concurrent_calls=2, receive_timeout_s=0.2)
-    async with server as echo, aio.insecure_channel(echo.target) as channel:
+    async with server as echo, connected(echo) as channel:
         silent = [channel.stream_unary(INFER)(quiet()) for _ in range(2)]
         for call in silent:
             code, words = await end_of(call)
@@ -207,7 +208,7 @@ async def test_a_call_without_a_message_is_told_so(echo: Any) -> None:
         return
         yield b""
 
-    async with aio.insecure_channel(echo.target) as channel:
+    async with connected(echo) as channel:
         code, words = await end_of(channel.stream_unary(INFER)(nothing()))
     assert (code, words.startswith("request: is missing")) == (Code.INVALID_ARGUMENT, True)
 
@@ -221,7 +222,7 @@ async def test_compressed_messages_are_unpacked_up_to_the_limit(kind: Any, size:
     request.id = "a" * size
     message = request.SerializeToString()
     server = echo_server(model, max_message_bytes=2 * MIB)
-    async with server as echo, aio.insecure_channel(echo.target) as channel:
+    async with server as echo, connected(echo) as channel:
         call = channel.unary_unary(INFER)(message, compression=kind, timeout=PATIENCE_S)
         if len(message) <= 2 * MIB:
             reply = service_pb2.ModelInferResponse.FromString(await call)
@@ -264,7 +265,7 @@ async def test_a_refused_request_is_not_kept(echo: Any) -> None:
     gc.collect()
     gc.disable()
     try:
-        async with aio.insecure_channel(echo.target) as channel:
+        async with connected(echo) as channel:
             call = channel.unary_unary(INFER)
             await end_of(call(message))
             before = resident_bytes()

@@ -20,7 +20,7 @@ from vecserve_server.observability.metrics import Metrics
 
 LOOK_S = 0.1
 """How often it is looked for what is slow; whatever has waited for so long is slow."""
-TARDY_S = 1.0
+TARDY_S = 0.5
 """Who has sent no message for so long makes room for others where there is none."""
 CANCELLED_S = 0.1
 """The end of a call comes before the word that its client has cancelled it."""
@@ -80,7 +80,9 @@ class Arrivals:
                 continue
             if self._clock_s() - wait.since_s < TARDY_S:
                 return False
-            self._refuse(task, wait, "tardy", _overloaded("no message came for a second"))
+            self._refuse(
+                task, wait, "tardy", _overloaded("no message came in time, and others wait")
+            )
             return True
         return False
 

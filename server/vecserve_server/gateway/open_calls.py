@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vecserve_server.errors import Overloaded
 from vecserve_server.observability.metrics import Metrics
 
-RETRY_AFTER_MS = 200
+RETRY_AFTER_MS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +31,17 @@ from vecserve.v1 import (
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.admin_servicer import AdminServicer
 from vecserve_server.gateway.collection_servicer import CollectionServicer
+from vecserve_server.gateway.doors import make_doors
 from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
+from vecserve_server.gateway.failures import Failures
 from vecserve_server.gateway.health import HealthServicer
 from vecserve_server.gateway.index_servicer import IndexServicer
 from vecserve_server.gateway.inference.servicer import InferenceServicer
 from vecserve_server.gateway.interceptor import CallInterceptor
 from vecserve_server.gateway.search_servicer import SearchServicer
+from vecserve_server.observability.metrics import Metrics
 from vecserve_server.server_settings import ServerSettings
+from vecserve_server.settings import LimitSettings
 
 SERVICES: tuple[str, ...] = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -117,6 +122,23 @@ class GrpcServer:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
+
+
+def open_server(
+    settings: ServerSettings,
+    limits: LimitSettings,
+    *,
+    unpack_pool: Executor,
+    metrics: Metrics,
+    failures: Failures,
+    clock_ns: Callable[[], int],
+) -> GrpcServer:
+    """Bind the port, with doors and an interceptor before it. Raises ConfigError."""
+    doors = make_doors(settings, limits=limits, unpack_pool=unpack_pool, metrics=metrics)
+    interceptor = CallInterceptor(
+        metrics=metrics, failures=failures, clock_ns=clock_ns, doors=doors
+    )
+    return GrpcServer(settings=settings, interceptor=interceptor)
 
 
 @dataclass(frozen=True, slots=True)

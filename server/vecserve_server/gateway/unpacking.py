@@ -50,7 +50,7 @@ class Unpacking:
         self._pool = pool
         self._rejected = metrics.rejected.labels(reason="packed")
         self._waiting_bytes = 0
-        self._turn = asyncio.Lock()
+        self._unpacking, self._decoding = asyncio.Lock(), asyncio.Lock()
 
     async def decoded(self, message: bytes, decode: Deserialise) -> object:
         """Unpack a message where it is packed, and decode it.
@@ -58,11 +58,23 @@ class Unpacking:
         Raises InvalidArgument where it is too large, and Overloaded where too much waits.
         """
         if not is_packed(message):
-            return decode(message)
+            return await self._in_turn(message, decode)
         if len(message) <= ON_LOOP_PACKED_BYTES:
             small = _unpacked(message, ON_LOOP_BYTES)
             if len(small) <= ON_LOOP_BYTES:
                 return decode(small)
+        return await self._unpacked(message, decode)
+
+    async def _in_turn(self, message: bytes, decode: Deserialise) -> object:
+        """Decode at once or, where that takes long, one message after the other."""
+        if len(message) <= ON_LOOP_BYTES:
+            return decode(message)
+        async with self._decoding:
+            request = decode(message)
+            await asyncio.sleep(0)  # others first
+        return request
+
+    async def _unpacked(self, message: bytes, decode: Deserialise) -> object:
         if self._waiting_bytes + len(message) > self._max_waiting_bytes:
             self._rejected.inc()
             raise Overloaded(
@@ -73,7 +85,7 @@ class Unpacking:
         self._waiting_bytes += len(message)
         try:
             # Decoded in turn, too: what is unpacked is held by one call at a time.
-            async with self._turn:
+            async with self._unpacking:
                 loop = asyncio.get_running_loop()
                 large = await loop.run_in_executor(self._pool, _unpacked, message, self._max_bytes)
                 if len(large) > self._max_bytes:
@@ -83,7 +95,7 @@ class Unpacking:
                         f"server.max_message_bytes = {self._max_bytes}; send fewer items in one "
                         "call",
                     )
-                return decode(large)
+                return await self._in_turn(large, decode)
         finally:
             self._waiting_bytes -= len(message)
 

@@ -5,8 +5,15 @@ Owns the call into the C library. Must not know what was freed.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 from contextlib import suppress
+from typing import NoReturn
+
+from vecserve_server.observability.process import resident_bytes
+
+LOOK_S = 5.0
+GROWN_BYTES = 16 << 20
 
 
 def return_freed_memory() -> None:
@@ -17,3 +24,17 @@ def return_freed_memory() -> None:
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+async def return_what_others_free() -> NoReturn:
+    """Look now and then whether the process has grown, and give back what of that is free again.
+
+    Large requests leave holes that the C library keeps for ever otherwise.
+    """
+    settled_bytes = resident_bytes()
+    while True:
+        await asyncio.sleep(LOOK_S)
+        if resident_bytes() > settled_bytes + GROWN_BYTES:
+            await asyncio.to_thread(return_freed_memory)
+            settled_bytes = resident_bytes()
+        settled_bytes = min(settled_bytes, resident_bytes())

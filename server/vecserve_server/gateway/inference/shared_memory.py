@@ -23,6 +23,7 @@ from vecserve_server.errors import (
     Unsupported,
 )
 from vecserve_server.observability.metrics import Metrics
+from vecserve_server.server_settings import ServerSettings
 
 SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
 MAX_NAME_BYTES = 255
@@ -199,6 +200,16 @@ class SharedMemoryRegions:
         if name not in self._regions:
             raise NotFound(f"{field}: shared memory region {name!r} is not registered")
         return self._regions[name]
+
+
+def shared_memory_regions(settings: ServerSettings, metrics: Metrics) -> SharedMemoryRegions:
+    """Begin without regions, under the bounds of the settings."""
+    return SharedMemoryRegions(
+        offered=settings.offers_shared_memory,
+        max_regions=settings.max_shared_memory_regions,
+        max_bytes=settings.max_shared_memory_bytes,
+        metrics=metrics,
+    )
 
 
 def _object_name(key: str) -> str:
