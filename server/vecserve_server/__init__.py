@@ -8,7 +8,7 @@ from typing import Final
 
 from vecserve_server.telemetry import turn_off
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Python runs this before any module of the package, however the process was started.
 MAY_REPORT: Final = turn_off(os.environ, sys.modules)
