@@ -25,7 +25,7 @@ from vecserve_client import Client, Record
 
 BIG_ROWS, BIG_DIM = 120_000, 8
 SETTLE_S = 15.0
-SLACK = Size(resident_bytes=60_000_000, threads=4, descriptors=10)
+SLACK = Size(resident_bytes=80_000_000, threads=4, descriptors=10)
 
 
 @pytest.fixture(scope="session")
