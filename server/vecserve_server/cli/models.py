@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -18,7 +19,7 @@ from vecserve_client import Model
 from vecserve_server.cli.exits import CommandFailed, UsageProblem
 from vecserve_server.cli.options import Json, connect
 from vecserve_server.cli.output import print_json, print_table, size_text
-from vecserve_server.errors import ModelError
+from vecserve_server.errors import ModelError, StorageError
 from vecserve_server.export.card import CARD_FILE, ModelCard, read_card
 from vecserve_server.export.staging import staged_folder
 from vecserve_server.temporary_files import temporary_files_in
@@ -116,8 +117,7 @@ def add(
     }
     with (
         Console(stderr=True).status("reading") as status,
-        staged_folder(model_repository) as scratch,
-        temporary_files_in(scratch),
+        _temporary_files_beside(model_repository),
     ):
 
         def progress(step: str, fraction: float) -> None:
@@ -146,6 +146,24 @@ def add(
         print(f"assumed: {card.assumed}")
     for line in _cautions(card):
         print(line)
+
+
+@contextmanager
+def _temporary_files_beside(repository: Path) -> Iterator[None]:
+    """Have temporary files made in the repository, which is not left behind for them alone."""
+    is_new = not repository.exists()
+    try:
+        with ExitStack() as stack:
+            try:
+                scratch = stack.enter_context(staged_folder(repository))
+            except OSError as error:
+                raise StorageError(f"{repository}: cannot be written: {error.strerror}") from error
+            stack.enter_context(temporary_files_in(scratch))
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # a model is in it
+                repository.rmdir()
 
 
 def _cautions(card: ModelCard) -> Iterator[str]:
