@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.testing as npt
@@ -153,7 +154,11 @@ async def opened(root: Path, *, builder: Builder | None = None) -> AsyncIterator
         # Whatever failed may be tried again at the next look.
         clock_s=lambda: 3600.0 * next(hours),
     )
-    with DataFolder.open(root) as folder, ThreadPoolExecutor(2) as pool:
+    with (
+        mock.patch.object(reindexing_module, "rows_with", rows_with),
+        DataFolder.open(root) as folder,
+        ThreadPoolExecutor(2) as pool,
+    ):
         collections = Collections(
             folder=folder,
             writer=writer,
@@ -210,9 +215,6 @@ def rows_with(
         return {row.seq: row_of(row.id, int(sources[row.seq].text), version) for row in rows}
 
     return make
-
-
-vars(reindexing_module)["rows_with"] = rows_with
 
 
 async def read_state(collection: Collection) -> State:
