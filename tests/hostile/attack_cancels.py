@@ -1,8 +1,13 @@
-"""Calls of every kind that their client gives up on."""
+"""Calls of every kind that their client gives up on.
+
+As a module: `python -m tests.hostile.attack_cancels TARGET CALLS`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -11,17 +16,21 @@ from grpc import aio
 from tritonclient.grpc import service_pb2
 
 from tests.hostile.target import UNLIMITED, Target
+from tests.hostile.watching import ROOT
 from vecserve.v1 import embedding_pb2, search_pb2
 
 Call = Callable[[Any], Any]
 TEXT = "a text that is given up on"
 AT_ONCE = 50
+PATIENCE_S = 120.0
 DELAYS_S = (0.0, 0.001, 0.002, 0.004)
 
 
 def every_kind(target: Target, calls: int = 8000) -> None:
     """Unary calls and streams, our own and the inference protocol's, cancelled after 0 to 4 ms."""
-    asyncio.run(cancel_all(target.server.target, calls))
+    # In a process of its own: gRPC's asyncio clients do not survive the loop that they began with.
+    command = [sys.executable, "-m", __name__, target.server.target, str(calls)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=PATIENCE_S)
 
 
 async def cancel_all(target: str, calls: int) -> None:
@@ -101,3 +110,6 @@ KINDS: dict[str, Call] = {
     "ServerLive": _unary(f"{OTHER}/ServerLive", b""),
     "Health.Watch": _server_stream("/grpc.health.v1.Health/Watch", b""),
 }
+
+if __name__ == "__main__":
+    asyncio.run(cancel_all(sys.argv[1], int(sys.argv[2])))
