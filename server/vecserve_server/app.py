@@ -153,9 +153,9 @@ class _Application:
 
     async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> Core:
         settings, limits = self._settings, self._settings.limits
-        bounds = build_bounds(settings, raise_descriptor_limit())
         folder = await asyncio.to_thread(DataFolder.open, settings.storage.data_dir)
         stack.callback(folder.close)
+        bounds = build_bounds(settings, raise_descriptor_limit())
         stack.enter_context(temporary_files_in(folder.temporary_folder))
         search_pool = self._pool(stack, "search", bounds.all_search_threads)
         tokenise_pool = self._pool(stack, "tokenise", settings.compute.tokenise_threads)
