@@ -122,8 +122,9 @@ class GrpcServer:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         # `enable_server_reflection` takes any other server for a synchronous one.
-        answers = reflection.aio.ReflectionServicer(names)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(answers, server)
+        answers: Any = reflection.aio.ReflectionServicer(names)
+        add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add(answers, server)
 
 
 def open_server(
