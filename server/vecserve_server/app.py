@@ -173,14 +173,8 @@ class _Application:
         measure_collections(collections, self._metrics)
         stack.push_async_callback(self._close_collections, collections)
         rows = await collections.open_all()
-        log_event(
-            self._log,
-            logging.INFO,
-            "store_open",
-            data_dir=settings.storage.data_dir,
-            collections=len(collections.all()),
-            rows=rows,
-        )
+        facts = {"data_dir": settings.storage.data_dir, "collections": len(collections.all())}
+        log_event(self._log, logging.INFO, "store_open", **facts, rows=rows)
         watching = Watching(collections=collections, every_s=settings.storage.watch_s)
         stack.push_async_callback(watching.start())
         models = await self._start_models(stack, tokenise_pool, collections, admission)

@@ -140,7 +140,11 @@ def add(
             )
     if json:
         print_json(_card_as_dict(card))
-        return
+    else:
+        _print_added(card)
+
+
+def _print_added(card: ModelCard) -> None:
     print(f"added {card.name} {card.version}: dim {card.dim}, {card.max_tokens} tokens")
     if card.assumed:
         print(f"assumed: {card.assumed}")

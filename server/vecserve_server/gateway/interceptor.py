@@ -160,7 +160,11 @@ class CallInterceptor(aio.ServerInterceptor):
         """End the call with the status of an error."""
         dialect = Dialect.TRITON if method.startswith(TRITON_SERVICE) else Dialect.VECSERVE
         status = self._failures.wire_status(method, error, dialect)
-        await context.abort(status.code, status.message, status.trailing_metadata)
+        try:
+            await context.abort(status.code, status.message, status.trailing_metadata)
+        except aio.InternalError:
+            # The client left at this very moment; gRPC would log that it cannot be told.
+            raise asyncio.CancelledError from None
 
     def observe(self, method: str, code: str, seconds: float) -> None:
         """Count one answered call."""

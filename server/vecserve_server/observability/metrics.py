@@ -85,11 +85,12 @@ def make_metrics() -> Metrics:
     def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(name, text, labels, registry=registry)
 
+    def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=registry)
+
     return Metrics(
         registry=registry,
-        requests=Counter(
-            "vecserve_requests", "Calls answered", ("method", "code"), registry=registry
-        ),
+        requests=counter("vecserve_requests", "Calls answered", ("method", "code")),
         request_seconds=histogram(
             "vecserve_request_seconds", "Time from arrival to answer", ("method",), SECONDS_BUCKETS
         ),
@@ -108,11 +109,10 @@ def make_metrics() -> Metrics:
             ("model",),
             FILL_BUCKETS,
         ),
-        joined_sequences=Counter(
+        joined_sequences=counter(
             "vecserve_joined_sequences",
             "Sequences that got the vector of an identical one that waited or ran",
             ("model",),
-            registry=registry,
         ),
         embed_seconds=histogram(
             "vecserve_embed_seconds",
@@ -128,25 +128,17 @@ def make_metrics() -> Metrics:
         ),
         response_cache_bytes=gauge("vecserve_response_cache_bytes", "Size of the kept replies"),
         open_calls=gauge("vecserve_open_calls", "Open calls and streams", ("kind",)),
-        arriving_messages=gauge(
-            "vecserve_arriving_messages", "Open calls and streams that wait for a message"
-        ),
-        shared_memory_regions=gauge(
-            "vecserve_shared_memory_regions", "Regions that clients have registered"
-        ),
+        arriving_messages=gauge("vecserve_arriving_messages", "Calls that wait for a message"),
+        shared_memory_regions=gauge("vecserve_shared_memory_regions", "Registered regions"),
         shared_memory_bytes=gauge("vecserve_shared_memory_bytes", "Sum of their sizes"),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),
         failed_commits=gauge("vecserve_failed_commits", "Transactions that failed"),
-        commit_seconds=gauge(
-            "vecserve_commit_seconds", "Time spent in transactions, fsync included"
-        ),
+        commit_seconds=gauge("vecserve_commit_seconds", "Time in transactions, with fsync"),
         rows=gauge("vecserve_rows", "Live rows", ("collection",)),
         store=make_store_metrics(registry),
-        rejected=Counter(
-            "vecserve_rejected", "Calls refused before any work", ("reason",), registry=registry
-        ),
+        rejected=counter("vecserve_rejected", "Calls refused before any work", ("reason",)),
         models=make_model_bound_metrics(registry),
     )
 
