@@ -176,7 +176,7 @@ def test_nothing_is_loaded_in_mode_explicit_until_somebody_asks(
 def test_a_model_can_come_with_the_request(
     start: Callable[..., ServerProcess], repository: Repository
 ) -> None:
-    server = start(models_control_mode="explicit")
+    server = start(models_control_mode="explicit", server_max_message_bytes=128 << 20)
     proto = text_format.Parse(repository.config().read_text(), model_config_pb2.ModelConfig())
     proto.name = "sent"
     config = json_format.MessageToJson(proto, preserving_proto_field_name=True)
