@@ -121,10 +121,8 @@ class GrpcServer:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(servicers.admin, server)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        # `enable_server_reflection` takes any other server for a synchronous one.
-        answers: Any = reflection.aio.ReflectionServicer(names)
-        add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-        add(answers, server)
+        add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add_reflection(reflection.aio.ReflectionServicer(names), server)
 
 
 def open_server(

@@ -6,6 +6,7 @@ models and collections that exist, never ids or texts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -127,10 +128,7 @@ def make_metrics() -> Metrics:
             SECONDS_BUCKETS,
         ),
         response_cache_bytes=gauge("vecserve_response_cache_bytes", "Size of the kept replies"),
-        open_calls=gauge("vecserve_open_calls", "Open calls and streams", ("kind",)),
-        arriving_messages=gauge("vecserve_arriving_messages", "Calls that wait for a message"),
-        shared_memory_regions=gauge("vecserve_shared_memory_regions", "Registered regions"),
-        shared_memory_bytes=gauge("vecserve_shared_memory_bytes", "Sum of their sizes"),
+        **_at_the_doors(gauge),
         pending_items=gauge("vecserve_pending_items", "Items of accepted, unanswered calls"),
         queued_rows=gauge("vecserve_queued_rows", "Rows that wait for the store writer"),
         commits=gauge("vecserve_commits", "Transactions that the store writer has committed"),
@@ -141,6 +139,19 @@ def make_metrics() -> Metrics:
         rejected=counter("vecserve_rejected", "Calls refused before any work", ("reason",)),
         models=make_model_bound_metrics(registry),
     )
+
+
+def _at_the_doors(gauge: Callable[..., Gauge]) -> dict[str, Gauge]:
+    return {
+        "open_calls": gauge("vecserve_open_calls", "Open calls and streams", ("kind",)),
+        "arriving_messages": gauge(
+            "vecserve_arriving_messages", "Open calls and streams that wait for a message"
+        ),
+        "shared_memory_regions": gauge(
+            "vecserve_shared_memory_regions", "Regions that clients have registered"
+        ),
+        "shared_memory_bytes": gauge("vecserve_shared_memory_bytes", "Sum of their sizes"),
+    }
 
 
 def length_label(tokens: int) -> str:
