@@ -247,7 +247,8 @@ def test_an_interrupted_run_says_how_many_rows_are_in_and_how_to_go_on(
     outcome = online("index", "docs", "-", "--create")
     assert (outcome.code, outcome.out) == (130, "")
     told = re.fullmatch(
-        r"vecserve: interrupted: (\d+) rows are in docs; run the same command again to go on, .*\n",
+        r"vecserve: interrupted: (\d+) rows of standard input are in docs; "
+        r"run the same command again to go on, .*\n",
         outcome.err,
     )
     assert told is not None
@@ -263,7 +264,7 @@ def test_a_run_that_fails_midway_says_how_to_go_on(
     server.stream_script.extend(["", "", "fail"])
     outcome = online("index", "docs", str(path), "--create")
     assert outcome.code == 1
-    assert "rows are in docs; run the same command again to go on" in outcome.err
+    assert f"rows of {path} are in docs; run the same command again to go on" in outcome.err
 
 
 def test_a_csv_without_the_field_is_a_wrong_command_line(online: Vecserve, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_several_conditions_all_hold() -> None:
         ("f=007", "integer", 7),
         ("f=1e3", "number", 1000.0),
         ("f=yes", "boolean", True),
-        ("f=2024", "datetime", "2024"),
+        ('f="soon"', "datetime", "soon"),
     ],
 )
 def test_a_value_takes_the_declared_type_of_its_field(
@@ -68,6 +68,38 @@ def test_a_value_takes_the_declared_type_of_its_field(
 def test_a_value_of_another_type_is_a_usage_problem(typed: str, problem: str) -> None:
     with pytest.raises(UsageProblem, match=problem):
         read_conditions([typed], {"f": "number"})
+
+
+@pytest.mark.parametrize("sign", ["=", "!=", "<", ">="])
+@pytest.mark.parametrize("kind", ["integer", "number", "datetime"])
+def test_every_test_of_a_declared_field_needs_a_value_of_its_type(
+    sign: str, kind: FieldType
+) -> None:
+    other = "2024-03-10" if kind == "integer" else "2024" if kind == "datetime" else "cheap"
+    with pytest.raises(UsageProblem, match=f"f is declared as {kind}: '{other}' is not an? "):
+        read_conditions([f"f{sign}{other}"], {"f": kind})
+
+
+def test_dates_are_equal_as_instants() -> None:
+    day = "2024-03-10T02:30:00"
+    assert read_conditions([f"f={day}"], {"f": "datetime"}).filter == between("f", gte=day, lte=day)
+
+
+@pytest.mark.parametrize(
+    ("typed", "needs"),
+    [
+        ("f=3", "number"),
+        ("f=true", "boolean"),
+        ("f=x", "string"),
+        ("f^=x", "string"),
+        ("f=null", "value"),
+        ("f<2024-03-10", "date"),
+        ("f<3", "number"),
+        ("f!=3", "value"),
+    ],
+)
+def test_a_condition_knows_what_its_field_must_hold(typed: str, needs: str) -> None:
+    assert read_conditions([typed]).each[0].needs == needs
 
 
 def test_a_bound_that_is_neither_number_nor_date_is_a_usage_problem() -> None:

@@ -147,7 +147,7 @@ def test_a_bad_line_is_reported_by_number_and_the_next_is_read(line: bytes, reas
         (b",t,b", "no id"),
         (b"a,,", "no text"),
         (b"a,\xff,b", "not UTF-8"),
-        (b'a,"t"x,b', "not CSV: ',' expected"),
+        (b'a,"t"x,b', "not CSV: a quoted cell goes on behind its quote"),
         (b"first,t,b", "stands on line 2 already"),
     ],
 )
@@ -167,7 +167,11 @@ def test_a_bad_row_is_reported_by_number_and_the_next_is_read(row: bytes, reason
         (b"key,title,body", "line 1: no column 'id'; there are 'key', 'title', 'body'"),
         (b"id,title,body,id", "line 1: two columns have the same name"),
         (b"\n\nid,title", "line 3: no column 'body'"),
-        (b"id,title,\xff", "no column 'body'; there are 'id', 'title', '.udcff'"),
+        (b"id,title,\xff", "line 1: not UTF-8; save the file as UTF-8"),
+        ("id,title,body".encode("utf-16"), "line 1: not UTF-8; save the file as UTF-8"),
+        (b"id;title;body", "line 1: no column 'id'; .*; columns are separated by commas"),
+        (b"id,title,body\r1,t,b\r", "line 1: not CSV: a line ends with a carriage return alone"),
+        (b'id,title,"body', "not CSV: a quoted cell is not closed"),
         (b'id,"title"x,body', "line 1: not CSV"),
     ],
 )

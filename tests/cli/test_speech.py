@@ -27,6 +27,11 @@ def test_a_field_goes_by_its_flag(message: str, told: str) -> None:
     assert spoken(message) == told
 
 
+def test_who_reaches_no_server_is_told_how_to_start_one() -> None:
+    told = spoken("Count: failed to connect to all addresses; last error: UNKNOWN")
+    assert told.endswith("`vecserve serve` starts a server, --server HOST:PORT names another")
+
+
 def test_a_cure_is_told_once() -> None:
     told = spoken("Count: collection: 'x' does not exist")
     assert told.endswith("; `vecserve collections list` names those that there are")

@@ -16,6 +16,7 @@ from vecserve_client import (
     Client,
     Fields,
     InvalidArgument,
+    ReciprocalRank,
     Timings,
     filters,
 )
@@ -175,6 +176,44 @@ def test_an_option_that_there_is_not_is_not_passed_over(client: Client) -> None:
         client.search("docs", "q", **options)
     with pytest.raises(InvalidArgument, match="options: has no 'dim', only prompt_name"):
         client.embed(["a"], options={"dim": 3})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"k": "5"}, "k: '5', must be a whole number"),
+        ({"k": 1.5}, "k: 1.5, must be a whole number"),
+        ({"k": 0}, "k: 0, must be a whole number, 1 or more"),
+        ({"k": 2**40}, "k: 1099511627776 has the type int, which does not fit"),
+        ({"min_score": "a"}, "min_score: 'a' has the type str"),
+        ({"group_by": 5}, "group_by: 5 has the type int"),
+        ({"exact": "yes"}, "exact: 'yes' has the type str"),
+        ({"fusion": "rrf"}, r"fusion: is a str; write ReciprocalRank\("),
+        ({"fusion": ReciprocalRank(lexical="2")}, "fusion.lexical_weight: '2' has the type str"),  # type: ignore[arg-type]
+        ({"timeout_s": "soon"}, "timeout_s: 'soon', must be a number of more than 0"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_named(
+    client: Client, server: FakeServer, options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=problem):
+        client.search("docs", "q", **options)
+    with pytest.raises(InvalidArgument, match=problem):
+        client.search_batch("docs", ["q"], **options)
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("seq", ["a", -1, 1.5])
+def test_an_expected_seq_of_a_wrong_type_is_named(client: Client, seq: Any) -> None:
+    with pytest.raises(InvalidArgument, match=f"record '1': expected_seq: {seq!r} has the type"):
+        client.upsert("docs", [{"id": "1", "text": "x", "expected_seq": seq}])
+
+
+def test_a_classification_names_what_does_not_fit(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match="label_field: 5 has the type int"):
+        client.classify("docs", "q", label_field=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="k: 0, must be a whole number"):
+        client.classify("docs", "q", label_field="kind", k=0)
 
 
 def test_a_label_that_is_none_is_out_of_scope() -> None:

@@ -83,6 +83,9 @@ def test_a_csv_with_declared_types_is_searched_by_them(
         ("pirce!=3", "has a field 'pirce'"),
         ("price<50", "no row of 'typed' holds a number in 'price'; row 'r' holds \"49.5\""),
         ("price=49", "holds a number in 'price'"),
+        ("a.b=true", "holds a boolean in 'a.b'; row 'r' holds 1"),
+        ("a.b=one", "holds a string in 'a.b'; row 'r' holds 1"),
+        ("a.b^=1", "holds a string in 'a.b'; row 'r' holds 1"),
         ("brand>2024-01-01", "holds a date in 'brand', declared as keyword; row 'r' holds"),
     ],
 )  # fmt: skip
@@ -205,6 +208,23 @@ def test_an_exported_collection_is_read_back(
         docs.drop_collection(name)
 
 
+def test_rows_of_another_length_are_read_back(
+    vecserve: Vecserve, docs: Client, tmp_path: Path
+) -> None:
+    docs.create_collection("short", dim=4)
+    docs.upsert("short", [Record(id="1", vector=np.ones(4, np.float32))])
+    path = tmp_path / "rows.jsonl"
+    assert vecserve("export", "short", str(path)).code == 0
+    assert vecserve("index", "short-copy", str(path), "--create").code == 0
+    outcome = vecserve("index", "long-copy", str(path), "--create", "--dim", "8")
+    assert outcome.code == 1
+    assert "vector: has 4 components; the collection has 8; `vecserve index --create" in outcome.err
+    dims = {name: docs.get_collection(name).dim for name in ("short", "short-copy", "long-copy")}
+    assert dims == {"short": 4, "short-copy": 4, "long-copy": 8}
+    for name in dims:
+        docs.drop_collection(name)
+
+
 def test_rows_are_shown_counted_and_deleted(vecserve: Vecserve, docs: Client) -> None:
     shown = vecserve("get", "docs", "bike", "gone")
     assert (shown.code, shown.err) == (4, "docs has no row 'gone'\n")
@@ -259,6 +279,9 @@ def test_a_search_prints_texts_and_explains_itself_in_words(
          "(did you mean 'kind'?); there are kind"),
         (["classify", "docs", "x", "--label-field", "kid"], "--label-field kid: no row of 'docs'",
          "(did you mean 'kind'?)"),
+        (["search", "docs", "x", "--field", "kid"], "--field kid: no row of 'docs' has",
+         "(did you mean 'kind'?)"),
+        (["index", "gone", "/"], "/: is a folder", "name a file in it"),
         (["search", "gone", "x"], "collection: 'gone' does not exist",
          "`vecserve collections list`"),
         (["index", "gone", "-"], "does not exist", "--create makes it"),

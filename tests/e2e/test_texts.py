@@ -84,7 +84,7 @@ def test_unchanged_rows_are_neither_embedded_nor_written(docs: Client) -> None:
     docs.create_collection("same")
     vector = np.ones(384, np.float32)
     rows = [
-        Record(id="a", text="a red car", payload={"n": 1}),
+        Record(id="a", text="a red car", payload={"n": 1, "more": {"x": 1, "y": 2}}),
         Record(id="b", text="a green apple"),
         Record(id="v", vector=vector),
     ]
@@ -94,8 +94,10 @@ def test_unchanged_rows_are_neither_embedded_nor_written(docs: Client) -> None:
     assert not again.errors
     assert again.timings[0].encode_us == 0
     assert docs.get_collection("same").last_seq == 3
+    reordered = Record(id="a", text="a red car", payload={"more": {"y": 2, "x": 1}, "n": 1})
+    assert docs.upsert("same", [reordered], skip_unchanged=True).unchanged == frozenset({0})
     changed = [
-        Record(id="a", text="a red car", payload={"n": 2}),
+        Record(id="a", text="a red car", payload={"n": True, "more": {"x": 1, "y": 2}}),
         Record(id="b", text="a green apple!"),
         Record(id="v", vector=-vector),
         Record(id="new", text="new"),

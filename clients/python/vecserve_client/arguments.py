@@ -7,8 +7,8 @@ Must not know calls.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 from vecserve_client.errors import InvalidArgument
 from vecserve_client.types import EmbedOptions, Fields, FieldTypes, Record
@@ -65,6 +65,28 @@ def check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     listed = sorted(known)
     if unknown := sorted(set(given) - set(listed)):
         raise InvalidArgument(f"{what}: no option {unknown[0]!r}; there are {', '.join(listed)}")
+
+
+def fitted(kind: Callable[..., T], where: str = "", /, **values: Any) -> T:
+    """Make a message of the wire; raise InvalidArgument that names the value of a wrong type."""
+    try:
+        return kind(**values)
+    except (TypeError, ValueError):
+        for name, value in values.items():
+            try:
+                kind(**{name: value})
+            except (TypeError, ValueError) as error:
+                shown = f"{value!r:.80} has the type {type(value).__name__}"
+                raise InvalidArgument(
+                    f"{where}{name}: {shown}, which does not fit: {error}"
+                ) from None
+        raise
+
+
+def check_k(k: object) -> None:
+    """Raise InvalidArgument for a number of rows that is none."""
+    if not isinstance(k, SupportsIndex) or isinstance(k, bool) or int(k) < 1:
+        raise InvalidArgument(f"k: {k!r:.80}, must be a whole number, 1 or more")
 
 
 def _made(kind: type[T], name: str, parts: Any, form: str) -> T:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, SupportsFloat
 
 import grpc
 from google.protobuf.message import Message
@@ -67,8 +67,8 @@ class Patience:
 
     def _begin(self, policy: RetryPolicy, timeout_s: float | None, *, idempotent: bool) -> Attempts:
         seconds = self.deadline_s if timeout_s is None else timeout_s
-        if not seconds > 0:
-            raise InvalidArgument(f"timeout_s: {seconds}, must be more than 0")
+        if not isinstance(seconds, SupportsFloat) or not float(seconds) > 0:
+            raise InvalidArgument(f"timeout_s: {seconds!r:.80}, must be a number of more than 0")
         return Attempts(
             policy=policy,
             idempotent=idempotent,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from vecserve.v1 import search_pb2
 from vecserve_client import batching, search_calls, wire
+from vecserve_client.arguments import check_k, fitted
 from vecserve_client.calls import Call, unary
 from vecserve_client.searches import AnyQuery
 from vecserve_client.types import Classification, EmbedOptions, LabelScore
@@ -23,11 +24,13 @@ def classify(
     with_text: bool,
 ) -> Call[Classification]:
     """Label one query."""
+    check_k(k)
     message = search_calls.query_to_proto(query)
     batching.check_size("query", message.ByteSize())
     return unary(
         "SearchService/Classify",
-        search_pb2.ClassifyRequest(
+        fitted(
+            search_pb2.ClassifyRequest,
             collection=collection,
             query=message,
             label_field=label_field,

@@ -11,7 +11,7 @@ from typing import Final
 
 from vecserve.v1 import search_pb2
 from vecserve_client import batching, vectors, wire
-from vecserve_client.arguments import as_list, check_known
+from vecserve_client.arguments import as_list, check_k, check_known, fitted
 from vecserve_client.calls import Call, message_bytes, unary
 from vecserve_client.conditions import as_filter
 from vecserve_client.errors import InvalidArgument
@@ -113,7 +113,9 @@ def options_to_proto(options: SearchOptions) -> search_pb2.SearchOptions:
     mode = options.get("mode", "dense")
     if mode not in MODES:
         raise InvalidArgument(f"mode: {mode!r}, must be one of {', '.join(MODES)}")
-    return search_pb2.SearchOptions(
+    check_k(options.get("k", 10))
+    return fitted(
+        search_pb2.SearchOptions,
         k=options.get("k", 10),
         mode=MODES[mode],
         min_score=options.get("min_score"),
@@ -137,13 +139,23 @@ def _fusion_to_proto(fusion: ReciprocalRank | WeightedSum | None) -> search_pb2.
     if fusion is None:
         return None
     if isinstance(fusion, ReciprocalRank):
-        by_rank = search_pb2.ReciprocalRank(
+        by_rank = fitted(
+            search_pb2.ReciprocalRank,
+            "fusion.",
             rank_constant=fusion.rank_constant,
             dense_weight=fusion.dense,
             lexical_weight=fusion.lexical,
         )
         return search_pb2.Fusion(reciprocal_rank=by_rank)
-    weights = search_pb2.WeightedSum(dense_weight=fusion.dense, lexical_weight=fusion.lexical)
+    if not isinstance(fusion, WeightedSum):
+        form = "write ReciprocalRank(lexical=2.0) or WeightedSum(dense=1.0, lexical=1.0)"
+        raise InvalidArgument(f"fusion: is a {type(fusion).__name__}; {form}")
+    weights = fitted(
+        search_pb2.WeightedSum,
+        "fusion.",
+        dense_weight=fusion.dense,
+        lexical_weight=fusion.lexical,
+    )
     return search_pb2.Fusion(weighted_sum=weights)
 
 

@@ -77,9 +77,13 @@ def record_to_proto(record: arguments.AnyRecord) -> index_pb2.UpsertRow:
         raise InvalidArgument(f"record {record.id!r}: set one of text, vector, image and audio")
     check_text(f"record {record.id!r}", record.id)
     check_text(f"record {record.id!r}", record.text or "")
-    row = index_pb2.UpsertRow(id=record.id, payload_json=_payload_to_json(record))
-    if record.expected_seq is not None:
-        row.expected_seq = record.expected_seq
+    row = arguments.fitted(
+        index_pb2.UpsertRow,
+        f"record {record.id!r}: ",
+        id=record.id,
+        payload_json=_payload_to_json(record),
+        expected_seq=record.expected_seq,
+    )
     if record.text is not None:
         row.text = record.text
     elif record.vector is not None:

@@ -33,7 +33,7 @@ class Condition:
     field: str
     filter: Filter
     needs: str = "value"
-    """What the field must hold somewhere for it to make sense: a value, a number or a date."""
+    """What the field must hold somewhere for it to make sense, such as a number; or any value."""
 
     @property
     def witness(self) -> Filter:
@@ -42,7 +42,16 @@ class Condition:
             return filters.between(self.field, gte=_LEAST_NUMBER)
         if self.needs == "date":
             return filters.between(self.field, gte=_FIRST_DAY)
-        return filters.exists(self.field)
+        if self.needs == "boolean":
+            return filters.one_of(self.field, False, True)
+        there = filters.exists(self.field)
+        if self.needs == "string":  # no filter says so; arrays and objects count as well
+            return filters.all_of(
+                there,
+                filters.negate(filters.between(self.field, gte=_LEAST_NUMBER)),
+                filters.negate(filters.one_of(self.field, False, True, None)),
+            )
+        return there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,32 +84,40 @@ def _read(text: str, types: FieldTypes) -> Condition:
         return Condition(typed=text, field=name, filter=there)
     name, sign, spelt = match["field"].strip(), match["sign"], match["value"].strip()
     if sign == "^=":
-        return Condition(typed=text, field=name, filter=filters.prefix(name, spelt))
-    if sign in _BOUNDS:
-        bounds = filters.between(name, **{_BOUNDS[sign]: spelt})
-        needs = "number" if _is_number(_scalar(spelt)) else "date"
-        if needs == "date" and parse_instant(spelt) is None:
-            raise UsageProblem(
-                f"--where {text!r}: {spelt!r} is neither a number nor an RFC 3339 date or date-time"
-            )
-        return Condition(typed=text, field=name, filter=bounds, needs=needs)
+        return Condition(typed=text, field=name, filter=filters.prefix(name, spelt), needs="string")
     kind = types.get(name)
     try:
+        if sign in _BOUNDS:
+            if kind in {"integer", "number", "datetime"}:
+                _of_type(spelt, "number" if kind == "integer" else kind)
+            return _bounded(text, name, sign, spelt)
         value = _scalar(spelt) if kind is None else _of_type(spelt, kind)
     except ValueError as error:
         raise UsageProblem(f"--where {text!r}: {name} is declared as {kind}: {error}") from None
-    equal = filters.equals(name, value)
+    is_date = kind == "datetime" and isinstance(value, str) and parse_instant(value) is not None
+    same = filters.between(name, gte=value, lte=value) if is_date else filters.equals(name, value)
     if sign == "!=":
-        return Condition(typed=text, field=name, filter=filters.negate(equal))
-    needs = "number" if _is_number(value) else "value"
-    return Condition(typed=text, field=name, filter=equal, needs=needs)
+        return Condition(typed=text, field=name, filter=filters.negate(same))
+    return Condition(
+        typed=text, field=name, filter=same, needs="date" if is_date else _kind_of(value)
+    )
+
+
+def _bounded(text: str, name: str, sign: str, spelt: str) -> Condition:
+    needs = "number" if _kind_of(_scalar(spelt)) == "number" else "date"
+    if needs == "date" and parse_instant(spelt) is None:
+        raise UsageProblem(
+            f"--where {text!r}: {spelt!r} is neither a number nor an RFC 3339 date or date-time"
+        )
+    bounds = filters.between(name, **{_BOUNDS[sign]: spelt})
+    return Condition(typed=text, field=name, filter=bounds, needs=needs)
 
 
 def _of_type(text: str, kind: FieldType) -> Any:
     """Read a value of a declared field; what is quoted is a string, and null is null."""
     if text == "null" or text.startswith('"'):
         return _scalar(text)
-    if kind in ("keyword", "text", "datetime"):
+    if kind in {"keyword", "text"}:
         return text
     value = read_cell(text, kind)
     if value is NOTHING:
@@ -117,5 +134,13 @@ def _scalar(text: str) -> Any:
     return text if isinstance(value, dict | list) else value
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _kind_of(value: object) -> str:
+    """Name what a value is; null is any value."""
+    match value:
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+    return "value"

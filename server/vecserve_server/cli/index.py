@@ -44,6 +44,7 @@ from vecserve_server.cli.records import (
     read_jsonl,
     read_lines,
 )
+from vecserve_server.cli.speech import spoken
 from vecserve_server.cli.target import Target
 
 
@@ -84,6 +85,9 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     on_error: Annotated[OnError, typer.Option("--on-error")] = OnError.STOP,
     create: Annotated[bool, typer.Option("--create", help="Create the collection.")] = False,
     model: Annotated[str, typer.Option("--model", help="Model of a new collection.")] = "",
+    dim: Annotated[
+        int, typer.Option("--dim", min=0, help="Of a new collection's vectors; 0: the model's.")
+    ] = 0,
     field: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +112,7 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         types=read_field_types(field or ()), tokeniser=tokeniser.value, stemming=stemming.value
     )
     with _opened(file) as (stream, size_bytes), connect(server, deadline_s=patience) as client:
-        target = Target(client, collection, create=create, model=model, declared=declared)
+        target = Target(client, collection, create=create, model=model, dim=dim, declared=declared)
         fields = Fields(
             id=id_field,
             text=tuple(text_field or ("text",)),
@@ -136,7 +140,7 @@ class _Indexing:
         file: str,
         lines: Iterator[ReadLine],
         on_error: OnError,
-        ensure_collection: Callable[[], None],
+        ensure_collection: Callable[[int], None],
     ) -> None:
         self._file = "standard input" if file == "-" else file
         self._lines = lines
@@ -201,20 +205,21 @@ class _Indexing:
                 if self._stopped_by is not None:
                     return
                 if isinstance(line, GoodLine):
-                    self._ensure_collection()
+                    vector = line.record.vector
+                    self._ensure_collection(0 if vector is None else len(vector))
                     self._numbers.append(line.number)
                     yield line.record
         except BadHeader as problem:
             raise UsageProblem(f"{self._file}: {problem}") from None
         if not self._bad:
-            self._ensure_collection()
+            self._ensure_collection(0)
 
     def _acknowledge(self, batch: UpsertBatch) -> None:
         """Count a batch that is on disk."""
         self.indexed += len(batch.ids) - len(batch.result.errors)
         self._unchanged += len(batch.result.unchanged)
         for position, error in batch.result.errors.items():
-            self._refuse(self._numbers[batch.start + position], _without_place(str(error)))
+            self._refuse(self._numbers[batch.start + position], spoken(_without_place(str(error))))
 
     def _refuse(self, number: int, reason: str) -> None:
         self._bad += 1
@@ -226,8 +231,8 @@ class _Indexing:
 
     def _state(self, collection: str) -> str:
         return (
-            f"{self.indexed} rows are in {collection}; run the same command again to go on, it "
-            "leaves them as they are"
+            f"{self.indexed} rows of {self._file} are in {collection}; run the same command again "
+            "to go on, it leaves them as they are"
         )
 
 
@@ -243,7 +248,8 @@ def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
         return
     path = Path(file)
     if not path.is_file():
-        raise UsageProblem(f"{file}: there is no such file")
+        what = "is a folder; name a file in it" if path.is_dir() else "there is no such file"
+        raise UsageProblem(f"{file}: {what}")
     with path.open("rb") as stream:
         yield stream, path.stat().st_size
 

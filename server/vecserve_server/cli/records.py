@@ -138,7 +138,7 @@ def read_csv(lines: Iterable[RawLine], fields: Fields) -> Iterator[ReadLine]:
         except BadHeader as problem:
             raise BadHeader(f"line {rows.line_num}: {problem}") from None
         except (csv.Error, ValueError) as error:
-            reason = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
+            reason = _csv_reason(error) if isinstance(error, csv.Error) else str(error)
             if header is None:
                 raise BadHeader(f"line {rows.line_num}: {reason}") from None
             yield BadLine(number=rows.line_num, reason=reason)
@@ -238,13 +238,31 @@ def _decoded(lines: Iterable[RawLine], too_long: set[int]) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
+def _csv_reason(error: csv.Error) -> str:
+    said = next((said for part, said in _CSV_REASONS.items() if part in str(error)), str(error))
+    return f"not CSV: {said}"
+
+
+_CSV_REASONS: Mapping[str, str] = {
+    "new-line character": "a line ends with a carriage return alone; end lines with LF or CRLF",
+    "unexpected end of data": "a quoted cell is not closed; a quote within one is written twice",
+    "expected after": "a quoted cell goes on behind its quote; a quote within one is written twice",
+}
+"""In our words, by a part of what Python says."""
+
+
 def _header(row: Sequence[str], fields: Fields) -> list[str]:
+    if any("\udc80" <= character <= "\udcff" for name in row for character in name):
+        raise BadHeader("not UTF-8; save the file as UTF-8")
     asked = {"--id-field": (fields.id,), "--text-field": fields.text}
     asked |= {"--payload-field": fields.payload or (), "--field": fields.needed}
     for flag, names in asked.items():
         if missing := [name for name in names if name not in row]:
             there = ", ".join(map(repr, row))
-            raise BadHeader(f"no column {missing[0]!r}; there are {there}; {flag} names another")
+            cure = f"{flag} names another"
+            if len(row) == 1 and any(separator in row[0] for separator in ";\t|"):
+                cure = "columns are separated by commas"
+            raise BadHeader(f"no column {missing[0]!r}; there are {there}; {cure}")
     if len(set(row)) < len(row):
         raise BadHeader("two columns have the same name")
     for name in row:

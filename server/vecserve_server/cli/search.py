@@ -69,6 +69,9 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         answer = client.search(collection, text, **options)
         if group_by and not answer.hits:
             require_field(client, collection, "--group-by", group_by)
+        for name in field or ():
+            if not any(name in (hit.payload or {}) for hit in answer.hits):
+                require_field(client, collection, "--field", name)
     if json:
         timings = dataclasses.asdict(answer.timings)
         hits = [hit_as_dict(hit) for hit in answer.hits]

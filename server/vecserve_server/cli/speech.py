@@ -57,6 +57,14 @@ CURES: Final = (
         "`vecserve index OTHER FILE --create --field NAME:text`",
     ),
     (r"collection: .* does not exist$", "`vecserve collections list` names those that there are"),
+    (
+        r"failed to connect to all addresses|errors resolving",
+        "`vecserve serve` starts a server, --server HOST:PORT names another",
+    ),
+    (
+        r"vector: has \d+ components; the collection has",
+        "`vecserve index --create --dim` makes a collection for vectors of that length",
+    ),
     (r"was embedded by model", "`vecserve reindex start COLLECTION` embeds it anew"),
 )
 _FIELD = re.compile(r"((?P<method>\w+): )?(?P<field>[a-z_]+(\.[a-z_]+)*)(\[[^\]]*\][^: ]*)?: ")

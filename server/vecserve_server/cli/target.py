@@ -16,11 +16,12 @@ class Target:
     """One collection. `declared` is what was asked for, `create` whether it may be made."""
 
     def __init__(
-        self, client: Client, name: str, *, create: bool, model: str, declared: Fields
+        self, client: Client, name: str, *, create: bool, model: str, dim: int, declared: Fields
     ) -> None:
         self._client = client
         self._name = name
         self._model = model
+        self._dim = dim
         self._declared = declared
         self._found = self._find(create=create)
         if self._found is not None:
@@ -37,13 +38,13 @@ class Target:
         """The top keys of what it has indexes for, which it finds in payloads."""
         return frozenset(name.partition(".")[0] for name in self.types) | frozenset(self.types)
 
-    def ensure(self) -> None:
-        """Make it unless it is there."""
+    def ensure(self, dim: int = 0) -> None:
+        """Make it unless it is there: for vectors of `dim`, where nothing else was asked for."""
         if self._found is not None:
             return
         try:
             self._found = self._client.create_collection(
-                self._name, model=self._model, fields=self._declared
+                self._name, model=self._model, dim=self._dim or dim, fields=self._declared
             )
         except AlreadyExists:
             self._found = self._client.get_collection(self._name)

@@ -74,7 +74,13 @@ def _check(client: Client, collection: Collection, condition: Condition) -> None
         raise _unknown(client, collection, f"--where {condition.typed!r}", condition.field)
 
 
-_TYPES: Final[Mapping[str, str]] = {"number": "number", "date": "datetime", "value": "keyword"}
+_TYPES: Final[Mapping[str, str]] = {
+    "number": "number",
+    "date": "datetime",
+    "boolean": "boolean",
+    "string": "keyword",
+    "value": "keyword",
+}
 
 
 def _unknown(client: Client, collection: Collection, asked: str, field: str) -> UsageProblem:

@@ -6,6 +6,7 @@ models: the rows of one generation are all of one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,9 +38,18 @@ def unchanged_seqs(log: RowLog, rows: Sequence[NewRow]) -> list[int]:
 
 
 def _is_same(stored: Row, row: NewRow) -> bool:
-    if stored.payload_json != row.payload_json or stored.source != row.source:
+    if stored.source != row.source or not _is_same_json(stored.payload_json, row.payload_json):
         return False
     return row.source is not None or _has_vector_of(stored, row)
+
+
+def _is_same_json(stored: str, new: str) -> bool:
+    """Compare JSON but for the order of keys; 1, 1.0 and true differ."""
+    if stored == new:
+        return True
+    return json.dumps(json.loads(stored), sort_keys=True) == json.dumps(
+        json.loads(new), sort_keys=True
+    )
 
 
 def _has_vector_of(stored: Row, row: NewRow) -> bool:
