@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sqlite3
 import threading
@@ -135,6 +136,53 @@ def test_verify_names_what_is_damaged(tmp_path: Path, launch: Launch) -> None:
             "row seq 8, id 'row-7': the checksum is wrong",
             "row seq 9: the checksum of its text is wrong",
         ]
+
+
+def test_a_repair_on_request_makes_anew_what_is_damaged_beside_the_rows(
+    tmp_path: Path, launch: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = launch()
+    verify = ["verify", "docs", "--server", server.target]
+    with Client(target=server.target, deadline_s=PATIENCE_S) as client:
+        client.create_collection("docs", fields={"name": "text", "n": "integer"})
+        rows = [dataclasses.replace(record(n), payload={"n": n, "name": f"w{n}"}) for n in range(9)]
+        assert not client.upsert("docs", rows).errors
+        path = tmp_path / "data" / "collections" / "docs" / "1" / "rows.sqlite"
+
+        def damage(statement: str) -> None:
+            with sqlite3.connect(path) as database:
+                database.execute(statement)
+            database.close()
+
+        damage("UPDATE rows SET payload = '{}' WHERE id = 'row-3'")
+        assert run([*verify, "--repair"]) == 1
+        refused = capsys.readouterr()
+        assert "row seq 4, id 'row-3': the checksum is wrong" in refused.err
+        assert "write or delete the damaged rows" in refused.err
+        assert "repaired" not in refused.out
+
+        client.upsert("docs", [rows[3]])
+        damage("DELETE FROM words_docsize WHERE id = 7")
+        assert run(verify) == 1
+        assert "--repair makes anew what is damaged" in capsys.readouterr().err
+        assert run([*verify, "--repair"]) == 0
+        told = capsys.readouterr().out
+        assert "repaired: word index" in told
+        assert told.endswith("docs: 9 rows, 0 problems\n")
+        assert run([*verify, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["row_count"], found["problems"]) == (9, [])
+
+        client.upsert("docs", [record(9)])
+    server.kill()
+    with Client(target=launch(name="again").target) as client:
+        assert [row.id for row in client.scan("docs")] == [
+            *(f"row-{n}" for n in (0, 1, 2, 4, 5, 6, 7, 8, 3, 9))
+        ]
+        for n in (3, 6, 8):
+            assert [hit.id for hit in client.search("docs", f"w{n}", mode="lexical").hits] == [
+                f"row-{n}"
+            ]
 
 
 def test_after_a_compaction_no_file_holds_a_deleted_row(tmp_path: Path, launch: Launch) -> None:

@@ -100,6 +100,29 @@ WRONG = {
 }
 
 
+HUGE = X.replace("dims: 3", "dims: 4000000")
+"""16 MB a row."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        sample(HUGE, S, more="batch_size: 400"),
+        sample(X, S, more="batch_size: 80000000"),
+        sample(X, STRINGS, more="batch_size: 10000000"),
+        sample(HUGE, HUGE.replace('"x"', '"y"'), S, more="batch_size: 12"),
+    ],
+)
+def test_a_sample_whose_rows_are_too_large_together_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "warmup").mkdir()
+    (tmp_path / "warmup" / "s.bin").write_bytes(struct.pack("<I", 26) + b"z" * 26)
+    tensors = TENSORS.replace("max_batch_size: 4", "max_batch_size: 80000000")
+    made = config(f'{tensors} input {{ name: "y" data_type: TYPE_FP32 dims: -1 }} {text}')
+    specs = {each.name: TensorSpec.read(each, batched=True) for each in made.input}
+    with pytest.raises(ModelError, match=r"the 268435456 bytes .* make one of them smaller"):
+        list(read_warm_ups(made, tmp_path, specs))
+
+
 @pytest.mark.parametrize("problem", WRONG)
 def test_a_wrong_sample_is_refused_by_its_name(tmp_path: Path, problem: str) -> None:
     (tmp_path / "warmup").mkdir()

@@ -62,6 +62,9 @@ async def test_writes_to_lost_files_are_refused_and_the_collection_is_down(
     assert await found(lost) == ["r0"]
     with pytest.raises(FailedPrecondition):
         await store.upkeep.snapshot("lost", "monday")
+    for look_after in (store.upkeep.verify, store.upkeep.compact):
+        with pytest.raises(FailedPrecondition, match=r"'lost' (are gone|were replaced) while they"):
+            await look_after("lost")
     with pytest.raises(FailedPrecondition):
         await store.collections.record(lost, lambda manifest: manifest)
     if lose is not remove_data_folder:
@@ -90,6 +93,16 @@ async def test_files_that_are_put_back_are_served_again(store: Store) -> None:
     await store.watching.look()
     assert store.collections.down() == []
     await collection.write([upsert(1)])
+
+
+async def test_a_manifest_that_is_gone_is_written_anew(store: Store) -> None:
+    collection = await store.made("a")
+    manifest = store.files_of("a") / "MANIFEST"
+    content = manifest.read_bytes()
+    manifest.unlink()
+    await store.watching.look()
+    assert manifest.read_bytes() == content
+    assert collection.standing.state is State.SERVING
 
 
 async def test_a_removed_collection_can_be_dropped_and_made_anew(store: Store) -> None:

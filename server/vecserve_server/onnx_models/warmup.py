@@ -25,7 +25,8 @@ from vecserve_server.onnx_models.tensor_spec import TensorSpec
 FOLDER = "warmup"
 """Beside the versions: the files that `input_data_file` names."""
 MAX_RUNS = 10_000
-MAX_TENSOR_BYTES = 1 << 31
+MAX_SAMPLE_BYTES = 1 << 28
+"""All inputs of a sample, times its rows: they are made at once, and nothing else goes on then."""
 _LENGTH = struct.Struct("<I")
 Sample: TypeAlias = model_config_pb2.ModelWarmup
 Input: TypeAlias = model_config_pb2.ModelWarmup.Input
@@ -56,10 +57,9 @@ def read_warm_ups(
             raise refused(config, f"{where} batch_size", problem)
         if sample.count > MAX_RUNS:
             raise refused(config, f"{where} count", f"is over {MAX_RUNS}")
-        feeds = _feeds(config, where, sample, folder / FOLDER, inputs)
         yield WarmUp(
             name=sample.name,
-            feeds={name: _batch(array, rows, inputs[name]) for name, array in feeds.items()},
+            feeds=_feeds(config, where, sample, folder / FOLDER, inputs),
             count=max(1, sample.count),
         )
 
@@ -71,17 +71,20 @@ def _feeds(
     folder: Path,
     inputs: Mapping[str, TensorSpec],
 ) -> dict[str, NDArray[Any]]:
-    """Return the graph's feeds for one row."""
-    feeds = {}
+    """Return the graph's feeds, all rows of them."""
+    feeds: dict[str, NDArray[Any]] = {}
+    left_bytes = MAX_SAMPLE_BYTES
     for name, described in sorted(sample.inputs.items()):
         here = f'{where} input "{name}"'
         if name not in inputs:
             raise refused(config, here, "is not an input of the model")
         try:
+            rows = max(1, sample.batch_size) if inputs[name].batched else 1
             shape = (1, *described.dims) if inputs[name].batched else tuple(described.dims)
-            array = _tensor(described, folder).reshape(shape)
+            array = _tensor(described, folder, left_bytes // rows).reshape(shape)
             inputs[name].check(array)
-            feeds[name] = inputs[name].to_graph(array)
+            left_bytes -= rows * _size_bytes(array)
+            feeds[name] = _batch(inputs[name].to_graph(array), rows, inputs[name])
         except (InvalidArgument, ModelError) as error:
             raise refused(config, here, str(error)) from error
     missing = [spec.name for spec in inputs.values() if spec.name not in feeds]
@@ -94,18 +97,24 @@ def _batch(array: NDArray[Any], rows: int, spec: TensorSpec) -> NDArray[Any]:
     return np.repeat(array, rows, axis=0) if spec.batched else array
 
 
-def _tensor(described: Input, folder: Path) -> NDArray[Any]:
+def _size_bytes(array: NDArray[Any]) -> int:
+    strings = sum(map(len, array.flat)) if array.dtype.hasobject else 0
+    return array.nbytes + strings
+
+
+def _tensor(described: Input, folder: Path, most_bytes: int) -> NDArray[Any]:
+    """Return one row, of at most so many bytes."""
     datatype = from_proto(described.data_type)
     if datatype is None:
         raise ModelError(f"data_type {proto_name(described.data_type)} is not supported")
     if any(size < 1 for size in described.dims):
         raise ModelError(f"dims {list(described.dims)} must be positive")
     count = math.prod(described.dims)
-    if count * datatype.numpy.itemsize > MAX_TENSOR_BYTES:
-        raise ModelError(f"dims {list(described.dims)} take more than {MAX_TENSOR_BYTES} bytes")
+    if count * datatype.numpy.itemsize > most_bytes:
+        raise _too_large(f"dims {list(described.dims)}")
     source = described.WhichOneof("input_data_type")
     if source == "input_data_file":
-        return _from_file(folder, described.input_data_file, datatype, count)
+        return _from_file(folder, described.input_data_file, datatype, count, most_bytes)
     if datatype.is_bytes:
         return _objects([b""] * count)
     if source == "random_data" and described.random_data:
@@ -122,13 +131,24 @@ def _random(datatype: Datatype, count: int) -> NDArray[Any]:
     )
 
 
-def _from_file(folder: Path, name: str, datatype: Datatype, count: int) -> NDArray[Any]:
+def _too_large(what: str) -> ModelError:
+    return ModelError(
+        f"{what} take more than is left of the {MAX_SAMPLE_BYTES} bytes that all inputs of a "
+        "sample may have, times its batch_size; make one of them smaller"
+    )
+
+
+def _from_file(
+    folder: Path, name: str, datatype: Datatype, count: int, most_bytes: int
+) -> NDArray[Any]:
     if not is_plain_name(name):
         raise ModelError(f'input_data_file "{name}" must be a name within {FOLDER}/')
     try:
         content = (folder / name).read_bytes()
     except OSError as error:
         raise ModelError(f"{FOLDER}/{name} is not readable ({error.strerror})") from error
+    if len(content) > most_bytes:
+        raise _too_large(f"the contents of {FOLDER}/{name}")
     elements = _objects(_split(content)) if datatype.is_bytes else None
     expected = count if datatype.is_bytes else count * datatype.numpy.itemsize
     found = len(content) if elements is None else elements.size

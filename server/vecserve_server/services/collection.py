@@ -34,6 +34,7 @@ from vecserve_server.services.standing import ALL_WELL, Standing, State, down, w
 from vecserve_server.services.unchanged import unchanged_seqs
 from vecserve_server.services.write_gate import WriteGate
 from vecserve_server.storage.conditions import Condition
+from vecserve_server.storage.manifest import has_manifest
 from vecserve_server.storage.operations import Committed, Operation, Outcome
 from vecserve_server.storage.read_limit import ReadLimit
 from vecserve_server.storage.row_log import RowLog
@@ -271,6 +272,10 @@ class Collection:
             return down(self.spec.name, error)
         lost = self._index.lost_folders()
         return without_segments(self.spec.name, lost) if lost else ALL_WELL
+
+    def has_manifest(self) -> bool:
+        """Look whether the next start would know the collection. Any thread."""
+        return has_manifest(self._folder.parent)
 
     async def refuse_if_down(self, *, only_if_replaced: bool = False) -> None:
         """Look, and raise FailedPrecondition if the files are not where they were opened."""

@@ -116,8 +116,8 @@ class UpkeepService:
 
         If it `repairs`, what was made of the rows is made anew where it is damaged, unless rows
         are; what is left then is told. A check ends once nobody waits for it, a repair that has
-        begun is completed. Raises NotFound, FailedPrecondition for a repair while the collection
-        is being re-indexed, Overloaded, StorageError.
+        begun is completed. Raises NotFound, FailedPrecondition if the files are gone and for a
+        repair while the collection is being re-indexed, Overloaded, StorageError.
         """
         name = self._collections.get(name).spec.name
         found = await self._check(name)
@@ -136,8 +136,12 @@ class UpkeepService:
         )
 
     async def _check(self, name: str) -> Checked:
+        async def verified(collection: Collection, limit: ReadLimit) -> Checked:
+            await collection.refuse_if_down()
+            return await collection.verify(limit)
+
         async def work(limit: ReadLimit) -> Checked:
-            return await self._collections.using(name, lambda found: found.verify(limit))
+            return await self._collections.using(name, lambda found: verified(found, limit))
 
         return await self._jobs.share("verify", name, work)
 
@@ -150,8 +154,8 @@ class UpkeepService:
         What was deleted before the call is in none of the collection's files then, those of the
         generation before a re-index included. Its writers wait while the rows are rewritten.
         Damage beside the rows is repaired first. It ends at the next step once nobody waits for
-        it. Raises NotFound, FailedPrecondition while it is being re-indexed, CorruptData if rows
-        are lost, Overloaded, StorageError.
+        it. Raises NotFound, FailedPrecondition if the files are gone and while it is being
+        re-indexed, CorruptData if rows are lost, Overloaded, StorageError.
         """
         name = self._collections.get(name).spec.name
         return await self._jobs.share(
@@ -168,6 +172,7 @@ class UpkeepService:
         manifest = self._collections.manifest(name)
         if is_running(manifest.reindex):
             raise FailedPrecondition(f"collection: {name!r} is being re-indexed; wait for it")
+        await collection.refuse_if_down()
         before = await collection.disk_bytes()
         await self._collections.discard(collection)
         collection = await self._undamaged(collection, limit)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from vecserve_server.errors import NotFound, VecserveError
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.services.collection import Collection
 from vecserve_server.services.collections import Collections
@@ -51,7 +52,23 @@ class Watching:
                 continue  # it was dropped or re-indexed meanwhile, and its files with it
             collection.standing = told[collection.spec.name] = standing
             self._tell(collection.spec.name, standing)
+            if standing.state is not State.DOWN:
+                await self._keep_manifest(collection)
         self._told = told
+
+    async def _keep_manifest(self, collection: Collection) -> None:
+        """Write anew what the server knows and the next start would refuse to do without."""
+        if await asyncio.to_thread(collection.has_manifest):
+            return
+        name = collection.spec.name
+        try:
+            await self._collections.record(collection, lambda manifest: manifest)
+        except NotFound:
+            pass  # it was dropped meanwhile
+        except VecserveError as error:
+            log_event(self._log, logging.ERROR, "manifest_lost", collection=name, error=str(error))
+        else:
+            log_event(self._log, logging.WARNING, "manifest_rewritten", collection=name)
 
     async def _run(self) -> None:
         while True:

@@ -103,6 +103,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_checked_json(folder / _FILE_NAME, {"version": _VERSION, **content})
 
 
+def has_manifest(folder: Path) -> bool:
+    """Tell whether the collection in `folder` would be known to the next start."""
+    return (folder / _FILE_NAME).exists()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and verify the manifest of the collection in `folder`.
 
