@@ -196,6 +196,8 @@ def test_an_exported_collection_is_read_back(
     assert content("copied") == content("original")
     again = json.loads(vecserve("index", "original", str(path), "--json").out)
     assert again["unchanged"] == 3
+    prompted = vecserve("index", "original", str(path), "--prompt", "query")
+    assert (prompted.code, "--prompt: 'query' is unknown" in prompted.err) == (1, True)
     vectors = {
         name: np.array([row.vector for row in docs.scan(name, include_vector=True)])
         for name in ("original", "copied")
@@ -279,6 +281,7 @@ def test_a_search_prints_texts_and_explains_itself_in_words(
          "(did you mean 'kind'?); there are kind"),
         (["classify", "docs", "x", "--label-field", "kid"], "--label-field kid: no row of 'docs'",
          "(did you mean 'kind'?)"),
+        (["search", "docs", "x", "--prompt", "query"], "--prompt: 'query' is unknown", ""),
         (["search", "docs", "x", "--field", "kid"], "--field kid: no row of 'docs' has",
          "(did you mean 'kind'?)"),
         (["index", "gone", "/"], "/: is a folder", "name a file in it"),

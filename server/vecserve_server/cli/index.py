@@ -18,7 +18,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from vecserve_client import Client, UpsertBatch
+from vecserve_client import Client, EmbedOptions, UpsertBatch
 from vecserve_client import Fields as Declared
 from vecserve_client import VecserveError as CallFailed
 from vecserve_client.arguments import AnyRecord
@@ -29,6 +29,7 @@ from vecserve_server.cli.options import (
     DEFAULT_TARGET,
     Json,
     Patience,
+    Prompt,
     connect,
 )
 from vecserve_server.cli.options import Target as Server
@@ -102,6 +103,7 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     stemming: Annotated[
         StemmingName, typer.Option("--stemming", help="Of a new collection's text fields.")
     ] = StemmingName.NONE,
+    prompt: Prompt = None,
     server: Server = DEFAULT_TARGET,
     patience: Patience = DEFAULT_PATIENCE_S,
     json: Json = False,
@@ -122,7 +124,7 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
             needed=tuple(declared.types),
             takes_rows=id_field == "id" and text_field is None and payload_field is None,
         )
-        run = _Indexing(file, _read(stream, fields, kind), on_error, target.ensure)
+        run = _Indexing(file, _read(stream, fields, kind), on_error, target.ensure, prompt)
         with RowProgress(total_bytes=size_bytes, silent=json) as progress:
             run.write(
                 client,
@@ -141,11 +143,13 @@ class _Indexing:
         lines: Iterator[ReadLine],
         on_error: OnError,
         ensure_collection: Callable[[int], None],
+        prompt: str | None,
     ) -> None:
         self._file = "standard input" if file == "-" else file
         self._lines = lines
         self._on_error = on_error
         self._ensure_collection = ensure_collection
+        self._options = EmbedOptions(prompt_name=prompt)
         self._numbers = array("Q")
         self._started = time.monotonic()
         self.indexed = 0
@@ -156,7 +160,9 @@ class _Indexing:
     def write(self, client: Client, collection: str, tell: Callable[[], None]) -> None:
         """Write all records; a failure says how many rows are in and how to go on."""
         try:
-            for batch in client.upsert_many(collection, self._records(), skip_unchanged=True):
+            for batch in client.upsert_many(
+                collection, self._records(), options=self._options, skip_unchanged=True
+            ):
                 self._acknowledge(batch)
                 tell()
         except KeyboardInterrupt:

@@ -284,7 +284,7 @@ def verify(
 
 def _of_repository(folder: Path) -> Iterator[dict[str, Any]]:
     if not folder.is_dir():
-        raise UsageProblem(f"{folder}: is not a folder")
+        raise UsageProblem(f"{folder}: is not a folder; --model-repository names another")
     for card_file in sorted(folder.glob(f"*/[0-9]*/{CARD_FILE}")):
         try:
             yield _card_as_dict(read_card(card_file.parent))

@@ -37,6 +37,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 NoText = Annotated[bool, typer.Option("--no-text", help="Leave out the texts of the rows.")]
 
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", help="Name of the model's prompt for it. Default: the model's own."),
+]
+
 Where = Annotated[list[str] | None, typer.Option("--where", help=CONDITIONS)]
 
 Repository = Annotated[

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from vecserve_client import ReciprocalRank
+from vecserve_client import EmbedOptions, ReciprocalRank
 from vecserve_client.searches import SearchOptions
 from vecserve_server.cli.explanation import print_explanation
-from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Target, Where, connect
+from vecserve_server.cli.options import DEFAULT_TARGET, Json, NoText, Prompt, Target, Where, connect
 from vecserve_server.cli.output import hit_as_dict, print_hits, print_json
 from vecserve_server.cli.where import read_where, require_field
 
@@ -48,6 +48,7 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     field: Annotated[
         list[str] | None, typer.Option("--field", help="Payload field to show (repeatable).")
     ] = None,
+    prompt: Prompt = None,
     no_text: NoText = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
@@ -66,7 +67,8 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         options["fusion"] = ReciprocalRank(lexical=lexical_weight)
     with connect(server) as client:
         options["where"] = read_where(client, collection, where)
-        answer = client.search(collection, text, **options)
+        embedding = EmbedOptions(prompt_name=prompt)
+        answer = client.search(collection, text, embed_options=embedding, **options)
         if group_by and not answer.hits:
             require_field(client, collection, "--group-by", group_by)
         for name in field or ():

@@ -14,6 +14,8 @@ from typing import Final
 FLAGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "options.mode": "--mode",
+        "options.prompt_name": "--prompt",
+        "embed_options.prompt_name": "--prompt",
         "options.k": "-k",
         "options.min_score": "--min-score",
         "options.group_by": "--group-by",
