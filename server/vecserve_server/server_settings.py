@@ -32,6 +32,8 @@ class ServerSettings:
     """Memory for the messages that are on their way in, all together."""
     receive_timeout_s: float = 60.0
     """How long the message of a unary call may be on its way."""
+    max_unread_bytes: int = 256 * MIB
+    """Replies that no client has read yet, all together; a quarter of it for one connection."""
     max_concurrent_calls: int = 4096
     """Unary calls; health and admin calls are counted apart, up to as many again."""
     max_connection_calls: int = 2048

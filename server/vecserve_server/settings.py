@@ -241,6 +241,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("server.max_message_bytes", 64 * 1024, 2**31 - 1),
     ("server.max_arriving_bytes", 64 * 1024, 1 << 40),
     ("server.receive_timeout_s", 0.1, 3600),
+    ("server.max_unread_bytes", MIB, 1 << 40),
     ("server.max_concurrent_calls", 1, 1 << 20),
     ("server.max_connection_calls", 1, 1 << 20),
     ("server.max_streams", 1, 1 << 20),

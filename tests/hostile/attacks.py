@@ -11,6 +11,7 @@ from tests.hostile import (
     attack_log,
     attack_memory,
     attack_models,
+    attack_replies,
     attack_shared_memory,
     attack_store,
     attack_texts,
@@ -35,6 +36,7 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
                     attack_memory.typed_numbers,
                 ),
             ),
+            (attack_replies, (attack_replies.unread,)),
             (attack_texts, (attack_texts.huge, attack_texts.middling, attack_texts.short_limit)),
             (
                 attack_connections,

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import DEFAULT_MODEL
 from tests.e2e.own_repository import Repository
 from tests.e2e.server_process import start_server
-from tests.hostile.attack_store import BIG, checks, filters, snapshots
+from tests.hostile.attack_store import BIG, checks, collections, filters, snapshots
 from tests.hostile.attack_texts import huge
 from tests.hostile.probe import COLLECTION
 from tests.hostile.target import Target
@@ -59,7 +59,7 @@ def probe(target: Target) -> Iterator[Probe]:
 @pytest.fixture(scope="session")
 def quiet(target: Target, probe: Probe) -> Size:
     """What the server takes once it has done all kinds of work, with all threads of its pools."""
-    for attack in (huge, checks, filters, snapshots):
+    for attack in (huge, checks, filters, snapshots, collections):
         attack(target)
     probe.wait_for(100, 60.0)
     return size_of(target.pid)

@@ -15,7 +15,7 @@ from tests.hostile.watching import MB, Peak, Probe, Size, percentile, watched
 
 MAX_GROWTH_BYTES = 1500 * MB
 MAX_P95_S = 1.0
-WINDOW_S = 10.0
+WINDOW_S = 7.0
 HEALTH = ("health", "live", "new connection")
 ROUND_S = float(os.environ.get("VECSERVE_HOSTILE_SECONDS", "300"))
 

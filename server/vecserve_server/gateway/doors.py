@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from vecserve_server.gateway.arrivals import Arrivals
+from vecserve_server.gateway.departures import Departures
 from vecserve_server.gateway.open_calls import Bound, OpenCalls
 from vecserve_server.gateway.unpacking import Unpacking
 from vecserve_server.observability.metrics import Metrics
@@ -35,6 +36,7 @@ class Doors:
 
     arrivals: Arrivals
     unpacking: Unpacking
+    departures: Departures
     calls: OpenCalls
     vital: OpenCalls
     streams: OpenCalls
@@ -89,6 +91,11 @@ def make_doors(
             max_bytes=settings.max_message_bytes,
             max_waiting_bytes=limits.max_pending_bytes,
             pool=unpack_pool,
+            metrics=metrics,
+        ),
+        departures=Departures(
+            max_bytes=settings.max_unread_bytes,
+            max_replies=settings.max_connection_calls,
             metrics=metrics,
         ),
         calls=door("calls", "max_concurrent_calls", "max_connection_calls", arrivals.make_room),

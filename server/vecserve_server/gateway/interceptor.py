@@ -80,14 +80,14 @@ class CallInterceptor(aio.ServerInterceptor):
         serialise = handler.response_serializer
         if handler.unary_unary:
             behaviour = behaviour if _is_ours(behaviour) else _unsupported(method)
-            unary = self._unary(method, behaviour, decode)
-            return grpc.stream_unary_rpc_method_handler(unary, None, serialise)
+            unary = self._unary(method, behaviour, decode, serialise)
+            return grpc.stream_unary_rpc_method_handler(unary, None, None)
         behaviour = behaviour if _is_ours(behaviour) else _unsupported_stream(method)
         if handler.unary_stream:
             stream = self._watch(method, behaviour, decode)
-        else:
-            stream = self._stream(method, behaviour, decode)
-        return grpc.stream_stream_rpc_method_handler(stream, None, serialise)
+            return grpc.stream_stream_rpc_method_handler(stream, None, serialise)
+        stream = self._stream(method, behaviour, decode, serialise)
+        return grpc.stream_stream_rpc_method_handler(stream, None, None)
 
     def _refused(self, method: str) -> Callable[..., Any]:
         async def call(
@@ -100,7 +100,11 @@ class CallInterceptor(aio.ServerInterceptor):
         return call
 
     def _unary(
-        self, method: str, behaviour: Callable[..., Any], decode: Deserialise
+        self,
+        method: str,
+        behaviour: Callable[..., Any],
+        decode: Deserialise,
+        serialise: Callable[[Any], bytes],
     ) -> Callable[..., Any]:
         door, arrivals, unpacking = (
             self._doors.of_unary(method),
@@ -108,10 +112,12 @@ class CallInterceptor(aio.ServerInterceptor):
             self._doors.unpacking,
         )
 
-        async def call(_requests: object, context: aio.ServicerContext[Any, Any]) -> object:
+        async def call(_requests: object, context: aio.ServicerContext[Any, Any]) -> bytes:
             async with _Observed(self, method, context):
                 with door.admit(context.peer()):
-                    return await answer(context)
+                    reply = serialise(await answer(context))
+                self._doors.departures.hold(context, len(reply))
+                return reply
 
         async def answer(context: aio.ServicerContext[Any, Any]) -> object:
             # In a frame of its own, which is cleared when it has failed.
@@ -138,7 +144,11 @@ class CallInterceptor(aio.ServerInterceptor):
         return call
 
     def _stream(
-        self, method: str, behaviour: Callable[..., Any], decode: Deserialise
+        self,
+        method: str,
+        behaviour: Callable[..., Any],
+        decode: Deserialise,
+        serialise: Callable[[Any], bytes],
     ) -> Callable[..., Any]:
         async def messages(context: aio.ServicerContext[Any, Any]) -> AsyncIterator[object]:
             while (message := await self._doors.arrivals.next_message(context)) is not None:
@@ -146,11 +156,13 @@ class CallInterceptor(aio.ServerInterceptor):
 
         async def call(
             _requests: object, context: aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[object]:
+        ) -> AsyncIterator[bytes]:
             async with _Observed(self, method, context):
                 with self._doors.streams.admit(context.peer()):
-                    async for reply in behaviour(messages(context), context):
-                        yield reply
+                    async for made in behaviour(messages(context), context):
+                        reply = serialise(made)
+                        with self._doors.departures.holding(context, len(reply)):
+                            yield reply
 
         return call
 

@@ -48,6 +48,7 @@ class Metrics:
     pending_items: Gauge
     open_calls: Gauge
     arriving_messages: Gauge
+    unread_bytes: Gauge
     shared_memory_regions: Gauge
     shared_memory_bytes: Gauge
     queued_rows: Gauge
@@ -147,6 +148,7 @@ def _at_the_doors(gauge: Callable[..., Gauge]) -> dict[str, Gauge]:
         "arriving_messages": gauge(
             "vecserve_arriving_messages", "Open calls and streams that wait for a message"
         ),
+        "unread_bytes": gauge("vecserve_unread_bytes", "Replies that no client has read yet"),
         "shared_memory_regions": gauge(
             "vecserve_shared_memory_regions", "Regions that clients have registered"
         ),
