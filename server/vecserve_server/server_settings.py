@@ -28,7 +28,7 @@ class ServerSettings:
     """How long accepted calls may take to finish after SIGTERM."""
     max_message_bytes: int = 32 * MIB
     """Largest message of a client, once decompressed."""
-    max_arriving_bytes: int = 512 * MIB
+    max_arriving_bytes: int = 256 * MIB
     """Memory for the messages that are on their way in, all together."""
     receive_timeout_s: float = 60.0
     """How long the message of a unary call may be on its way."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from vecserve_server.observability.process import resident_bytes
 
-LOOK_S = 5.0
+LOOK_S = 1.0
 GROWN_BYTES = 16 << 20
 
 
