@@ -14,7 +14,7 @@ from vecserve.v1 import admin_pb2, admin_pb2_grpc, collection_pb2, index_pb2, se
 
 BIG = "big"
 CHECKS, SNAPSHOTS, COLLECTIONS = 4000, 12, 260
-CONDITIONS, VALUES = 240, 17
+CONDITIONS, LIST, VALUES = 240, 60, 17
 """As much as a filter may have with the default limits."""
 Code = grpc.StatusCode
 
@@ -57,7 +57,11 @@ def filters(target: Target) -> None:
         )
         for number in range(CONDITIONS)
     ]
-    condition = search_pb2.Filter(any_of=search_pb2.FilterList(filters=conditions))
+    lists = [
+        search_pb2.Filter(any_of=search_pb2.FilterList(filters=conditions[first : first + LIST]))
+        for first in range(0, CONDITIONS, LIST)
+    ]
+    condition = search_pb2.Filter(any_of=search_pb2.FilterList(filters=lists))
     request = index_pb2.CountRequest(collection=BIG, filter=condition)
     with target.stubs() as stubs:
         calls = [stubs.index.Count.future(request, timeout=8.0) for _ in range(6)]
