@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -220,3 +220,22 @@ def test_a_label_that_is_none_is_out_of_scope() -> None:
     for label, out_of_scope in ((None, True), ("a", False), ("", False)):
         found = Classification(label=label, scores=(), neighbours=(), timings=Timings())
         assert found.out_of_scope is out_of_scope
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.count(5),
+        lambda client: client.get(5, ["a"]),
+        lambda client: client.upsert(5, [{"id": "1", "text": "x"}]),
+        lambda client: client.create_collection(5),
+        lambda client: client.get_collection(5),
+        lambda client: client.admin.verify_collection(5),
+    ],
+)
+def test_a_name_of_a_wrong_type_is_named(
+    client: Client, server: FakeServer, call: Callable[[Client], Any]
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"(collection|name): 5 has the type int"):
+        call(client)
+    assert server.calls == []

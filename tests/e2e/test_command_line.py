@@ -244,6 +244,8 @@ def test_rows_are_shown_counted_and_deleted(vecserve: Vecserve, docs: Client) ->
     assert vecserve("delete", "doomed", "r0", "gone").out == "deleted 1 of 2 rows of doomed\n"
     assert vecserve("delete", "doomed").code == 2
     assert vecserve("delete", "doomed", "r1", "--where", "n=1").code == 2
+    unasked = vecserve("delete", "doomed", "--where", "n>2")
+    assert (unasked.code, "--yes" in unasked.err) == (2, True)
     deleted = vecserve("delete", "doomed", "--where", "n>2", "--yes", "--json")
     assert json.loads(deleted.out) == {"collection": "doomed", "deleted": 2}
     assert docs.count("doomed") == 2

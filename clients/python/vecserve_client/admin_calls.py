@@ -10,6 +10,7 @@ from typing import Final
 
 from vecserve.v1 import admin_pb2, collection_pb2
 from vecserve_client import wire
+from vecserve_client.arguments import fitted
 from vecserve_client.calls import Call, unary
 from vecserve_client.errors import ServerError
 from vecserve_client.types import Alias, Reindex, ReindexState, Snapshot, Verification
@@ -27,8 +28,9 @@ def set_alias(name: str, collection: str) -> Call[str | None]:
     """Make or move an alias; the collection that it pointed at before."""
     return unary(
         "CollectionService/SetAlias",
-        collection_pb2.SetAliasRequest(
-            alias=collection_pb2.Alias(name=name, collection=collection)
+        fitted(
+            collection_pb2.SetAliasRequest,
+            alias=collection_pb2.Alias(name=name, collection=collection),
         ),
         collection_pb2.SetAliasResponse,
         lambda reply: reply.previous_collection or None,
@@ -39,7 +41,7 @@ def list_aliases_page(*, page_token: str) -> Call[tuple[list[Alias], str]]:
     """List one page of aliases, and the token of the next page ("" on the last)."""
     return unary(
         "CollectionService/ListAliases",
-        collection_pb2.ListAliasesRequest(page_size=1000, page_token=page_token),
+        fitted(collection_pb2.ListAliasesRequest, page_size=1000, page_token=page_token),
         collection_pb2.ListAliasesResponse,
         lambda reply: (
             [Alias(name=alias.name, collection=alias.collection) for alias in reply.aliases],
@@ -52,7 +54,7 @@ def delete_alias(name: str) -> Call[None]:
     """Remove an alias."""
     return unary(
         "CollectionService/DeleteAlias",
-        collection_pb2.DeleteAliasRequest(name=name),
+        fitted(collection_pb2.DeleteAliasRequest, name=name),
         collection_pb2.DeleteAliasResponse,
         lambda _: None,
     )
@@ -62,7 +64,7 @@ def start_reindex(collection: str, *, model: str) -> Call[str]:
     """Begin to embed a collection anew; the id of the re-index."""
     return unary(
         "AdminService/StartReindex",
-        admin_pb2.StartReindexRequest(collection=collection, model=model),
+        fitted(admin_pb2.StartReindexRequest, collection=collection, model=model),
         admin_pb2.StartReindexResponse,
         lambda reply: str(reply.reindex_id),
     )
@@ -72,7 +74,7 @@ def get_reindex(reindex_id: str) -> Call[Reindex]:
     """Ask how far a re-index is."""
     return unary(
         "AdminService/GetReindex",
-        admin_pb2.GetReindexRequest(reindex_id=reindex_id),
+        fitted(admin_pb2.GetReindexRequest, reindex_id=reindex_id),
         admin_pb2.GetReindexResponse,
         _read_reindex,
     )
@@ -82,7 +84,7 @@ def cancel_reindex(reindex_id: str) -> Call[None]:
     """Stop a re-index, or take it back."""
     return unary(
         "AdminService/CancelReindex",
-        admin_pb2.CancelReindexRequest(reindex_id=reindex_id),
+        fitted(admin_pb2.CancelReindexRequest, reindex_id=reindex_id),
         admin_pb2.CancelReindexResponse,
         lambda _: None,
     )
@@ -92,7 +94,7 @@ def create_snapshot(collection: str, name: str) -> Call[Snapshot]:
     """Write a consistent copy of a collection."""
     return unary(
         "AdminService/CreateSnapshot",
-        admin_pb2.CreateSnapshotRequest(collection=collection, name=name),
+        fitted(admin_pb2.CreateSnapshotRequest, collection=collection, name=name),
         admin_pb2.CreateSnapshotResponse,
         lambda reply: Snapshot(
             name=name,
@@ -107,7 +109,7 @@ def list_snapshots_page(*, page_token: str) -> Call[tuple[list[Snapshot], str]]:
     """List one page of snapshots, and the token of the next page ("" on the last)."""
     return unary(
         "AdminService/ListSnapshots",
-        admin_pb2.ListSnapshotsRequest(page_size=1000, page_token=page_token),
+        fitted(admin_pb2.ListSnapshotsRequest, page_size=1000, page_token=page_token),
         admin_pb2.ListSnapshotsResponse,
         lambda reply: (
             [
@@ -129,7 +131,7 @@ def delete_snapshot(name: str) -> Call[None]:
     """Delete a snapshot."""
     return unary(
         "AdminService/DeleteSnapshot",
-        admin_pb2.DeleteSnapshotRequest(name=name),
+        fitted(admin_pb2.DeleteSnapshotRequest, name=name),
         admin_pb2.DeleteSnapshotResponse,
         lambda _: None,
     )
@@ -139,7 +141,7 @@ def restore_snapshot(name: str, collection: str) -> Call[int]:
     """Make a collection from a snapshot; its row count."""
     return unary(
         "AdminService/RestoreSnapshot",
-        admin_pb2.RestoreSnapshotRequest(name=name, collection=collection),
+        fitted(admin_pb2.RestoreSnapshotRequest, name=name, collection=collection),
         admin_pb2.RestoreSnapshotResponse,
         lambda reply: int(reply.row_count),
     )
@@ -149,7 +151,7 @@ def compact_collection(collection: str) -> Call[int]:
     """Rewrite a collection's files; the bytes given back."""
     return unary(
         "AdminService/CompactCollection",
-        admin_pb2.CompactCollectionRequest(collection=collection),
+        fitted(admin_pb2.CompactCollectionRequest, collection=collection),
         admin_pb2.CompactCollectionResponse,
         lambda reply: int(reply.freed_bytes),
     )
@@ -159,7 +161,7 @@ def verify_collection(collection: str, *, repair: bool) -> Call[Verification]:
     """Check a whole collection."""
     return unary(
         "AdminService/VerifyCollection",
-        admin_pb2.VerifyCollectionRequest(collection=collection, repair=repair),
+        fitted(admin_pb2.VerifyCollectionRequest, collection=collection, repair=repair),
         admin_pb2.VerifyCollectionResponse,
         lambda reply: Verification(
             row_count=reply.row_count,

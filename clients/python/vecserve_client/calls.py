@@ -16,7 +16,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from vecserve.v1 import admin_pb2, collection_pb2, embedding_pb2, index_pb2
 from vecserve_client import batching, declarations, wire
-from vecserve_client.arguments import AnyRecord, as_fields, as_list
+from vecserve_client.arguments import AnyRecord, as_fields, as_list, fitted
 from vecserve_client.conditions import Where, as_filter
 from vecserve_client.errors import InvalidArgument
 from vecserve_client.retry import IDEMPOTENT
@@ -79,7 +79,8 @@ def embed_requests(
         texts, name="texts", max_items=batching.EMBED_ITEMS, size_bytes=_text_bytes
     )
     for number, batch in enumerate(cut):
-        yield embedding_pb2.EmbedRequest(
+        yield fitted(
+            embedding_pb2.EmbedRequest,
             request_id=str(number),
             model=model,
             inputs=[embedding_pb2.EmbedInput(text=text) for text in batch],
@@ -120,7 +121,8 @@ def upsert_requests(
         rows, name="rows", max_items=batch_rows, size_bytes=message_bytes, start=start
     )
     for batch in cut:
-        yield index_pb2.UpsertRequest(
+        yield fitted(
+            index_pb2.UpsertRequest,
             request_id=str(position),
             collection=collection,
             rows=batch,
@@ -153,7 +155,8 @@ def delete(
     if unknown := expected_seqs.keys() - set(ids):
         raise InvalidArgument(f"expected_seqs: {min(unknown)!r} is not among ids")
     requests = [
-        index_pb2.DeleteRequest(
+        fitted(
+            index_pb2.DeleteRequest,
             collection=collection,
             ids=batch,
             filter=as_filter(where),
@@ -189,7 +192,8 @@ def get(
     return [
         unary(
             "IndexService/Get",
-            index_pb2.GetRequest(
+            fitted(
+                index_pb2.GetRequest,
                 collection=collection,
                 ids=batch,
                 include_vector=include_vector,
@@ -216,7 +220,8 @@ def scan_page(
     """Read one page of rows, and the token of the next page ("" on the last)."""
     return unary(
         "IndexService/Scan",
-        index_pb2.ScanRequest(
+        fitted(
+            index_pb2.ScanRequest,
             collection=collection,
             page_size=page_size,
             page_token=page_token,
@@ -234,7 +239,7 @@ def count(collection: str, *, where: Where | None) -> Call[int]:
     """Count rows."""
     return unary(
         "IndexService/Count",
-        index_pb2.CountRequest(collection=collection, filter=as_filter(where)),
+        fitted(index_pb2.CountRequest, collection=collection, filter=as_filter(where)),
         index_pb2.CountResponse,
         lambda reply: int(reply.row_count),
     )
@@ -244,8 +249,12 @@ def create_collection(
     name: str, *, model: str, dim: int, fields: Fields | FieldTypes, keep_text: bool
 ) -> Call[Collection]:
     """Create an empty collection."""
-    request = collection_pb2.CreateCollectionRequest(
-        name=name, model=model, dim=dim, discard_text=not keep_text
+    request = fitted(
+        collection_pb2.CreateCollectionRequest,
+        name=name,
+        model=model,
+        dim=dim,
+        discard_text=not keep_text,
     )
     declarations.declare(request, as_fields(fields))
     return unary(
@@ -260,7 +269,7 @@ def get_collection(name: str) -> Call[Collection]:
     """Describe a collection."""
     return unary(
         "CollectionService/GetCollection",
-        collection_pb2.GetCollectionRequest(name=name),
+        fitted(collection_pb2.GetCollectionRequest, name=name),
         collection_pb2.GetCollectionResponse,
         lambda reply: wire.collection_from_proto(reply.collection),
     )
@@ -270,7 +279,7 @@ def list_collections_page(*, page_token: str) -> Call[tuple[list[Collection], st
     """List one page of collections, and the token of the next page ("" on the last)."""
     return unary(
         "CollectionService/ListCollections",
-        collection_pb2.ListCollectionsRequest(page_size=1000, page_token=page_token),
+        fitted(collection_pb2.ListCollectionsRequest, page_size=1000, page_token=page_token),
         collection_pb2.ListCollectionsResponse,
         lambda reply: (
             list(map(wire.collection_from_proto, reply.collections)),
@@ -283,7 +292,7 @@ def drop_collection(name: str) -> Call[int]:
     """Delete a collection; its row count."""
     return unary(
         "CollectionService/DropCollection",
-        collection_pb2.DropCollectionRequest(name=name),
+        fitted(collection_pb2.DropCollectionRequest, name=name),
         collection_pb2.DropCollectionResponse,
         lambda reply: int(reply.row_count),
     )

@@ -113,6 +113,10 @@ def delete(
         condition = read_where(client, collection, where)
         if condition is not None and not yes:
             matching = client.count(collection, where=condition)
+            if not sys.stdin.isatty():
+                raise UsageProblem(
+                    f"{matching} rows of {collection} would be deleted; --yes says that they may be"
+                )
             if not typer.confirm(f"Delete {matching} rows of {collection}?", err=True):
                 raise typer.Exit(Exit.FAILURE)
         deleted = client.delete(collection, ids or (), where=condition)
