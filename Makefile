@@ -66,7 +66,7 @@ test-crash: $(MODEL) ## Kill, starve and damage the store at every step (ROUNDS=
 	VECSERVE_CRASH_ROUNDS=$(ROUNDS) VECSERVE_CRASH_STRIDE=$(STRIDE) \
 	  $(BIN)/python -m pytest tests/crash -rP --durations=0 $(ARGS)
 
-SECONDS ?= 300
+SECONDS ?= 180
 
 .PHONY: test-hostile
 test-hostile: $(MODEL) ## Attack a server in every way that is known, then in turn (SECONDS=60: a short run)
