@@ -25,7 +25,7 @@ from vecserve.v1 import common_pb2, embedding_pb2, index_pb2
 from vecserve_client import Client, Record
 
 BIG_ROWS, BIG_DIM = 120_000, 8
-SETTLE_S = 15.0
+SETTLE_S = 20.0
 SLACK = Size(resident_bytes=80_000_000, threads=4, descriptors=10)
 
 
@@ -63,7 +63,7 @@ def quiet(target: Target, probe: Probe) -> Size:
     for attack in ATTACKS.values():
         attack(target)
     probe.wait_for(5, 60.0)
-    time.sleep(20)  # until freed memory is given back, and closed connections are noticed
+    time.sleep(SETTLE_S)  # until freed memory is given back, and closed connections are noticed
     return size_of(target.pid)
 
 

@@ -78,6 +78,7 @@ def verdict(
                 "p95_ms": {kind: round(seconds * 1000) for kind, seconds in p95_s.items()},
                 "answers": len(answers),
                 "failed": len(failed),
+                "why": sorted({f"{answer['kind']}: {answer['problem']}" for answer in failed})[:5],
                 "after": [after.resident_bytes // MB, after.threads, after.descriptors],
                 "quiet": [quiet.resident_bytes // MB, quiet.threads, quiet.descriptors],
             }

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vecserve_server.index.freed_memory import GROWN_BYTES, LOOKS, Growth, return_freed_memory
-
-QUIET = 10 * GROWN_BYTES
+from vecserve_server.index.freed_memory import (
+    LOOK_S,
+    WORTH_BYTES,
+    next_pause_s,
+    return_freed_memory,
+)
 
 BLOCKS, BLOCK_BYTES = 1000, 64 << 10
 
@@ -33,26 +36,9 @@ def _resident_bytes() -> int:
     raise AssertionError("the kernel does not tell")
 
 
-def test_a_process_that_does_not_grow_is_left_alone() -> None:
-    growth = Growth(QUIET)
-    assert not any(growth.look(QUIET + step) for step in range(0, GROWN_BYTES, GROWN_BYTES // 20))
-
-
-def test_what_is_freed_later_is_given_back_too() -> None:
-    growth = Growth(QUIET)
-    looks = [growth.look(QUIET * 2) for _ in range(40)]
-    assert [number for number, gives in enumerate(looks, 1) if gives] == [1, 2, 4, 8, 16, 32]
-
-
-def test_what_is_in_use_for_good_is_accepted() -> None:
-    growth = Growth(QUIET)
-    for _ in range(LOOKS):
-        growth.look(QUIET * 2)
-    assert not any(growth.look(QUIET * 2) for _ in range(LOOKS))
-    assert growth.look(QUIET * 3)
-
-
-def test_growth_counts_from_the_least_that_was_seen() -> None:
-    growth = Growth(QUIET * 2)
-    assert not growth.look(QUIET)
-    assert growth.look(QUIET + GROWN_BYTES + 1)
+def test_one_looks_less_often_while_nothing_comes_of_it() -> None:
+    pauses_s = [LOOK_S]
+    for _ in range(6):
+        pauses_s.append(next_pause_s(pauses_s[-1], 0))
+    assert pauses_s == [1, 2, 4, 8, 16, 16, 16]
+    assert next_pause_s(pauses_s[-1], WORTH_BYTES) == LOOK_S

@@ -6,7 +6,7 @@ import pytest
 
 from vecserve_server.errors import Draining, Overloaded
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.services.admission import Admission
+from vecserve_server.services.admission import SMALL_BYTES, Admission
 
 
 async def test_items_are_counted_while_their_call_runs() -> None:
@@ -44,3 +44,15 @@ async def test_bytes_are_bounded_too() -> None:
             pass
     with admission.admit(1, size_bytes=100):
         pass
+
+
+async def test_large_calls_leave_room_for_small_ones() -> None:
+    limit = 16 * SMALL_BYTES
+    admission = Admission(max_pending_items=99, max_pending_bytes=limit, metrics=make_metrics())
+    with admission.admit(1, size_bytes=limit):
+        pass
+    with admission.admit(1, size_bytes=limit - 3 * SMALL_BYTES):
+        with pytest.raises(Overloaded, match="max_pending_bytes"):
+            admission.admit(1, size_bytes=SMALL_BYTES + 1).__enter__()
+        with admission.admit(1, size_bytes=SMALL_BYTES), admission.admit(1, size_bytes=SMALL_BYTES):
+            pass

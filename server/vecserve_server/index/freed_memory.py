@@ -12,33 +12,8 @@ from typing import NoReturn
 
 from vecserve_server.observability.process import resident_bytes
 
-LOOK_S = 1.0
-GROWN_BYTES = 16 << 20
-LOOKS = 64
-
-
-class Growth:
-    """When to give memory back: after it has grown, again and again, less and less often.
-
-    What was taken is often still in use when it is noticed; what is in use for good is accepted
-    after so many looks.
-    """
-
-    def __init__(self, resident_bytes: int) -> None:
-        self._settled_bytes = resident_bytes
-        self._looks = 0
-
-    def look(self, resident_bytes: int) -> bool:
-        """Note what the process takes now; tell whether to give back what is free."""
-        if resident_bytes <= self._settled_bytes + GROWN_BYTES:
-            self._settled_bytes = min(self._settled_bytes, resident_bytes)
-            self._looks = 0
-            return False
-        self._looks += 1
-        if self._looks == LOOKS:
-            self._settled_bytes, self._looks = resident_bytes, 0
-            return True
-        return self._looks & (self._looks - 1) == 0  # the first, second, fourth, eighth …
+LOOK_S, LONGEST_PAUSE_S = 1.0, 16.0
+GROWN_BYTES, WORTH_BYTES = 16 << 20, 4 << 20
 
 
 def return_freed_memory() -> None:
@@ -51,13 +26,27 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def next_pause_s(pause_s: float, freed_bytes: int) -> float:
+    """Tell how long to wait for the next look: longer and longer while nothing comes of it.
+
+    What was taken is often still in use when it is noticed, and freed some seconds later.
+    """
+    return LOOK_S if freed_bytes >= WORTH_BYTES else min(2 * pause_s, LONGEST_PAUSE_S)
+
+
 async def return_what_others_free() -> NoReturn:
     """Look now and then whether the process has grown, and give back what of that is free again.
 
     Large requests leave holes that the C library keeps for ever otherwise.
     """
-    growth = Growth(resident_bytes())
+    least_bytes, pause_s = resident_bytes(), LOOK_S
     while True:
-        await asyncio.sleep(LOOK_S)
-        if growth.look(resident_bytes()):
+        await asyncio.sleep(pause_s)
+        before_bytes = after_bytes = resident_bytes()
+        if before_bytes > least_bytes + GROWN_BYTES:
             await asyncio.to_thread(return_freed_memory)
+            after_bytes = resident_bytes()
+            pause_s = next_pause_s(pause_s, before_bytes - after_bytes)
+        else:
+            pause_s = LOOK_S
+        least_bytes = min(least_bytes, after_bytes)

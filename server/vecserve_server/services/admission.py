@@ -15,6 +15,9 @@ from vecserve_server.errors import Draining, Overloaded
 from vecserve_server.observability.metrics import Metrics
 
 RETRY_AFTER_MS = 200
+SMALL_BYTES = 64 * 1024
+RESERVE = 8
+"""An eighth of the pending bytes is for small calls, whatever large ones are under way."""
 
 
 class Admission:
@@ -87,11 +90,14 @@ class Admission:
             self._refused_while_draining += 1
             self._metrics.rejected.labels(reason="draining").inc()
             raise Draining("the server is shutting down")
-        for pending, more, limit, unit in (
-            (self._pending_items, items, self._max_pending_items, "items"),
-            (self._pending_bytes, size_bytes, self._max_pending_bytes, "bytes"),
+        room_bytes = self._max_pending_bytes
+        if self._pending_bytes and size_bytes > SMALL_BYTES:
+            room_bytes -= room_bytes // RESERVE
+        for pending, more, room, limit, unit in (
+            (self._pending_items, items, self._max_pending_items, self._max_pending_items, "items"),
+            (self._pending_bytes, size_bytes, room_bytes, self._max_pending_bytes, "bytes"),
         ):
-            if pending + more > limit:
+            if pending + more > room:
                 self._metrics.rejected.labels(reason="overloaded").inc()
                 raise Overloaded(
                     f"{pending} {unit} are pending and {more} more exceed "
