@@ -128,6 +128,8 @@ def probing(target: str) -> Iterator[Probe]:
         process.stdin.close()
         process.wait(60)
         thread.join(10)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def percentile(answers: list[dict[str, object]], share: float) -> float:
