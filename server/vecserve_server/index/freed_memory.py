@@ -45,7 +45,8 @@ async def return_what_others_free() -> NoReturn:
         await asyncio.sleep(pause_s)
         before_bytes = after_bytes = resident_bytes()
         if before_bytes > least_bytes + GROWN_BYTES:
-            gc.collect()  # some 30 ms; gRPC leaves failed calls, with their messages, in cycles
+            if pause_s < LONGEST_PAUSE_S:  # not for ever, where the process has grown for good
+                gc.collect()  # some 30 ms; gRPC leaves failed calls, with their messages, in cycles
             await asyncio.to_thread(return_freed_memory)
             after_bytes = resident_bytes()
             pause_s = next_pause_s(pause_s, before_bytes - after_bytes)
