@@ -40,11 +40,15 @@ async def return_what_others_free() -> NoReturn:
 
     Large requests leave holes that the C library keeps for ever otherwise.
     """
-    least_bytes, pause_s = resident_bytes(), LOOK_S
+    least_bytes = after_bytes = resident_bytes()
+    pause_s = LOOK_S
     while True:
         await asyncio.sleep(pause_s)
-        before_bytes = after_bytes = resident_bytes()
+        seen_bytes, before_bytes = after_bytes, resident_bytes()
+        after_bytes = before_bytes
         if before_bytes > least_bytes + GROWN_BYTES:
+            if before_bytes > seen_bytes + GROWN_BYTES:
+                pause_s = LOOK_S  # it has grown again
             if pause_s < LONGEST_PAUSE_S:  # not for ever, where the process has grown for good
                 gc.collect()  # some 30 ms; gRPC leaves failed calls, with their messages, in cycles
             await asyncio.to_thread(return_freed_memory)
