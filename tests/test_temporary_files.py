@@ -8,7 +8,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.folders.data_folder import DataFolder
 from vecserve_server.temporary_files import temporary_files_in
 
 

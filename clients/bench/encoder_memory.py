@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.domain.shapes import fixed_shapes, run_shapes
 from vecserve_server.encoding.cost_model import UNMEASURED
-from vecserve_server.encoding.engine import Engine
 from vecserve_server.encoding.loading import sample_batch
-from vecserve_server.encoding.onnx_engine import OnnxEngine
-from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.planning import RunPlanner
-from vecserve_server.encoding.shapes import fixed_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import PackedEncoder
+from vecserve_server.engines.engine import Engine
+from vecserve_server.engines.onnx_engine import OnnxEngine
+from vecserve_server.engines.openvino_engine import OpenVinoEngine
 from vecserve_server.observability.process import resident_bytes
 
 MAX_TOKENS, ROW_TOKENS, RUN_TOKENS = 256, 128, 256

@@ -17,9 +17,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.encoding.engine import Engine
 from vecserve_server.encoding.packing import Arrays, pack
 from vecserve_server.encoding.planning import RunPlanner
+from vecserve_server.engines.engine import Engine
 
 Sequences: TypeAlias = Sequence[NDArray[np.int64]]
 Job: TypeAlias = Callable[[], object]

@@ -29,10 +29,10 @@ from index_timing import K, one, quantiles, timed
 from index_under_load import under_ingest, under_rebuild
 
 from vecserve_server.encoding.measurements import processor
-from vecserve_server.index.measuring import MeasuredCosts
-from vecserve_server.index.planning import Costs, Thresholds, measured_thresholds
-from vecserve_server.index.segment_files import VECTORS
+from vecserve_server.index.building.measuring import MeasuredCosts
 from vecserve_server.index.segmented_index import IndexOptions
+from vecserve_server.index.segments.segment_files import VECTORS
+from vecserve_server.index.vectors.planning import Costs, Thresholds, measured_thresholds
 
 ROUND_QUERIES = 100
 LOST_QUERIES, FILTER_QUERIES = 100, 400

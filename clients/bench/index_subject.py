@@ -13,12 +13,12 @@ import numpy as np
 from index_data import Rows, Vectors
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow
-from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.index.building.maintenance import IndexMaintenance
 from vecserve_server.index.opening import open_index
 from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
-from vecserve_server.storage.operations import Delete, Operation, Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.rows.operations import Delete, Operation, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 PAGE_ROWS = 1024
 PATIENCE_S = 4 * 3600.0

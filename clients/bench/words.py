@@ -23,13 +23,14 @@ import numpy as np
 from index_timing import quantiles
 from numpy.typing import NDArray
 
-from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis
+from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.encoding.measurements import processor
-from vecserve_server.storage.declared_fields import Declared
-from vecserve_server.storage.operations import Upsert
-from vecserve_server.storage.row_log import RowLog
-from vecserve_server.storage.sqlite_file import open_read_only
-from vecserve_server.storage.word_index import SCORED_ROWS, WordIndex
+from vecserve_server.storage.files.sqlite_file import open_read_only
+from vecserve_server.storage.payloads.declared_fields import Declared
+from vecserve_server.storage.payloads.word_index import SCORED_ROWS, WordIndex
+from vecserve_server.storage.rows.operations import Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 K = 10
 WORDS_PER_ROW = 20

@@ -31,27 +31,27 @@ from vecserve_server.assembly import (
     measure_writer,
 )
 from vecserve_server.atomic_files import write_atomically
+from vecserve_server.collections.collections import Collections
 from vecserve_server.errors import ConfigError
-from vecserve_server.front import Core, build_servicers, open_metrics, wall_clock_ms
-from vecserve_server.gateway.failures import Failures
+from vecserve_server.gateway.common.admission import Admission
+from vecserve_server.gateway.common.failures import Failures
+from vecserve_server.gateway.front import Core, build_servicers, open_metrics, wall_clock_ms
 from vecserve_server.gateway.server import GrpcServer, open_server
+from vecserve_server.index.building.maintenance import IndexMaintenance
 from vecserve_server.index.freed_memory import return_what_others_free
-from vecserve_server.index.maintenance import IndexMaintenance
 from vecserve_server.observability.descriptors import raise_descriptor_limit
 from vecserve_server.observability.logging import configure, get_logger, log_event
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.scheduling.niceness import yield_to_others
-from vecserve_server.services.admission import Admission
 from vecserve_server.services.classifying import ClassifyingService
-from vecserve_server.services.collections import Collections
 from vecserve_server.services.indexing import IndexingService
-from vecserve_server.services.load_turns import LoadPool
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.services.watching import Watching
-from vecserve_server.settings import Settings
-from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.writer import RowWriter
+from vecserve_server.serving.load_turns import LoadPool
+from vecserve_server.settings.settings import Settings
+from vecserve_server.storage.folders.data_folder import DataFolder
+from vecserve_server.storage.rows.writer import RowWriter
 from vecserve_server.telemetry import warning
 from vecserve_server.temporary_files import temporary_files_in
 

@@ -10,48 +10,45 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.opening import Bounds, readers_of
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.encoding.tokenising import Tokenising
+from vecserve_server.engines.loading import LoadLimits
 from vecserve_server.errors import ConfigError
-from vecserve_server.index.build_job import BuildJob
-from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.gateway.common.admission import Admission
+from vecserve_server.index.building.build_job import BuildJob
+from vecserve_server.index.building.maintenance import IndexMaintenance
+from vecserve_server.index.index_metrics import IndexMetrics
 from vecserve_server.index.opening import Indexes
-from vecserve_server.index.planning import Costs, Thresholds, measured_thresholds
 from vecserve_server.index.segmented_index import IndexOptions
-from vecserve_server.model_settings import ModelSettings
+from vecserve_server.index.vectors.planning import Costs, Thresholds, measured_thresholds
 from vecserve_server.observability.cache_metrics import CacheMetrics
 from vecserve_server.observability.machine_metrics import MachineMetrics
 from vecserve_server.observability.memory import available_memory_bytes
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
-from vecserve_server.observability.process import (
-    usable_physical_cores,
-    usable_threads,
-)
-from vecserve_server.onnx_models.loading import LoadLimits
+from vecserve_server.observability.process import usable_physical_cores, usable_threads
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, abandoned
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
-from vecserve_server.services.admission import Admission
-from vecserve_server.services.catalog import Catalog
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.embedding import EmbeddingService
-from vecserve_server.services.index_metrics import IndexMetrics
-from vecserve_server.services.load_turns import LoadPool, LoadTurns
-from vecserve_server.services.model_control import ControlPolicy, ModelControl
-from vecserve_server.services.model_lifecycle import ModelLifecycle
-from vecserve_server.services.model_loading import ModelLoading
-from vecserve_server.services.onnx_loader import OnnxDefaults, OnnxLoader
-from vecserve_server.services.opening import Bounds, readers_of
-from vecserve_server.services.response_cache import ResponseCache
-from vecserve_server.services.text_loader import TextLoader
-from vecserve_server.services.tokenising import Tokenising
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.settings import Settings
-from vecserve_server.storage.writer import RowWriter
+from vecserve_server.serving.catalog import Catalog
+from vecserve_server.serving.embedding import EmbeddingService
+from vecserve_server.serving.load_turns import LoadPool, LoadTurns
+from vecserve_server.serving.model_control import ControlPolicy, ModelControl
+from vecserve_server.serving.model_lifecycle import ModelLifecycle
+from vecserve_server.serving.model_loading import ModelLoading
+from vecserve_server.serving.onnx_loader import OnnxDefaults, OnnxLoader
+from vecserve_server.serving.response_cache import ResponseCache
+from vecserve_server.serving.text_loader import TextLoader
+from vecserve_server.settings.model_settings import ModelSettings
+from vecserve_server.settings.settings import Settings
+from vecserve_server.storage.rows.writer import RowWriter
 
 LOOK_AHEAD_ENTRIES = 16
 MIN_SHARE_TOKENS = 64

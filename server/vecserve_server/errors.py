@@ -1,6 +1,7 @@
 """Every failure that vecserve reports, as one tree without status codes.
 
-Owns the kinds of failure. Must not know gRPC: `gateway/status_table.py` maps each kind to a status.
+Owns the kinds of failure. Must not know gRPC: `gateway/common/status_table.py` maps each kind to
+a status.
 
     VecserveError
     ├── RequestError          the caller can mend it

@@ -10,14 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.client.fake_server import (
-    DIM,
-    PATIENCE_S,
-    FakeServer,
-    fail,
-    overloaded,
-    vector_of,
-)
+from tests.client.fake_server import DIM, PATIENCE_S, FakeServer, fail, overloaded, vector_of
 from vecserve_client import (
     AlreadyExists,
     Cancelled,

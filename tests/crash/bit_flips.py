@@ -26,12 +26,13 @@ from tests.crash.model import vector_of
 from tests.crash.scenarios import Journal
 from tests.crash.store import SPEC, Store, check_refusal, opened
 from tests.crash.sweep import in_fork
-from vecserve_server.domain import FieldSpec, FieldType, NewRow, Source, TextAnalysis, Tokeniser
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis, Tokeniser
+from vecserve_server.domain.conditions import Bounds, Condition, InstantIn, NumberIn, OneOf
+from vecserve_server.domain.rows import NewRow, Source
 from vecserve_server.errors import VecserveError
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.retrieval import Asked, Mode, Wanted
-from vecserve_server.storage.conditions import Bounds, Condition, InstantIn, NumberIn, OneOf
-from vecserve_server.storage.operations import Delete, Upsert
+from vecserve_server.storage.rows.operations import Delete, Upsert
 
 Counts: TypeAlias = dict[str, dict[str, int]]
 Answers: TypeAlias = dict[str, Any]

@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow, Source
-from vecserve_server.storage.operations import Delete, Operation, Upsert
+from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.storage.rows.operations import Delete, Operation, Upsert
 
 DIM = 16
 WORDS = 7

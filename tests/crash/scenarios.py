@@ -29,9 +29,9 @@ from tests.crash.store import (
 )
 from tests.storage.first_schema import write_first_schema
 from vecserve_server.checked_json import write_checked_json
-from vecserve_server.domain import CollectionSpec
+from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.errors import FailedPrecondition, NotFound, VecserveError
-from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.folders.data_folder import DataFolder
 
 MORE = transactions(4, seed=9)
 

@@ -33,37 +33,30 @@ from tests.crash.model import (
     vector_of,
 )
 from tests.index.oracle import InlineBuilder
-from vecserve_server.domain import (
-    CollectionSpec,
-    FieldSpec,
-    FieldType,
-    ModelRef,
-    NewRow,
-    Row,
-    Source,
-    Vectors,
-)
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.rebuilding import copy_row
+from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType
+from vecserve_server.domain.conditions import Bounds, NumberIn
+from vecserve_server.domain.rows import NewRow, Row, Source
+from vecserve_server.domain.vectors import ModelRef, Vectors
 from vecserve_server.errors import StorageError, VecserveError
-from vecserve_server.index.build_job import BuildJob
-from vecserve_server.index.builder_process import Builder
-from vecserve_server.index.maintenance import IndexMaintenance
-from vecserve_server.index.measuring import MeasuredCosts
+from vecserve_server.index.building.build_job import BuildJob
+from vecserve_server.index.building.builder_process import Builder
+from vecserve_server.index.building.maintenance import IndexMaintenance
+from vecserve_server.index.building.measuring import MeasuredCosts
 from vecserve_server.index.opening import Indexes
-from vecserve_server.index.planning import Costs, Thresholds
 from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
+from vecserve_server.index.vectors.planning import Costs, Thresholds
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.services import reindexing as reindexing_module
-from vecserve_server.services.catalog import Catalog, ServedModel
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.rebuilding import copy_row
 from vecserve_server.services.reindexing import ReindexingService
-from vecserve_server.services.retrieval import Asked, Mode, Wanted
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.settings import ReindexSettings
-from vecserve_server.storage.conditions import Bounds, NumberIn
-from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.writer import RowWriter
+from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.settings.settings import ReindexSettings
+from vecserve_server.storage.folders.data_folder import DataFolder
+from vecserve_server.storage.rows.writer import RowWriter
 
 NAME = "docs"
 TIMEOUT_S = 60.0

@@ -14,20 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from vecserve_server.domain import (
+from vecserve_server.domain.collections import (
     CollectionSpec,
     FieldSpec,
     FieldType,
-    ModelRef,
-    NewRow,
-    Source,
     TextAnalysis,
     Tokeniser,
 )
-from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.generations import ROWS_FILE
-from vecserve_server.storage.operations import Delete, Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.domain.vectors import ModelRef
+from vecserve_server.storage.folders.data_folder import DataFolder
+from vecserve_server.storage.folders.generations import ROWS_FILE
+from vecserve_server.storage.rows.operations import Delete, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 ARCHIVE = Path(__file__).with_name("data_folder_0_1_0.zip")
 MODEL = ModelRef(name="m", version="1", digest="0f" * 32)

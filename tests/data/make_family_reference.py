@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.export.tiny_families import TINY_FAMILIES, sequences
-from tests.export.transformers_reference import expected_vectors
+from tests.importing.tiny_families import TINY_FAMILIES, sequences
+from tests.importing.transformers_reference import expected_vectors
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from tests.e2e.stubs import (
 )
 from vecserve.v1 import collection_pb2, index_pb2, search_pb2
 from vecserve_client import Client
-from vecserve_server.gateway.page_tokens import write_page_token
+from vecserve_server.gateway.common.page_tokens import write_page_token
 
 Code = grpc.StatusCode
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.e2e.server_process import ServerProcess, start_server
-from tests.export.served_vectors import served
-from tests.export.tiny_bert import CheckpointFiles
+from tests.importing.served_vectors import served
+from tests.importing.tiny_bert import CheckpointFiles
 from vecserve_client import Client, EmbedOptions, Record
 from vecserve_client.types import Truncation
-from vecserve_server.domain import Vectors
-from vecserve_server.export.importer import import_model
+from vecserve_server.domain.vectors import Vectors
+from vecserve_server.importing.importer import import_model
 
 TEXT, PROMPT = "The cat sat on the mat while the rain fell", "hello hello "
 

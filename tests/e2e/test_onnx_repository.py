@@ -16,9 +16,9 @@ from tritonclient.utils import InferenceServerException
 from tests.e2e.own_repository import PATIENCE_S, Repository, eventually, scrape
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.triton_requests import MODEL
-from tests.onnx_models.tiny_models import identity
-from tests.services.tiny_onnx import add_version, config_text
-from vecserve_server.onnx_models.datatypes import DATATYPES
+from tests.engines.tiny_models import identity
+from tests.serving.tiny_onnx import add_version, config_text
+from vecserve_server.model_files.datatypes import DATATYPES
 
 
 def test_a_repository_of_onnx_models_serves_and_follows_its_folder(

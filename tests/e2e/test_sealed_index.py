@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.server_process import Launch, ServerProcess
 from vecserve_client import Client, Record
-from vecserve_server.domain import Vectors
+from vecserve_server.domain.vectors import Vectors
 
 ROWS, DIM = 300, 384
 PATIENCE_S = 60.0

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vecserve_server.domain import Vectors
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
-from vecserve_server.encoding.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino_runtime import openvino_is_installed
 
 NAME = "all-MiniLM-L6-v2"
 

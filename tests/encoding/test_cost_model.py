@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vecserve_server.domain.shapes import Shape, fixed_shapes, run_shapes
 from vecserve_server.encoding.cost_model import (
     CostModel,
     fit,
@@ -16,7 +17,6 @@ from vecserve_server.encoding.cost_model import (
     measured_shapes,
 )
 from vecserve_server.encoding.loading import planning_cost
-from vecserve_server.encoding.shapes import Shape, fixed_shapes, run_shapes
 
 SHAPES = run_shapes(run_tokens=256, max_tokens=256)
 MEASURED = measured_shapes(SHAPES, 256)

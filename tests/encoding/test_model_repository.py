@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vecserve_server.encoding.model_repository as model_repository_module
-from vecserve_server.encoding import openvino_engine
+from tests.encoding.conftest import Load, needs_openvino
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.engines import openvino_engine
 from vecserve_server.errors import InvalidArgument, ModelError
-
-from .conftest import Load, needs_openvino
 
 NAME = "all-MiniLM-L6-v2"
 

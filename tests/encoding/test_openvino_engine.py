@@ -15,16 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vecserve_server.domain import Vectors
-from vecserve_server.encoding import openvino_engine
-from vecserve_server.encoding.engine import NORM, Feeds
-from vecserve_server.encoding.openvino_branches import with_branches
-from vecserve_server.encoding.openvino_engine import OpenVinoEngine
-from vecserve_server.encoding.openvino_runtime import openvino_module, openvino_opset
+from tests.encoding.conftest import NAME, needs_openvino
+from vecserve_server.domain.shapes import Shape
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.encoding.packing import pack
-from vecserve_server.encoding.shapes import Shape
-
-from .conftest import NAME, needs_openvino
+from vecserve_server.engines import openvino_engine
+from vecserve_server.engines.engine import NORM, Feeds
+from vecserve_server.engines.openvino_branches import with_branches
+from vecserve_server.engines.openvino_engine import OpenVinoEngine
+from vecserve_server.engines.openvino_runtime import openvino_module, openvino_opset
 
 pytestmark = needs_openvino
 

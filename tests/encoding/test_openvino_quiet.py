@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .conftest import NAME, needs_openvino
+from tests.encoding.conftest import NAME, needs_openvino
 
 SCRIPT = """
 import os, socket, subprocess, sys

@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.encoding.cost_model import CostModel, measured_shapes
-from vecserve_server.encoding.model_config import encoder_config
-from vecserve_server.encoding.planning import Run, RunPlanner
-from vecserve_server.encoding.shapes import (
+from vecserve_server.domain.shapes import (
     MAX_SHAPES,
     Shape,
     count_shapes,
@@ -21,7 +18,10 @@ from vecserve_server.encoding.shapes import (
     row_widths,
     run_shapes,
 )
+from vecserve_server.encoding.cost_model import CostModel, measured_shapes
+from vecserve_server.encoding.planning import Run, RunPlanner
 from vecserve_server.errors import ModelError
+from vecserve_server.model_files.model_config import encoder_config
 
 LENGTHS = st.lists(st.integers(1, 256), min_size=1, max_size=50)
 COST = CostModel(fixed_s=1.5e-3, token_s=65e-6, pair_s=1e-7)

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vecserve_server.domain import TokenIds, Vectors
+from tests.encoding.conftest import Load, Reference, needs_openvino
+from vecserve_server.domain.vectors import TokenIds, Vectors
 from vecserve_server.encoding.model_repository import TextModel
-from vecserve_server.encoding.onnx_engine import OnnxEngine
-from vecserve_server.encoding.openvino_engine import OpenVinoEngine
+from vecserve_server.engines.onnx_engine import OnnxEngine
+from vecserve_server.engines.openvino_engine import OpenVinoEngine
 from vecserve_server.errors import ModelError
-
-from .conftest import Load, Reference, needs_openvino
 
 
 def tokens(model: TextModel, texts: Sequence[str]) -> list[TokenIds]:

@@ -17,26 +17,18 @@ from grpc import aio
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from vecserve_server.errors import InvalidArgument, NotFound
-from vecserve_server.gateway.call import CallScope
-from vecserve_server.gateway.doors import Doors, make_doors
-from vecserve_server.gateway.failures import Failures
-from vecserve_server.gateway.inference.servicer import InferenceServicer
-from vecserve_server.gateway.inference.shared_memory import (
-    SHARED_MEMORY_FOLDER,
-    SharedMemoryRegions,
-)
-from vecserve_server.gateway.interceptor import CallInterceptor
+from vecserve_server.gateway.common.admission import Admission
+from vecserve_server.gateway.common.call import CallScope
+from vecserve_server.gateway.common.doors import Doors, make_doors
+from vecserve_server.gateway.common.failures import Failures
+from vecserve_server.gateway.common.interceptor import CallInterceptor
+from vecserve_server.gateway.kserve.servicer import InferenceServicer
+from vecserve_server.gateway.kserve.shared_memory import SHARED_MEMORY_FOLDER, SharedMemoryRegions
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.server_settings import ServerSettings
-from vecserve_server.services.admission import Admission
-from vecserve_server.services.control import READY, ModelEntry
-from vecserve_server.services.tensor_model import (
-    StageTimes,
-    TensorModel,
-    TensorReply,
-    TensorRequest,
-)
-from vecserve_server.settings import LimitSettings
+from vecserve_server.serving.control import READY, ModelEntry
+from vecserve_server.serving.tensor_model import StageTimes, TensorModel, TensorReply, TensorRequest
+from vecserve_server.settings.server_settings import ServerSettings
+from vecserve_server.settings.settings import LimitSettings
 
 NUMBERS = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import DATATYPES
-from vecserve_server.gateway.tensors import TYPED_CONTENTS
+from vecserve_server.gateway.kserve.tensors import TYPED_CONTENTS
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Mutation = Callable[[random.Random, Request], None]

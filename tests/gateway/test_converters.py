@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 
 from vecserve.v1 import common_pb2, embedding_pb2
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.gateway.converters import (
+from vecserve_server.gateway.vecserve.converters import (
     BINARY,
     F16,
     F32,

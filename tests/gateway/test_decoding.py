@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from vecserve.v1 import embedding_pb2, index_pb2
-from vecserve_server.gateway.decoding import Deserialise, Undecodable, tolerant
+from vecserve_server.gateway.common.decoding import Deserialise, Undecodable, tolerant
 
 MARK = "MARKER"
 BROKEN = b"\xff\xfeRKER"  # as long as the marker, and not UTF-8

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.errors import Overloaded
-from vecserve_server.gateway.departures import SHARE, SMALL_BYTES, Departures
+from vecserve_server.gateway.common.departures import SHARE, SMALL_BYTES, Departures
 from vecserve_server.observability.metrics import make_metrics
 
 MAX_BYTES, MAX_REPLIES = 16 * SMALL_BYTES, 50

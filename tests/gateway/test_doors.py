@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import EchoModel, echo_doors, echo_scope, echo_server
 from vecserve_server.errors import DeadlineExceeded, Overloaded
-from vecserve_server.gateway.arrivals import Arrivals
+from vecserve_server.gateway.common.arrivals import Arrivals
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.process import resident_bytes
 

@@ -15,18 +15,10 @@ from vecserve.v1 import collection_pb2, search_pb2
 from vecserve_client import Fields, declarations, filters
 from vecserve_client.search_calls import options_to_proto
 from vecserve_client.searches import WeightedSum as ClientWeights
-from vecserve_server.domain import CollectionSpec, FieldSpec, FieldType, ModelRef, Tokeniser
-from vecserve_server.errors import InvalidArgument
-from vecserve_server.gateway.declarations import (
-    read_fields,
-    read_text_analysis,
-    write_declaration,
-)
-from vecserve_server.gateway.filters import read_filter
-from vecserve_server.gateway.search_options import read_search_options
-from vecserve_server.services.fusion import WeightedSum
-from vecserve_server.services.retrieval import Mode
-from vecserve_server.storage.conditions import (
+from vecserve_server.collections.fusion import WeightedSum
+from vecserve_server.collections.retrieval import Mode
+from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType, Tokeniser
+from vecserve_server.domain.conditions import (
     MAX_CONDITIONS,
     MAX_DEPTH,
     AllOf,
@@ -38,6 +30,15 @@ from vecserve_server.storage.conditions import (
     OneOf,
     StartsWith,
 )
+from vecserve_server.domain.vectors import ModelRef
+from vecserve_server.errors import InvalidArgument
+from vecserve_server.gateway.vecserve.declarations import (
+    read_fields,
+    read_text_analysis,
+    write_declaration,
+)
+from vecserve_server.gateway.vecserve.filters import read_filter
+from vecserve_server.gateway.vecserve.search_options import read_search_options
 
 UNSET: tuple[Any, Any] = ("words", "none")
 

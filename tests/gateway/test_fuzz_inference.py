@@ -27,10 +27,10 @@ from tests.gateway.echo_model import (
 )
 from tests.gateway.mutations import COUNT, PARAMETERS, mutated, scrambled
 from vecserve_server.errors import RequestError
-from vecserve_server.gateway.inference.contract import make_contract
-from vecserve_server.gateway.inference.infer import Inference
-from vecserve_server.gateway.inference.parameters import request_parameters, requested_output
-from vecserve_server.gateway.inference.trace_log import TraceLog
+from vecserve_server.gateway.kserve.contract import make_contract
+from vecserve_server.gateway.kserve.infer import Inference
+from vecserve_server.gateway.kserve.parameters import request_parameters, requested_output
+from vecserve_server.gateway.kserve.trace_log import TraceLog
 
 T = TypeVar("T")
 ALLOWED = {

@@ -22,9 +22,9 @@ from vecserve_server.errors import (
     Overloaded,
     StorageError,
 )
-from vecserve_server.gateway.inference import infer
-from vecserve_server.gateway.tensors import write_raw
-from vecserve_server.services.tensor_model import StageTimes, TensorReply, TensorRequest
+from vecserve_server.gateway.kserve import infer
+from vecserve_server.gateway.kserve.tensors import write_raw
+from vecserve_server.serving.tensor_model import StageTimes, TensorReply, TensorRequest
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.gateway.page_tokens import (
+from vecserve_server.gateway.common.page_tokens import (
     cut_page,
     read_page_token,
     read_seq,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.gateway.echo_model import DATATYPES, EchoModel, EchoServer, echo_server
 from vecserve_server.errors import InvalidArgument, ModelError, Unsupported, VecserveError
-from vecserve_server.gateway.inference.log_levels import LogLevels
-from vecserve_server.gateway.inference.trace_log import DEFAULTS, TraceLog
+from vecserve_server.gateway.kserve.log_levels import LogLevels
+from vecserve_server.gateway.kserve.trace_log import DEFAULTS, TraceLog
 
 Client: TypeAlias = triton.InferenceServerClient
 

@@ -28,9 +28,9 @@ from vecserve_server.errors import (
     NotFound,
     Unsupported,
 )
-from vecserve_server.gateway.inference import shared_memory
-from vecserve_server.gateway.inference.shared_memory import SharedMemoryRegions
-from vecserve_server.server_settings import ServerSettings
+from vecserve_server.gateway.kserve import shared_memory
+from vecserve_server.gateway.kserve.shared_memory import SharedMemoryRegions
+from vecserve_server.settings.server_settings import ServerSettings
 
 SIZE = 1 << 16
 PATIENCE_S = 60.0

@@ -10,7 +10,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from vecserve_server import errors
-from vecserve_server.gateway.status_table import (
+from vecserve_server.gateway.common.status_table import (
     CODES,
     STATUS_DETAILS_KEY,
     TRITON_CODES,

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import STREAM_WINDOW, EchoServer
 from vecserve_server.errors import Draining
-from vecserve_server.gateway.streams import answer_stream
+from vecserve_server.gateway.common.streams import answer_stream
 
 PATIENCE_S = 60.0
 # More than HTTP/2 sends to somebody who does not read.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from vecserve_server.errors import Draining
-from vecserve_server.gateway.streams import answer_stream
+from vecserve_server.gateway.common.streams import answer_stream
 
 PATIENCE_S = 60.0
 

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.gateway.tensors import (
+from vecserve_server.gateway.kserve.tensors import (
     NUMPY_TYPES,
     TYPED_CONTENTS,
     read_raw,

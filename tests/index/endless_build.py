@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vecserve_server.index.build_job import BuildJob, Source, write_job
-from vecserve_server.index.builder_process import BuilderProcess
+from vecserve_server.index.building.build_job import BuildJob, Source, write_job
+from vecserve_server.index.building.builder_process import BuilderProcess
 
 ROWS, DIM = 200_000, 64
 

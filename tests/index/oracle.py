@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow, Vectors
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import Draining
-from vecserve_server.index.build_job import BuildJob, read_job
-from vecserve_server.index.builder import build
-from vecserve_server.index.maintenance import IndexMaintenance
-from vecserve_server.index.measuring import MeasuredCosts
+from vecserve_server.index.building.build_job import BuildJob, read_job
+from vecserve_server.index.building.builder import build
+from vecserve_server.index.building.maintenance import IndexMaintenance
+from vecserve_server.index.building.measuring import MeasuredCosts
 from vecserve_server.index.opening import open_index
-from vecserve_server.index.planning import Costs, Thresholds
 from vecserve_server.index.segmented_index import IndexOptions, SegmentedIndex
-from vecserve_server.storage.operations import Delete, Operation, Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.index.vectors.planning import Costs, Thresholds
+from vecserve_server.storage.rows.operations import Delete, Operation, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 SMALL = Thresholds(first_rows=8, delta_rows=6, least_dead_rows=3)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Vectors
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.index.exact_index import ExactIndex
+from vecserve_server.index.vectors.exact_index import ExactIndex
 
 _NOTHING = np.empty(0, np.int64)
 
@@ -139,7 +139,7 @@ def test_many_queries_over_many_rows_are_cut_into_blocks(monkeypatch: pytest.Mon
     index = ExactIndex(dim=8)
     _add(index, 0, vectors)
     expected = [answer.seqs.tolist() for answer in index.search(queries, 3)]
-    monkeypatch.setattr("vecserve_server.index.exact_index._SCORES_BYTES", 300 * 4 * 3)
+    monkeypatch.setattr("vecserve_server.index.vectors.exact_index._SCORES_BYTES", 300 * 4 * 3)
     assert [answer.seqs.tolist() for answer in index.search(queries, 3)] == expected
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.index.live_rows import NO_SEQS, LiveRows
-from vecserve_server.index.vector_index import KEPT_REMOVALS
+from vecserve_server.index.vectors.vector_index import KEPT_REMOVALS
 
 NO_VECTORS = np.empty((0, 4), np.float16)
 

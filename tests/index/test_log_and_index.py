@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from numpy.typing import NDArray
 
-from vecserve_server.domain import NewRow, Vectors
-from vecserve_server.index.exact_index import ExactIndex
-from vecserve_server.storage.operations import Committed, Delete, Operation, Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.domain.vectors import Vectors
+from vecserve_server.index.vectors.exact_index import ExactIndex
+from vecserve_server.storage.rows.operations import Committed, Delete, Operation, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 _DIM, _CHUNK_ROWS = 6, 4
 _IDS = st.sampled_from(["a", "A", "ä", "a\u0308", "\0", "a\0b", "💡", " ", "'; --", *"bcdefghij"])

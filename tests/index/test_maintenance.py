@@ -20,9 +20,9 @@ from tests.index.oracle import (
     options,
 )
 from vecserve_server.errors import Draining, StorageError
-from vecserve_server.index.maintenance import IndexMaintenance
-from vecserve_server.index.measuring import MeasuredCosts
-from vecserve_server.index.planning import Costs
+from vecserve_server.index.building.maintenance import IndexMaintenance
+from vecserve_server.index.building.measuring import MeasuredCosts
+from vecserve_server.index.vectors.planning import Costs
 
 DIM = 16
 
@@ -85,7 +85,7 @@ def test_an_index_can_be_built_again_after_a_failure(tmp_path: Path) -> None:
 def test_a_failed_build_is_tried_again_though_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vecserve_server.index.maintenance._RETRY_S", 0.01)
+    monkeypatch.setattr("vecserve_server.index.building.maintenance._RETRY_S", 0.01)
     clock, published = iter(range(0, 10**9, 5)), threading.Event()
     maintenance = IndexMaintenance(process=FailsOnce(), costs=UNMEASURED)
     small = Small(

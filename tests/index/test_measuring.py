@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vecserve_server.index.measuring import MeasuredCosts
-from vecserve_server.index.planning import Costs
+from vecserve_server.index.building.measuring import MeasuredCosts
+from vecserve_server.index.vectors.planning import Costs
 
 
 def test_costs_are_measured_once_in_another_process() -> None:

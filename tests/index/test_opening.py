@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.index.oracle import Small, clustered
-from vecserve_server.index.segment_files import FILES, RECORD
-from vecserve_server.index.segment_folder import MANIFEST
+from vecserve_server.index.segments.segment_files import FILES, RECORD
+from vecserve_server.index.segments.segment_folder import MANIFEST
 
 DIM, ROWS = 16, 60
 IDS = [f"r{number}" for number in range(ROWS)]
@@ -38,7 +38,7 @@ def remove(path: Path) -> None:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     """Two segments with some dead rows and a stray, and a few rows in the delta."""
     monkeypatch.setattr(
-        "vecserve_server.index.builder._strays",
+        "vecserve_server.index.building.builder._strays",
         lambda _graph, _quantiser, vectors, _expansion: np.arange(7, 7 + len(vectors) // 20),
     )
     made = Small(folder=tmp_path, dim=DIM)

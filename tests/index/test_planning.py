@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.index.planning import (
+from vecserve_server.index.vectors.planning import (
     TUNED_COUNT,
     Costs,
     SegmentShape,
@@ -16,7 +16,7 @@ from vecserve_server.index.planning import (
     measured_thresholds,
     next_build,
 )
-from vecserve_server.index.vector_index import Method
+from vecserve_server.index.vectors.vector_index import Method
 
 COSTS = Costs()
 THRESHOLDS = Thresholds(first_rows=20_000, delta_rows=8_000)

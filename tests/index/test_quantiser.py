@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.index.oracle import clustered
-from vecserve_server.domain import Vectors
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import CorruptData
-from vecserve_server.index.quantiser import (
+from vecserve_server.index.vectors.quantiser import (
     MaxAbsQuantiser,
     RotatedQuantiser,
     load_quantiser,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from vecserve_server.index.ranking import best_positions, rank
+from vecserve_server.index.vectors.ranking import best_positions, rank
 
 # Few different values, so that ties are everywhere; enough rows to reduce columns of scores first.
 _SCORES = hnp.arrays(

@@ -27,14 +27,14 @@ from tests.index.oracle import (
     options,
 )
 from vecserve_server.errors import Draining, StorageError
-from vecserve_server.index.build_job import BuildJob, Source
-from vecserve_server.index.builder import EXPANSIONS, build
-from vecserve_server.index.builder_process import BuilderProcess
-from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.building.build_job import BuildJob, Source
+from vecserve_server.index.building.builder import EXPANSIONS, build
+from vecserve_server.index.building.builder_process import BuilderProcess
+from vecserve_server.index.building.maintenance import IndexMaintenance
+from vecserve_server.index.building.source_rows import SourceRows
 from vecserve_server.index.sealing import STEPS
-from vecserve_server.index.segment_files import SEQS, STRAYS, VECTORS
-from vecserve_server.index.segment_folder import SegmentFolder
-from vecserve_server.index.source_rows import SourceRows
+from vecserve_server.index.segments.segment_files import SEQS, STRAYS, VECTORS
+from vecserve_server.index.segments.segment_folder import SegmentFolder
 
 DIM = 16
 
@@ -204,7 +204,7 @@ def _runs(pid: int) -> bool:
 def test_a_disk_that_fills_up_fails_the_builder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("vecserve_server.index.builder._strays", lambda *_: np.arange(3))
+    monkeypatch.setattr("vecserve_server.index.building.builder._strays", lambda *_: np.arange(3))
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / name).symlink_to("/dev/full")
     np.arange(ROWS, dtype="<i8").tofile(tmp_path / "seqs")

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from usearch.index import Index
 
-from vecserve_server.index.segment import find_themselves
+from vecserve_server.index.segments.segment import find_themselves
 
 KEYS = 10
 
@@ -34,5 +34,5 @@ def test_memory_beyond_the_answers_is_no_answer() -> None:
 
 
 def test_onnx_runtime_can_be_imported_after_an_index() -> None:
-    program = "import vecserve_server.index.segment, onnxruntime"
+    program = "import vecserve_server.index.segments.segment, onnxruntime"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.index.oracle import SMALL, Small, check_scores, clustered, options
-from vecserve_server.domain import NewRow
-from vecserve_server.index.planning import Thresholds
-from vecserve_server.storage.operations import Delete, Operation, Upsert
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.index.vectors.planning import Thresholds
+from vecserve_server.storage.rows.operations import Delete, Operation, Upsert
 
 DIM = 6
 IDS = st.sampled_from([f"r{number}" for number in range(60)])

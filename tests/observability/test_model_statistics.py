@@ -9,12 +9,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from vecserve_server.observability.model_metrics import ModelMetrics
-from vecserve_server.observability.model_statistics import (
-    Failure,
-    ModelStatistics,
-    StatisticsTable,
-)
-from vecserve_server.services.tensor_model import StageTimes, TensorReply
+from vecserve_server.observability.model_statistics import Failure, ModelStatistics, StatisticsTable
+from vecserve_server.serving.tensor_model import StageTimes, TensorReply
 
 NS = st.integers(0, 10**9)
 RUNS = st.lists(st.tuples(st.integers(1, 64), NS, NS, NS), max_size=10)

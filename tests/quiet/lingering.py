@@ -15,7 +15,7 @@ from vecserve_client import Client, Record
 
 
 def _build(folder: str) -> int:
-    from vecserve_server.index import builder  # noqa: PLC0415 - nothing else may import it
+    from vecserve_server.index.building import builder  # noqa: PLC0415 - nothing else may import it
 
     return builder.main([folder, str(os.getppid())])
 

@@ -131,7 +131,7 @@ def job(folder: Path) -> Path:
     # Imported now: they start threads, with which a process may not enter a namespace.
     import numpy as np  # noqa: PLC0415
 
-    from vecserve_server.index.build_job import BuildJob, Source, write_job  # noqa: PLC0415
+    from vecserve_server.index.building.build_job import BuildJob, Source, write_job  # noqa: PLC0415
 
     folder.mkdir()
     vectors = np.random.default_rng(0).standard_normal((ROWS, DIM))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.export.tiny_bert import CheckpointFiles
+from tests.importing.tiny_bert import CheckpointFiles
 from tests.quiet.namespace import FORBIDDEN
 from tests.quiet.scenario import WATCHED
 

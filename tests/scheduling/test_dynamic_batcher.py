@@ -9,21 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from tests.scheduling.steered_encoder import (
-    PATIENCE_S,
-    Gate,
-    answers,
-    encoding,
-    ids,
-    make_batcher,
-)
-from vecserve_server.domain import Encodings, TokenIds
-from vecserve_server.errors import (
-    DeadlineExceeded,
-    Draining,
-    Overloaded,
-    QueueTimeout,
-)
+from tests.scheduling.steered_encoder import PATIENCE_S, Gate, answers, encoding, ids, make_batcher
+from vecserve_server.domain.vectors import Encodings, TokenIds
+from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, QueueTimeout
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.scheduling.computation import Computation, abandoned
 from vecserve_server.scheduling.encoder_policy import EncoderPolicy

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.errors import CapacityError, DeadlineExceeded, QueueTimeout, VecserveError
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics

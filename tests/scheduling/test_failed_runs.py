@@ -17,10 +17,8 @@ from tests.scheduling.steered_encoder import (
     ids,
     queued_behind_a_run,
 )
-from vecserve_server.domain import Encodings
-from vecserve_server.errors import (
-    EngineError,
-)
+from vecserve_server.domain.vectors import Encodings
+from vecserve_server.errors import EngineError
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds

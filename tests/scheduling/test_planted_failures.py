@@ -11,10 +11,10 @@ import pytest
 
 from tests.scheduling import test_tensor_batcher as tensor
 from tests.scheduling.steered_encoder import PATIENCE_S, Gate, encoding, ids
-from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.domain.shapes import run_shapes
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.cost_model import UNMEASURED
 from vecserve_server.encoding.planning import RunPlanner
-from vecserve_server.encoding.shapes import run_shapes
 from vecserve_server.errors import EngineError, is_for_caller
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher

@@ -8,17 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.scheduling.steered_encoder import (
-    Gate,
-    answers,
-    encoding,
-    ids,
-    queued_behind_a_run,
-)
-from vecserve_server.errors import (
-    DeadlineExceeded,
-    QueueTimeout,
-)
+from tests.scheduling.steered_encoder import Gate, answers, encoding, ids, queued_behind_a_run
+from vecserve_server.errors import DeadlineExceeded, QueueTimeout
 from vecserve_server.scheduling.batcher import DynamicBatcher
 
 

@@ -20,11 +20,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.scheduling.policy import BatchPolicy
-from vecserve_server.scheduling.tensor_batcher import (
-    TensorBatcher,
-    Waiting,
-    abandoned,
-)
+from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
 from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings

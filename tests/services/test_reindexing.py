@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vecserve_server.domain import CollectionSpec, ModelRef, NewRow, Source, Vectors
+from vecserve_server.collections.collections import Collections
+from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.domain.vectors import ModelRef, Vectors
 from vecserve_server.errors import (
     EngineError,
     FailedPrecondition,
@@ -23,20 +26,19 @@ from vecserve_server.errors import (
     NotFound,
     StorageError,
 )
-from vecserve_server.index.maintenance import IndexMaintenance
+from vecserve_server.index.building.maintenance import IndexMaintenance
 from vecserve_server.index.opening import Indexes
 from vecserve_server.index.segmented_index import IndexOptions
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.services.catalog import Catalog, ServedModel
-from vecserve_server.services.collections import Collections
 from vecserve_server.services.reindex_rules import DAY_MS, is_running
 from vecserve_server.services.reindexing import Progress, ReindexingService
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.settings import ReindexSettings
-from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.manifest import Generation, Retired
-from vecserve_server.storage.operations import Upsert
-from vecserve_server.storage.writer import RowWriter
+from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.settings.settings import ReindexSettings
+from vecserve_server.storage.folders.data_folder import DataFolder
+from vecserve_server.storage.folders.manifest import Generation, Retired
+from vecserve_server.storage.rows.operations import Upsert
+from vecserve_server.storage.rows.writer import RowWriter
 
 DIM, ROWS = 8, 50
 PATIENCE_S = 60.0

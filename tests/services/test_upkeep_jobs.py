@@ -10,7 +10,7 @@ import pytest
 
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded
 from vecserve_server.services.upkeep_jobs import UpkeepJobs
-from vecserve_server.storage.read_limit import ReadLimit
+from vecserve_server.storage.files.read_limit import ReadLimit
 
 PATIENCE_S = 60.0
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vecserve_server.domain import NewRow
-from vecserve_server.storage.operations import Delete, Operation, Upsert
-from vecserve_server.storage.row_log import RowLog
-from vecserve_server.storage.writer import RowWriter
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.storage.rows.operations import Delete, Operation, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
+from vecserve_server.storage.rows.writer import RowWriter
 
 DIM = 8
 IN_FLIGHT = 12

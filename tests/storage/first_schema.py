@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from vecserve_server.domain import NewRow
-from vecserve_server.storage.row_records import COLUMNS, vectors_to_store, write_record
-from vecserve_server.storage.row_schema import MIGRATIONS
-from vecserve_server.storage.sqlite_file import migrate, open_writable
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.storage.files.sqlite_file import migrate, open_writable
+from vecserve_server.storage.rows.row_records import COLUMNS, vectors_to_store, write_record
+from vecserve_server.storage.rows.row_schema import MIGRATIONS
 
 
 def write_first_schema(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vecserve_server.domain import NewRow
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.errors import StorageError
-from vecserve_server.storage.operations import Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.rows.operations import Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 
 def main(path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vecserve_server.domain import FieldSpec, FieldType
-from vecserve_server.storage.conditions import (
+from vecserve_server.domain.collections import FieldSpec, FieldType
+from vecserve_server.domain.conditions import (
     AllOf,
     AnyOf,
     Bounds,
@@ -22,7 +22,7 @@ from vecserve_server.storage.conditions import (
     OneOf,
     StartsWith,
 )
-from vecserve_server.storage.instants import parse_instant
+from vecserve_server.domain.instants import parse_instant
 
 MISSING = object()
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}

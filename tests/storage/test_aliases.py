@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.errors import ConfigError, CorruptData
-from vecserve_server.storage import aliases
-from vecserve_server.storage.aliases import read_aliases, write_aliases
+from vecserve_server.storage.folders import aliases
+from vecserve_server.storage.folders.aliases import read_aliases, write_aliases
 
 _NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 

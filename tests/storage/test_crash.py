@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.storage.endless_writer import DIM, IN_FLIGHT, operation
-from vecserve_server.storage.operations import Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.rows.operations import Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 
 @pytest.mark.parametrize("round_", range(10))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vecserve_server.domain import CollectionSpec, ModelRef
+from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import AlreadyExists, ConfigError, InvalidArgument, NotFound
-from vecserve_server.storage.data_folder import DataFolder
-from vecserve_server.storage.manifest import Manifest, read_manifest
+from vecserve_server.storage.folders.data_folder import DataFolder
+from vecserve_server.storage.folders.manifest import Manifest, read_manifest
 
 _OPEN_AND_PRINT_ERROR = """
 import pathlib, sys

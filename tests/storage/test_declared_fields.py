@@ -12,22 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.storage.payloads import (
-    CONDITIONS,
-    DECLARED,
-    PAYLOADS,
-    canonical,
-    matches,
-    value_of,
-)
-from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis, Tokeniser
+from tests.storage.payloads import CONDITIONS, DECLARED, PAYLOADS, canonical, matches, value_of
+from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis, Tokeniser
+from vecserve_server.domain.conditions import Bounds, Condition, InstantIn, NumberIn, OneOf
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.errors import CorruptData, DeadlineExceeded, FailedPrecondition
-from vecserve_server.storage.conditions import Bounds, Condition, InstantIn, NumberIn, OneOf
-from vecserve_server.storage.operations import Conflict, Delete, Operation, Upsert
-from vecserve_server.storage.row_checks import Damaged
-from vecserve_server.storage.row_log import RowLog
-from vecserve_server.storage.terms import Terms
-from vecserve_server.storage.word_index import WordIndex
+from vecserve_server.storage.payloads.terms import Terms
+from vecserve_server.storage.payloads.word_index import WordIndex
+from vecserve_server.storage.rows.operations import Conflict, Delete, Operation, Upsert
+from vecserve_server.storage.rows.row_checks import Damaged
+from vecserve_server.storage.rows.row_log import RowLog
 
 TITLE = FieldSpec(name="title", type=FieldType.TEXT)
 BODY = FieldSpec(name="body.text", type=FieldType.TEXT)

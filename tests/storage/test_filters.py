@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.storage.payloads import CONDITIONS, DECLARED, PAYLOADS, TEXTS, canonical, matches
-from vecserve_server.domain import TextAnalysis
-from vecserve_server.storage.conditions import (
+from vecserve_server.domain.collections import TextAnalysis
+from vecserve_server.domain.conditions import (
     MAX_DEPTH,
     MAX_JOINED,
     MAX_SCALARS,
@@ -27,13 +27,13 @@ from vecserve_server.storage.conditions import (
     OneOf,
     StartsWith,
 )
-from vecserve_server.storage.declared_fields import declare
-from vecserve_server.storage.filter_sql import (
+from vecserve_server.domain.instants import instant_sql, parse_instant
+from vecserve_server.storage.payloads.declared_fields import declare
+from vecserve_server.storage.payloads.filter_sql import (
     Indexed,
     after_all_with_prefix,
     compile_condition,
 )
-from vecserve_server.storage.instants import instant_sql, parse_instant
 
 Payload = Mapping[str, Any]
 

@@ -11,15 +11,17 @@ import pytest
 from tests.storage.first_schema import write_first_schema
 from tests.storage.killed import killed_at
 from vecserve_server.checked_json import write_checked_json
-from vecserve_server.domain import CollectionSpec, ModelRef, NewRow
+from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import CorruptData
-from vecserve_server.storage.generations import (
+from vecserve_server.storage.folders.generations import (
     ROWS_FILE,
     generation_folder,
     make_generation,
     open_layout,
 )
-from vecserve_server.storage.manifest import (
+from vecserve_server.storage.folders.manifest import (
     Generation,
     Manifest,
     Reindex,
@@ -27,7 +29,7 @@ from vecserve_server.storage.manifest import (
     read_manifest,
     write_manifest,
 )
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.rows.row_log import RowLog
 
 DIM = 4
 MODEL = ModelRef(name="m", version="1", digest="0f")

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.domain import (
+from vecserve_server.domain.collections import (
     CollectionSpec,
     FieldSpec,
     FieldType,
-    ModelRef,
     TextAnalysis,
     Tokeniser,
 )
+from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import ConfigError, CorruptData
-from vecserve_server.storage import manifest
-from vecserve_server.storage.manifest import (
+from vecserve_server.storage.folders import manifest
+from vecserve_server.storage.folders.manifest import (
     Generation,
     Manifest,
     Reindex,

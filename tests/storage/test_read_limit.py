@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vecserve_server.errors import DeadlineExceeded
-from vecserve_server.storage.read_limit import ReadLimit
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.files.read_limit import ReadLimit
+from vecserve_server.storage.rows.row_log import RowLog
 
 S = 1_000_000_000
 PATIENCE_S = 60.0

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vecserve_server.domain import FieldSpec, FieldType, NewRow
+from vecserve_server.domain.collections import FieldSpec, FieldType
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.errors import Overloaded, StoreGone
-from vecserve_server.storage import row_file, sqlite_file
-from vecserve_server.storage.open_stores import OpenStores
-from vecserve_server.storage.operations import Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.files import sqlite_file
+from vecserve_server.storage.files.open_stores import OpenStores
+from vecserve_server.storage.rows import row_file
+from vecserve_server.storage.rows.operations import Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 FIELDS = [FieldSpec(name="title", type=FieldType.TEXT)]
 FILE = "rows.sqlite"

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.storage.first_schema import write_first_schema
-from vecserve_server.domain import NewRow
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.errors import ConfigError, CorruptData, InvalidArgument, StorageError
-from vecserve_server.storage.operations import Delete, Upsert
-from vecserve_server.storage.row_checks import Damaged
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.rows.operations import Delete, Upsert
+from vecserve_server.storage.rows.row_checks import Damaged
+from vecserve_server.storage.rows.row_log import RowLog
 
 _DIM = 4
 _ANY_TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)

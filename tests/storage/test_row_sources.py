@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vecserve_server.domain import NewRow, Source
+from vecserve_server.domain.rows import NewRow, Source
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.storage.operations import Delete, Upsert
-from vecserve_server.storage.row_log import RowLog
+from vecserve_server.storage.rows.operations import Delete, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 DIM = 4
 PLENTY = 1 << 30

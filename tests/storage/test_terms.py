@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.storage.payloads import canonical
-from vecserve_server.domain import FieldSpec, FieldType, NewRow, TextAnalysis, Tokeniser
-from vecserve_server.storage.operations import Upsert
-from vecserve_server.storage.row_log import RowLog
-from vecserve_server.storage.terms import Terms
-from vecserve_server.storage.word_index import LexicalMatches
+from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis, Tokeniser
+from vecserve_server.domain.rows import NewRow
+from vecserve_server.storage.payloads.terms import Terms
+from vecserve_server.storage.payloads.word_index import LexicalMatches
+from vecserve_server.storage.rows.operations import Upsert
+from vecserve_server.storage.rows.row_log import RowLog
 
 WORDS, TRIGRAM = TextAnalysis(), TextAnalysis(tokeniser=Tokeniser.TRIGRAM)
 ROWS = (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vecserve_server.errors import CorruptData
-from vecserve_server.storage.sqlite_file import open_writable
-from vecserve_server.storage.write_ahead_log import check_log
+from vecserve_server.storage.files.sqlite_file import open_writable
+from vecserve_server.storage.files.write_ahead_log import check_log
 
 PAGE, HEADER, FRAME_HEADER = 4096, 32, 24
 TRANSACTIONS = 12

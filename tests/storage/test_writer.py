@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vecserve_server.domain import NewRow
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.errors import Draining, InvalidArgument, Overloaded, StorageError
-from vecserve_server.storage.operations import Committed, Delete, Operation, Upsert
-from vecserve_server.storage.row_log import RowLog
-from vecserve_server.storage.writer import RowWriter
+from vecserve_server.storage.rows.operations import Committed, Delete, Operation, Upsert
+from vecserve_server.storage.rows.row_log import RowLog
+from vecserve_server.storage.rows.writer import RowWriter
 
 _TIMEOUT_S = 20
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from vecserve_client.types import FieldType
-from vecserve_server.storage.instants import parse_instant
+from vecserve_server.domain.instants import parse_instant
 
 NOTHING: Final = object()
 """Stands for an empty cell: the row does not have the field."""

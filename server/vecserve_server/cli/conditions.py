@@ -16,7 +16,7 @@ from vecserve_client import filters
 from vecserve_client.types import FieldType, FieldTypes
 from vecserve_server.cli.cells import NOTHING, read_cell
 from vecserve_server.cli.exits import UsageProblem
-from vecserve_server.storage.instants import parse_instant
+from vecserve_server.domain.instants import parse_instant
 
 HELP = "FIELD=VALUE, also != < <= > >= ^= (begins with); FIELD or !FIELD (repeatable: all hold)."
 _CONDITION = re.compile(r"(?P<field>[^=<>!^]+)(?P<sign>!=|<=|>=|\^=|=|<|>)(?P<value>.*)", re.DOTALL)

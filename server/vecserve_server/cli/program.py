@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vecserve_server import MAY_REPORT, __version__
-from vecserve_server.cli import (
+from vecserve_server.cli.commands import (
     aliases,
     classify,
     collections,

@@ -19,7 +19,7 @@ from vecserve_client import InvalidArgument, Record
 from vecserve_client.types import FieldTypes
 from vecserve_client.wire import record_to_proto
 from vecserve_server.cli.cells import NOTHING, read_cell
-from vecserve_server.services.validation import MAX_JSON_DEPTH, json_depth
+from vecserve_server.domain.validation import MAX_JSON_DEPTH, json_depth
 
 JOINT = ". "
 """Stands between the text fields of a record."""

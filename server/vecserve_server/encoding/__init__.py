@@ -1,3 +1,3 @@
-"""Encoders: from text to unit vectors, and where their models live."""
+"""From an input to unit vectors: tokenising, packing, planning and the encoder."""
 
 from __future__ import annotations

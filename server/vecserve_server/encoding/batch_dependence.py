@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Encodings, TokenIds
-from vecserve_server.encoding.engine import Feeds
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.packing import pad
+from vecserve_server.engines.engine import Feeds
 
 LEAST_LIKENESS = 0.999999
 """Rounding leaves 1 - 1e-13 in float32 and 1 - 1e-7 in float16; dynamic int8, less than 0.9999."""

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.encoding.shapes import Shape
+from vecserve_server.domain.shapes import Shape
 
 _ROUNDS = 3
 _CHANGE_ROUNDS = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.domain.vectors import Encodings, TokenIds
 
 OnRun: TypeAlias = Callable[[int, int], None]
 """Told of every run how many tokens its sequences had and how many were computed, padding

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from vecserve_server.domain import Json
+from vecserve_server.domain.rows import Json
 from vecserve_server.encoding.measurements import Measurements
 
 PREFERRED = ("openvino", "onnxruntime")

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vecserve_server.domain import Json, TokenIds
+from vecserve_server.domain.rows import Json
+from vecserve_server.domain.shapes import Shape, fixed_shapes, prepared_shapes, run_shapes
+from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.encoding.batch_dependence import LEAST_LIKENESS, likeness
-from vecserve_server.encoding.compiled_models import CompiledModels
 from vecserve_server.encoding.cost_model import (
     CostModel,
     fit,
@@ -26,23 +27,17 @@ from vecserve_server.encoding.cost_model import (
     measured_shapes,
 )
 from vecserve_server.encoding.encoder import Encoder, OnRun
-from vecserve_server.encoding.engine import (
-    PACKED_INPUTS,
-    PADDED_INPUTS,
-    TYPE_IDS,
-    Engine,
-    Feeds,
-)
 from vecserve_server.encoding.engine_choice import choose_engine
 from vecserve_server.encoding.measurements import Measurements, processor
-from vecserve_server.encoding.model_config import AUTO, OPENVINO, PACKED, EncoderConfig
-from vecserve_server.encoding.onnx_engine import OnnxEngine
-from vecserve_server.encoding.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Cost, RunPlanner
-from vecserve_server.encoding.shapes import Shape, fixed_shapes, prepared_shapes, run_shapes
 from vecserve_server.encoding.text_encoders import AloneEncoder, PackedEncoder, PaddedEncoder
+from vecserve_server.engines.compiled_models import CompiledModels
+from vecserve_server.engines.engine import PACKED_INPUTS, PADDED_INPUTS, TYPE_IDS, Engine, Feeds
+from vecserve_server.engines.onnx_engine import OnnxEngine
+from vecserve_server.engines.openvino_engine import OpenVinoEngine
 from vecserve_server.errors import ModelError
+from vecserve_server.model_files.model_config import AUTO, OPENVINO, PACKED, EncoderConfig
 from vecserve_server.observability.logging import get_logger, log_event
 from vecserve_server.observability.process import usable_threads
 

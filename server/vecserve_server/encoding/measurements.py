@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from vecserve_server.domain import Json
+from vecserve_server.domain.rows import Json
 
 
 class Measurements:

@@ -14,19 +14,21 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain import (
+from vecserve_server.domain.names import (
     MODEL_CONFIG_FILE,
     MODEL_NAME_PATTERN,
     MODEL_NAME_RULE,
     SHIPPED_MODEL,
-    ModelRef,
-    TokenIds,
 )
+from vecserve_server.domain.vectors import ModelRef, TokenIds
 from vecserve_server.encoding.batch_dependence import TRIAL_TEXTS, TRIAL_TOKENS
 from vecserve_server.encoding.cost_model import CostModel
 from vecserve_server.encoding.encoder import Encoder, OnRun
 from vecserve_server.encoding.loading import EncoderLoader, LoadedEncoder, ModelFile, ignored
-from vecserve_server.encoding.model_config import (
+from vecserve_server.encoding.tokenizer import TextTokenizer
+from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.errors import InvalidArgument, ModelError
+from vecserve_server.model_files.model_config import (
     AUTO,
     ONNXRUNTIME,
     OPENVINO,
@@ -36,9 +38,6 @@ from vecserve_server.encoding.model_config import (
     encoder_config,
     read_model_config,
 )
-from vecserve_server.encoding.openvino_runtime import openvino_is_installed
-from vecserve_server.encoding.tokenizer import TextTokenizer
-from vecserve_server.errors import InvalidArgument, ModelError
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _CARD = "card.json"

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import TokenIds
+from vecserve_server.domain.vectors import TokenIds
 
 Row: TypeAlias = list[int]
 """Numbers of the sequences that share a row, in their order within it."""

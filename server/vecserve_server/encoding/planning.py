@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from vecserve_server.domain.shapes import Shape
 from vecserve_server.encoding.packing import Row, longest_first, plan_rows
-from vecserve_server.encoding.shapes import Shape
 
 Cost: TypeAlias = Callable[[Shape], float]
 """Seconds that a run of a shape takes."""

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vecserve_server.domain import Encodings, TokenIds
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.batch_dependence import padded_feeds
 from vecserve_server.encoding.encoder import OnRun
-from vecserve_server.encoding.engine import TYPE_IDS, Engine
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Run, RunPlanner
+from vecserve_server.engines.engine import TYPE_IDS, Engine
 
 
 class PackedEncoder:

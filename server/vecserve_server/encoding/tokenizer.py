@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import tokenizers
 
-from vecserve_server.domain import TokenIds
+from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import InvalidArgument, ModelError
 
 Truncate: TypeAlias = Literal["right", "left", "error"]

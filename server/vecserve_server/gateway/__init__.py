@@ -1,3 +1,3 @@
-"""gRPC: servicers, converters, interceptors and the status table."""
+"""gRPC: the server, and a folder for each protocol."""
 
 from __future__ import annotations

@@ -29,19 +29,19 @@ from vecserve.v1 import (
     search_pb2_grpc,
 )
 from vecserve_server.errors import ConfigError
-from vecserve_server.gateway.admin_servicer import AdminServicer
-from vecserve_server.gateway.collection_servicer import CollectionServicer
-from vecserve_server.gateway.doors import make_doors
-from vecserve_server.gateway.embedding_servicer import EmbeddingServicer
-from vecserve_server.gateway.failures import Failures
-from vecserve_server.gateway.health import HealthServicer
-from vecserve_server.gateway.index_servicer import IndexServicer
-from vecserve_server.gateway.inference.servicer import InferenceServicer
-from vecserve_server.gateway.interceptor import CallInterceptor
-from vecserve_server.gateway.search_servicer import SearchServicer
+from vecserve_server.gateway.common.doors import make_doors
+from vecserve_server.gateway.common.failures import Failures
+from vecserve_server.gateway.common.health import HealthServicer
+from vecserve_server.gateway.common.interceptor import CallInterceptor
+from vecserve_server.gateway.kserve.servicer import InferenceServicer
+from vecserve_server.gateway.vecserve.admin_servicer import AdminServicer
+from vecserve_server.gateway.vecserve.collection_servicer import CollectionServicer
+from vecserve_server.gateway.vecserve.embedding_servicer import EmbeddingServicer
+from vecserve_server.gateway.vecserve.index_servicer import IndexServicer
+from vecserve_server.gateway.vecserve.search_servicer import SearchServicer
 from vecserve_server.observability.metrics import Metrics
-from vecserve_server.server_settings import ServerSettings
-from vecserve_server.settings import LimitSettings
+from vecserve_server.settings.server_settings import ServerSettings
+from vecserve_server.settings.settings import LimitSettings
 
 SERVICES: tuple[str, ...] = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Vectors
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.index.exact_index import (
+from vecserve_server.index.segments.segment import Segment
+from vecserve_server.index.segments.segment_files import QUANTISER
+from vecserve_server.index.segments.segment_search import SegmentView
+from vecserve_server.index.vectors.exact_index import (
     ExactIndex,
     ExactSnapshot,
     candidates_for,
     check_search,
 )
-from vecserve_server.index.planning import Costs, SegmentShape, choose_method
-from vecserve_server.index.ranking import Candidates, rank
-from vecserve_server.index.segment import Segment
-from vecserve_server.index.segment_files import QUANTISER
-from vecserve_server.index.segment_search import SegmentView
-from vecserve_server.index.vector_index import (
+from vecserve_server.index.vectors.planning import Costs, SegmentShape, choose_method
+from vecserve_server.index.vectors.ranking import Candidates, rank
+from vecserve_server.index.vectors.vector_index import (
     KEPT_REMOVALS,
     Method,
     Neighbours,

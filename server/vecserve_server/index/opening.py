@@ -15,14 +15,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Row
+from vecserve_server.domain.rows import Row
 from vecserve_server.errors import CorruptData, StorageError
+from vecserve_server.index.building.maintenance import IndexMaintenance
 from vecserve_server.index.freed_memory import return_freed_memory
 from vecserve_server.index.live_rows import NO_SEQS, LiveRows
-from vecserve_server.index.maintenance import IndexMaintenance
-from vecserve_server.index.segment import Segment
-from vecserve_server.index.segment_folder import SegmentEntry, SegmentFolder, SegmentsManifest
 from vecserve_server.index.segmented_index import IndexOptions, Removals, SegmentedIndex
+from vecserve_server.index.segments.segment import Segment
+from vecserve_server.index.segments.segment_folder import (
+    SegmentEntry,
+    SegmentFolder,
+    SegmentsManifest,
+)
 from vecserve_server.observability.logging import get_logger, log_event
 
 _PAGE_ROWS = 4096

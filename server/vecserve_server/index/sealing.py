@@ -14,14 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from vecserve_server.errors import StorageError
-from vecserve_server.index.build_job import JOB, BuildJob, Source, write_job
-from vecserve_server.index.builder_process import Builder
+from vecserve_server.index.building.build_job import JOB, BuildJob, Source, write_job
+from vecserve_server.index.building.builder_process import Builder
 from vecserve_server.index.live_rows import Frozen, LiveRows
-from vecserve_server.index.planning import BuildPlan
-from vecserve_server.index.segment import Segment
-from vecserve_server.index.segment_files import SEQS, VECTORS
-from vecserve_server.index.segment_folder import SegmentEntry, SegmentFolder, SegmentsManifest
-from vecserve_server.index.segment_search import SegmentView
+from vecserve_server.index.segments.segment import Segment
+from vecserve_server.index.segments.segment_files import SEQS, VECTORS
+from vecserve_server.index.segments.segment_folder import (
+    SegmentEntry,
+    SegmentFolder,
+    SegmentsManifest,
+)
+from vecserve_server.index.segments.segment_search import SegmentView
+from vecserve_server.index.vectors.planning import BuildPlan
 from vecserve_server.observability.logging import get_logger, log_event
 
 Step = Callable[[str], None]

@@ -16,25 +16,25 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import Vectors
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import Draining
-from vecserve_server.index.build_job import BuildJob
+from vecserve_server.index.building.build_job import BuildJob
+from vecserve_server.index.building.maintenance import IndexMaintenance
 from vecserve_server.index.freed_memory import return_freed_memory
 from vecserve_server.index.live_rows import LiveRows
-from vecserve_server.index.maintenance import IndexMaintenance
-from vecserve_server.index.planning import (
+from vecserve_server.index.sealing import Sealing, Step
+from vecserve_server.index.segments.segment import Segment
+from vecserve_server.index.segments.segment_files import FILES, verify_sha256
+from vecserve_server.index.segments.segment_folder import SegmentFolder
+from vecserve_server.index.segments.segment_search import SegmentView
+from vecserve_server.index.vectors.planning import (
     BuildPlan,
     Costs,
     Thresholds,
     measured_thresholds,
     next_build,
 )
-from vecserve_server.index.sealing import Sealing, Step
-from vecserve_server.index.segment import Segment
-from vecserve_server.index.segment_files import FILES, verify_sha256
-from vecserve_server.index.segment_folder import SegmentFolder
-from vecserve_server.index.segment_search import SegmentView
-from vecserve_server.index.vector_index import (
+from vecserve_server.index.vectors.vector_index import (
     GivenUp,
     IndexStats,
     Neighbours,

@@ -15,14 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from vecserve_server.domain import Encodings, TokenIds
-from vecserve_server.errors import (
-    DeadlineExceeded,
-    Draining,
-    EngineError,
-    Overloaded,
-    QueueTimeout,
-)
+from vecserve_server.domain.vectors import Encodings, TokenIds
+from vecserve_server.errors import DeadlineExceeded, Draining, EngineError, Overloaded, QueueTimeout
 from vecserve_server.observability.logging import get_logger
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vecserve_server.domain import Encodings, TokenIds, Vectors
+from vecserve_server.domain.vectors import Encodings, TokenIds, Vectors
 from vecserve_server.errors import DeadlineExceeded, QueueTimeout, VecserveError
 
 RunEncoder: TypeAlias = Callable[[Sequence[TokenIds]], Encodings]

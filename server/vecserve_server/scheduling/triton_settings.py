@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain import MODEL_CONFIG_FILE
+from vecserve_server.domain.names import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError
 
 

@@ -1,3 +1,3 @@
-"""Protocol-free use cases: embed, upsert, search, collections, models."""
+"""The use cases, one face each. Both protocols call these and nothing below."""
 
 from __future__ import annotations

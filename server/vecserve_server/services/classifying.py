@@ -10,18 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vecserve_server.domain import Hit, Json
+from vecserve_server.collections.retrieval import Wanted
+from vecserve_server.domain.rows import Hit, Json
+from vecserve_server.domain.validation import MAX_FIELD_BYTES, check_k
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.services.embedding import EmbedOptions
-from vecserve_server.services.retrieval import Wanted
-from vecserve_server.services.searching import (
-    QueryInput,
-    Searched,
-    SearchingService,
-)
-from vecserve_server.services.validation import MAX_FIELD_BYTES, check_k
+from vecserve_server.services.searching import QueryInput, Searched, SearchingService
 from vecserve_server.services.voting import Ballot, LabelScore, vote
-from vecserve_server.settings import ClassifySettings
+from vecserve_server.serving.embedding import EmbedOptions
+from vecserve_server.settings.settings import ClassifySettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

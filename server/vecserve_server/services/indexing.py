@@ -14,7 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, NewRow, Source
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections
+from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.conditions import Condition
+from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.domain.validation import check_count, check_id, check_payload, check_vector
 from vecserve_server.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -22,19 +27,10 @@ from vecserve_server.errors import (
     RequestError,
     Superseded,
 )
-from vecserve_server.services.catalog import Catalog, ServedModel
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
-from vecserve_server.services.validation import (
-    check_count,
-    check_id,
-    check_payload,
-    check_vector,
-)
-from vecserve_server.settings import LimitSettings
-from vecserve_server.storage.conditions import Condition
-from vecserve_server.storage.operations import Conflict, Delete, Outcome, Upsert
+from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.settings.settings import LimitSettings
+from vecserve_server.storage.rows.operations import Conflict, Delete, Outcome, Upsert
 
 NO_VECTOR = np.empty(0, np.float32)
 DELETE_ROWS = 1000

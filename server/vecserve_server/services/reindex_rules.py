@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vecserve_server.domain import ModelRef
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.comparing import Comparison
+from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import FailedPrecondition
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.comparing import Comparison
-from vecserve_server.storage.manifest import Generation, Manifest, Reindex, Retired
+from vecserve_server.storage.folders.manifest import Generation, Manifest, Reindex, Retired
 
 LEAST_SELF_HIT_RATE = 0.98
 DAY_MS = 86_400_000

@@ -15,20 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vecserve_server.domain import ModelRef
-from vecserve_server.errors import (
-    FailedPrecondition,
-    NotFound,
-    VecserveError,
-    is_for_caller,
-)
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections, ManifestChange
+from vecserve_server.collections.comparing import compare
+from vecserve_server.collections.rebuilding import Rebuild, switch
+from vecserve_server.domain.vectors import ModelRef
+from vecserve_server.errors import FailedPrecondition, NotFound, VecserveError, is_for_caller
 from vecserve_server.observability.logging import get_logger, log_event
-from vecserve_server.services.catalog import Catalog, ServedModel
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections, ManifestChange
-from vecserve_server.services.comparing import compare
-from vecserve_server.services.embedding import EmbeddingService
-from vecserve_server.services.rebuilding import Rebuild, switch
 from vecserve_server.services.reindex_rules import (
     check_comparison,
     check_sources,
@@ -39,8 +32,10 @@ from vecserve_server.services.reindex_rules import (
     succeeds,
 )
 from vecserve_server.services.row_embedding import rows_with
-from vecserve_server.settings import ReindexSettings
-from vecserve_server.storage.manifest import Generation, Manifest, Reindex, Retired
+from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.embedding import EmbeddingService
+from vecserve_server.settings.settings import ReindexSettings
+from vecserve_server.storage.folders.manifest import Generation, Manifest, Reindex, Retired
 
 UPKEEP_S = 3600.0
 

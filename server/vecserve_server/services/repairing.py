@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vecserve_server.domain import NewRow, Row, Source
+from vecserve_server.collections.checking import Checked
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.rebuilding import Rebuild, copy_row, switch
+from vecserve_server.domain.rows import NewRow, Row, Source
 from vecserve_server.errors import FailedPrecondition
-from vecserve_server.services.checking import Checked
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.rebuilding import Rebuild, copy_row, switch
 from vecserve_server.services.reindex_rules import is_running, next_number
 
 

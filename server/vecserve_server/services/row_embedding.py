@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from vecserve_server.domain import NewRow, Row, Source, Vectors
+from vecserve_server.collections.rebuilding import MakeRows, copy_row
+from vecserve_server.domain.rows import NewRow, Row, Source
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import CapacityError, Draining, FailedPrecondition
-from vecserve_server.services.catalog import ServedModel
-from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, Truncate, shorten
-from vecserve_server.services.rebuilding import MakeRows, copy_row
+from vecserve_server.serving.catalog import ServedModel
+from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, Truncate, shorten
 
 TRIES = 60
 WAIT_S = 0.5

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.domain import CollectionSpec, Vectors
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.retrieval import Answer, Asked, Mode, Wanted
+from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.validation import check_count, check_field_name, check_k, check_vector
+from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import FailedPrecondition, InvalidArgument, NotFound, RequestError
-from vecserve_server.services.catalog import Catalog
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.embedding import EmbeddingService, EmbedOptions, shorten
 from vecserve_server.services.indexing import check_dimensions, model_of
-from vecserve_server.services.retrieval import Answer, Asked, Mode, Wanted
-from vecserve_server.services.validation import check_count, check_field_name, check_k, check_vector
-from vecserve_server.settings import LimitSettings
+from vecserve_server.serving.catalog import Catalog
+from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.settings.settings import LimitSettings
 
 MAX_LEXICAL_TEXT_BYTES = 4096
 MAX_ROW_IDS = 100

@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from vecserve_server.atomic_files import sweep_leftovers
+from vecserve_server.collections.checking import Checked
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.rebuilding import drop_removed
+from vecserve_server.domain.validation import check_name
 from vecserve_server.errors import AlreadyExists, CorruptData, FailedPrecondition
-from vecserve_server.services.checking import Checked
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.rebuilding import drop_removed
 from vecserve_server.services.reindex_rules import is_running
 from vecserve_server.services.repairing import is_repairable, repair
 from vecserve_server.services.upkeep_jobs import UpkeepJobs
-from vecserve_server.services.validation import check_name
-from vecserve_server.storage.manifest import Generation
-from vecserve_server.storage.read_limit import ReadLimit
-from vecserve_server.storage.snapshots import (
+from vecserve_server.storage.files.read_limit import ReadLimit
+from vecserve_server.storage.folders.manifest import Generation
+from vecserve_server.storage.folders.snapshots import (
     Snapshot,
     Unreadable,
     delete_snapshot,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from vecserve_server.errors import Draining, Overloaded
-from vecserve_server.storage.read_limit import ReadLimit
+from vecserve_server.storage.files.read_limit import ReadLimit
 
 T = TypeVar("T")
 _Key: TypeAlias = tuple[str, str, str]

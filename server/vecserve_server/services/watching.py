@@ -11,11 +11,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.standing import Standing, State
 from vecserve_server.errors import NotFound, VecserveError
 from vecserve_server.observability.logging import get_logger, log_event
-from vecserve_server.services.collection import Collection
-from vecserve_server.services.collections import Collections
-from vecserve_server.services.standing import Standing, State
 
 
 class Watching:

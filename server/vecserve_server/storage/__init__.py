@@ -1,3 +1,3 @@
-"""Rows on disk: the SQLite log, the writer thread and the data folder."""
+"""Rows on disk."""
 
 from __future__ import annotations

@@ -1,0 +1,234 @@
+"""vecserve.v1.IndexService over gRPC."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from grpc import aio
+
+from vecserve.v1 import index_pb2, index_pb2_grpc
+from vecserve_server.collections.collections import Collections
+from vecserve_server.domain.conditions import Condition
+from vecserve_server.domain.rows import Row
+from vecserve_server.domain.validation import check_page_size
+from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.gateway.common.call import CallScope
+from vecserve_server.gateway.common.page_tokens import read_page_token, read_seq, write_page_token
+from vecserve_server.gateway.vecserve.converters import (
+    read_embed_options,
+    read_vector,
+    write_item_error,
+    write_row,
+)
+from vecserve_server.gateway.vecserve.filters import read_filter
+from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
+from vecserve_server.storage.rows.sources import PAGE_TEXT_BYTES, REPLY_TEXT_BYTES, text_bytes
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class IndexServicer(index_pb2_grpc.IndexServiceServicer):
+    """Write and read rows."""
+
+    def __init__(
+        self,
+        *,
+        service: IndexingService,
+        collections: Collections,
+        scope: CallScope,
+    ) -> None:
+        self._service = service
+        self._collections = collections
+        self._scope = scope
+
+    async def Upsert(
+        self, request: index_pb2.UpsertRequest, context: Context
+    ) -> index_pb2.UpsertResponse:
+        """Write one batch."""
+        return await self._upsert(request, self._scope.deadline_ns(context))
+
+    async def UpsertStream(
+        self, request_iterator: AsyncIterator[index_pb2.UpsertStreamRequest], context: Context
+    ) -> AsyncIterator[index_pb2.UpsertStreamResponse]:
+        """Write batches as they come."""
+        answer = partial(self._upsert, deadline_ns=self._scope.deadline_ns(context))
+        async for reply in self._scope.answer_each(
+            "UpsertStream", request_iterator, answer, index_pb2.UpsertStreamResponse
+        ):
+            yield reply
+
+    async def Delete(
+        self, request: index_pb2.DeleteRequest, context: Context
+    ) -> index_pb2.DeleteResponse:
+        """Delete rows by id, or all that match."""
+        if request.HasField("filter"):
+            return await self._delete_matching(request, self._scope.deadline_ns(context))
+        with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
+            expected = _read_expected_seqs(request.expected_seqs)
+            deleted = await self._service.delete(request.collection, request.ids, expected)
+            reply = index_pb2.DeleteResponse(
+                deleted_count=deleted.count,
+                errors=[
+                    index_pb2.DeleteError(id=row_id, error=write_item_error(error))
+                    for row_id, error in deleted.errors.items()
+                ],
+            )
+            return self._scope.complete(reply, request, arrived_ns)
+
+    async def Get(self, request: index_pb2.GetRequest, context: Context) -> index_pb2.GetResponse:
+        """Read rows by id."""
+        with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
+            collection = self._collections.get(request.collection)
+            found = await collection.get(
+                request.ids,
+                with_vectors=request.include_vector,
+                source_bytes=REPLY_TEXT_BYTES if request.with_text else 0,
+            )
+            reply = index_pb2.GetResponse(
+                rows=[
+                    write_row(found[row_id], exclude_payload=request.exclude_payload)
+                    for row_id in request.ids
+                    if row_id in found
+                ],
+                missing_ids=[row_id for row_id in request.ids if row_id not in found],
+            )
+            return self._scope.complete(reply, request, arrived_ns)
+
+    async def Scan(
+        self, request: index_pb2.ScanRequest, context: Context
+    ) -> index_pb2.ScanResponse:
+        """Read all rows, a page at a time."""
+        with self._scope.admit(request) as arrived_ns:
+            collection = self._collections.get(request.collection)
+            condition = self._condition(request)
+            size = check_page_size(request.page_size)
+            listing = _listing(collection.spec.name, request)
+            after = read_page_token(listing, request.page_token)
+            rows = await collection.scan(
+                read_seq(after),
+                size + 1,
+                with_vectors=request.include_vector,
+                source_bytes=PAGE_TEXT_BYTES if request.with_text else 0,
+                condition=condition,
+                deadline_ns=self._scope.deadline_ns(context),
+            )
+            page = rows[:size]
+            last = str(page[-1].seq) if len(rows) > size or _is_full(page) else ""
+            reply = index_pb2.ScanResponse(
+                rows=[write_row(row, exclude_payload=request.exclude_payload) for row in page],
+                next_page_token=write_page_token(listing, last),
+            )
+            return self._scope.complete(reply, request, arrived_ns)
+
+    async def Count(
+        self, request: index_pb2.CountRequest, context: Context
+    ) -> index_pb2.CountResponse:
+        """Count live rows, all or those that match."""
+        with self._scope.admit(request) as arrived_ns:
+            collection = self._collections.get(request.collection)
+            condition = self._condition(request)
+            rows = collection.live_rows
+            if condition is not None:
+                deadline_ns = self._scope.deadline_ns(context)
+                rows = await collection.count(condition, deadline_ns=deadline_ns)
+            reply = index_pb2.CountResponse(row_count=rows)
+            return self._scope.complete(reply, request, arrived_ns)
+
+    def _condition(
+        self, request: index_pb2.ScanRequest | index_pb2.CountRequest
+    ) -> Condition | None:
+        if not request.HasField("filter"):
+            return None
+        return read_filter("filter", request.filter, self._scope.filter_limits)
+
+    async def _delete_matching(
+        self, request: index_pb2.DeleteRequest, deadline_ns: int | None
+    ) -> index_pb2.DeleteResponse:
+        with self._scope.admit(request) as arrived_ns:
+            if request.ids or request.expected_seqs:
+                raise InvalidArgument("filter", "does not go with ids or expected_seqs")
+            condition = read_filter("filter", request.filter, self._scope.filter_limits)
+            count = await self._service.delete_matching(
+                request.collection, condition, deadline_ns=deadline_ns
+            )
+            reply = index_pb2.DeleteResponse(deleted_count=count)
+            return self._scope.complete(reply, request, arrived_ns)
+
+    async def _upsert(
+        self, request: index_pb2.UpsertRequest, deadline_ns: int | None
+    ) -> index_pb2.UpsertResponse:
+        with self._scope.admit(request, items=len(request.rows), field="rows") as arrived_ns:
+            rows = [_read_row(index, row) for index, row in enumerate(request.rows)]
+            options = read_embed_options(request.options)
+            upserted = await self._service.upsert(
+                request.collection,
+                rows,
+                options,
+                skip_unchanged=request.skip_unchanged,
+                deadline_ns=deadline_ns,
+            )
+            reply = index_pb2.UpsertResponse(
+                results=[_result(upserted, index) for index in range(len(rows))]
+            )
+            return self._scope.complete(
+                reply,
+                request,
+                arrived_ns,
+                queue_us=upserted.queue_us,
+                tokenise_us=upserted.tokenise_us,
+                encode_us=upserted.encode_us,
+                write_us=upserted.write_us,
+            )
+
+
+def _is_full(page: Sequence[Row]) -> bool:
+    return sum(text_bytes(row.source) for row in page) > PAGE_TEXT_BYTES
+
+
+def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
+    kind = row.WhichOneof("content")
+    vector = None
+    problem: RequestError | None = None
+    if kind in ("image", "audio"):
+        problem = Unsupported(f"rows[{index}].{kind}: the collection's model takes text only")
+    elif kind == "vector":
+        try:
+            vector = read_vector(f"rows[{index}].vector", row.vector)
+        except RequestError as error:
+            problem = error
+    return RowInput(
+        id=row.id,
+        text=row.text if kind == "text" else None,
+        vector=vector,
+        payload_json=row.payload_json,
+        expected_seq=row.expected_seq if row.HasField("expected_seq") else None,
+        problem=problem,
+    )
+
+
+def _read_expected_seqs(messages: Iterable[index_pb2.ExpectedSeq]) -> Mapping[str, int]:
+    expected: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        if not message.seq:
+            raise InvalidArgument(f"expected_seqs[{index}].seq", "is 0; it must be above 0")
+        if expected.setdefault(message.id, message.seq) != message.seq:
+            raise InvalidArgument(f"expected_seqs[{index}].id", "comes with two different seqs")
+    return expected
+
+
+def _listing(collection: str, request: index_pb2.ScanRequest) -> str:
+    # A token goes on only with the scan that it came from.
+    if not request.HasField("filter"):
+        return f"scan:{collection}"
+    digest = hashlib.sha256(request.filter.SerializeToString(deterministic=True)).hexdigest()
+    return f"scan:{collection}:{digest[:16]}"
+
+
+def _result(upserted: Upserted, index: int) -> index_pb2.UpsertResult:
+    error = upserted.errors.get(index)
+    if error is not None:
+        return index_pb2.UpsertResult(error=write_item_error(error))
+    return index_pb2.UpsertResult(seq=upserted.seqs[index], unchanged=index in upserted.unchanged)

@@ -1,0 +1,3 @@
+"""From a checkpoint to a model in the repository."""
+
+from __future__ import annotations

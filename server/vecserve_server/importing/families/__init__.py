@@ -1,0 +1,3 @@
+"""The families of encoders, and how each becomes a graph."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Building ONNX graphs from blocks."""
+
+from __future__ import annotations

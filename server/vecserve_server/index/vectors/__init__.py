@@ -1,0 +1,3 @@
+"""Vectors, codes and their exact comparison, and every decision about them."""
+
+from __future__ import annotations

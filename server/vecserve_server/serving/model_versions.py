@@ -1,0 +1,65 @@
+"""A loaded version of a model, and what it takes to get one.
+
+Owns the seam between the control of models and the kinds of models that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tritonclient.grpc import model_config_pb2
+
+from vecserve_server.observability.model_statistics import ModelStatistics
+from vecserve_server.serving.catalog import ServedModel
+from vecserve_server.serving.leases import Leases
+from vecserve_server.serving.tensor_model import TensorModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSource:
+    """What to load."""
+
+    root: Path
+    """A folder laid out as a model repository."""
+    name: str
+    version: str
+    proto: model_config_pb2.ModelConfig
+    """The configuration to load it with, which need not be the one in the folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder."""
+        return self.root / self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedVersion:
+    """A version that is warm and ready to answer."""
+
+    model: TensorModel
+    digest: str
+    """Two versions with the same digest give the same answers."""
+    close: Callable[[float], Awaitable[bool]]
+    """Free it, within so many seconds; nobody uses it any more."""
+    text: ServedModel | None = None
+    """What embeds texts with it; None for a model that is no text encoder."""
+    leases: Leases = field(default_factory=Leases)
+    """Who uses it; the same as those of `text`."""
+
+
+class VersionLoader(Protocol):
+    """One kind of model. Loop only."""
+
+    def accepts(self, proto: model_config_pb2.ModelConfig) -> bool:
+        """Tell whether the configuration asks for this kind."""
+        ...
+
+    async def load(self, source: VersionSource, statistics: ModelStatistics) -> LoadedVersion:
+        """Load and warm up; runs are counted in `statistics`.
+
+        Raises ModelError for a configuration or a file that is wrong.
+        """
+        ...

@@ -1,0 +1,96 @@
+"""Text encoders as models that come and go.
+
+Owns the way from an encoder's files to a version that answers both protocols. Must not know when
+it is loaded or retired. Loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeAlias
+
+from tritonclient.grpc import model_config_pb2
+
+from vecserve_server.encoding.encoder import OnRun
+from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.model_files.model_config import BACKEND
+from vecserve_server.observability.metrics import Metrics
+from vecserve_server.observability.model_statistics import ModelStatistics
+from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.serving.catalog import ServedModel
+from vecserve_server.serving.embedding import EmbeddingService
+from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
+from vecserve_server.serving.text_model import TextTensorModel
+
+StartBatcher: TypeAlias = Callable[[TextModel, ModelStatistics], DynamicBatcher]
+
+
+class TextLoader:
+    """The `VersionLoader` of text encoders."""
+
+    def __init__(
+        self,
+        *,
+        default_instances: int,
+        precision: str | None,
+        start_batcher: StartBatcher,
+        service: EmbeddingService,
+        metrics: Metrics,
+        clock_ns: Callable[[], int],
+        load_pool: Executor,
+    ) -> None:
+        """Load in `load_pool`; `precision` overrides the configured one unless None."""
+        self._default_instances = default_instances
+        self._precision = precision
+        self._start_batcher = start_batcher
+        self._service = service
+        self._metrics = metrics
+        self._clock_ns = clock_ns
+        self._load_pool = load_pool
+
+    def accepts(self, proto: model_config_pb2.ModelConfig) -> bool:
+        """See `VersionLoader`."""
+        return bool(proto.backend == BACKEND)
+
+    async def load(self, source: VersionSource, statistics: ModelStatistics) -> LoadedVersion:
+        """See `VersionLoader`."""
+        repository = ModelRepository(source.root, default_instances=self._default_instances)
+        work = partial(
+            repository.load,
+            source.name,
+            source.version,
+            proto=source.proto,
+            precision=self._precision,
+            on_run=self._fill(source.name),
+        )
+        text = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
+        served = ServedModel(text=text, batcher=self._start_batcher(text, statistics))
+        return LoadedVersion(
+            model=TextTensorModel(served=served, service=self._service, clock_ns=self._clock_ns),
+            digest=_digest(text),
+            close=partial(_close, served),
+            text=served,
+            leases=served.leases,
+        )
+
+    def _fill(self, name: str) -> OnRun:
+        histogram = self._metrics.token_fill.labels(model=name)
+        return lambda used, computed: histogram.observe(used / computed)
+
+
+def _digest(text: TextModel) -> str:
+    """Hash all that an answer depends on: the weights, and how they are used."""
+    config = text.proto.SerializeToString(deterministic=True)
+    precision = text.config.precision.encode()  # a setting may override the configuration's
+    return hashlib.sha256(text.ref.digest.encode() + precision + config).hexdigest()
+
+
+async def _close(served: ServedModel, timeout_s: float) -> bool:
+    ended = await served.batcher.close(timeout_s)
+    if ended:  # an engine must not be freed under a run
+        served.text.encoder.close()
+    return ended

@@ -1,0 +1,3 @@
+"""The data folder: its lock, collections, generations, manifests, aliases and snapshots."""
+
+from __future__ import annotations

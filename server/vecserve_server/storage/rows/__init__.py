@@ -1,0 +1,3 @@
+"""The row log, its parts, and the one thread that writes."""
+
+from __future__ import annotations

@@ -1,0 +1,28 @@
+"""What a server makes of texts with an imported model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vecserve_server.domain.vectors import Vectors
+from vecserve_server.encoding.model_repository import ModelRepository
+from vecserve_server.serving.embedding import Truncate, finish, tokenise
+
+
+def served(
+    repository: Path,
+    texts: Sequence[str],
+    *,
+    prompt: str = "",
+    name: str = "tiny",
+    precision: str = "fp32",
+) -> Vectors:
+    """Return float32 [N, D] as the model is configured, each text after the prompt."""
+    model = ModelRepository(repository).load(name, precision=precision, engine="onnxruntime")
+    side: Truncate = "left" if model.config.truncation_side == "left" else "right"
+    prompted = [f"{prompt}{text}" for text in texts]
+    ids = [item.ids for item in tokenise(model, prompted, prompt=prompt, truncate=side)]
+    encodings = model.encoder.run(ids)
+    model.encoder.close()
+    return finish(encodings, dim=model.config.dim, normalise=model.config.normalise)
