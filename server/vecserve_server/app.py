@@ -44,6 +44,8 @@ from vecserve_server.observability.logging import configure, get_logger, log_eve
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.scheduling.niceness import yield_to_others
 from vecserve_server.services.classifying import ClassifyingService
+from vecserve_server.services.collection_vectors import CollectionEmbedder
+from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
@@ -178,13 +180,12 @@ class _Application:
         watching = Watching(collections=collections, every_s=settings.storage.watch_s)
         stack.push_async_callback(watching.start())
         models = await self._start_models(stack, tokenise_pool, collections, admission)
-        catalog, embedding = models.catalog, models.embedding
-        searching = SearchingService(
-            collections=collections, embedding=embedding, catalog=catalog, limits=limits
-        )
+        catalog, embedder = models.catalog, models.embedder
+        vectors = CollectionEmbedder(catalog=catalog, embedder=embedder)
+        searching = SearchingService(collections=collections, embedder=vectors, limits=limits)
         reindexing = ReindexingService(
             collections=collections,
-            embedding=embedding,
+            embedder=embedder,
             catalog=catalog,
             settings=settings.reindex,
             release_models=models.release,
@@ -200,11 +201,10 @@ class _Application:
             control=models.control,
             collections=collections,
             writer=writer,
-            embedding=embedding,
+            embedding=EmbeddingService(catalog=catalog, embedder=embedder),
             indexing=IndexingService(
                 collections=collections,
-                embedding=embedding,
-                catalog=catalog,
+                embedder=vectors,
                 check_pool=tokenise_pool,
                 limits=limits,
                 clock_ns=self._clock_ns,

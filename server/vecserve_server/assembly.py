@@ -38,7 +38,7 @@ from vecserve_server.scheduling.hold_policy import HoldPolicy
 from vecserve_server.scheduling.policy import BatchPolicy
 from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.serving.catalog import Catalog
-from vecserve_server.serving.embedding import EmbeddingService
+from vecserve_server.serving.embedder import Embedder
 from vecserve_server.serving.load_turns import LoadPool, LoadTurns
 from vecserve_server.serving.model_control import ControlPolicy, ModelControl
 from vecserve_server.serving.model_lifecycle import ModelLifecycle
@@ -76,7 +76,7 @@ class ModelParts:
     """What serves models."""
 
     catalog: Catalog
-    embedding: EmbeddingService
+    embedder: Embedder
     control: ModelControl
     release: Callable[[], None]
     """Retire the versions that serve only because they were in use."""
@@ -183,18 +183,7 @@ def build_models(
     """
     models = settings.models
     catalog = Catalog(default=settings.models.default)
-    embedding = EmbeddingService(
-        catalog=catalog,
-        tokenising=Tokenising(
-            pool=pools.tokenise,
-            threads=settings.compute.tokenise_threads,
-            long_pool=pools.tokenise_long,
-            clock_ns=clock_ns,
-        ),
-        limits=settings.limits,
-        clock_ns=clock_ns,
-        metrics=metrics,
-    )
+    embedder = Embedder(limits=settings.limits, clock_ns=clock_ns, metrics=metrics)
     statistics = StatisticsTable(wall_clock_ms=lambda: time.time_ns() // 1_000_000)
     caches = models.response_cache_bytes > 0
     metrics.registry.register(ModelMetrics(statistics, with_cache=caches))
@@ -204,7 +193,7 @@ def build_models(
     lifecycle = ModelLifecycle(
         loading=ModelLoading(
             loaders=[
-                _text_loader(settings, pools, embedding, metrics, clock_ns, cores),
+                _text_loader(settings, pools, embedder, metrics, clock_ns, cores),
                 _onnx_loader(settings, pools, metrics, clock_ns, cores),
             ],
             statistics=statistics,
@@ -230,7 +219,7 @@ def build_models(
     )
     metrics.models.changes.set_function(lambda: control.changes)
     return ModelParts(
-        catalog=catalog, embedding=embedding, control=control, release=lifecycle.release
+        catalog=catalog, embedder=embedder, control=control, release=lifecycle.release
     )
 
 
@@ -246,7 +235,7 @@ def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | Non
 def _text_loader(
     settings: Settings,
     pools: Pools,
-    embedding: EmbeddingService,
+    embedder: Embedder,
     metrics: Metrics,
     clock_ns: Callable[[], int],
     cores: Cores,
@@ -273,7 +262,14 @@ def _text_loader(
         default_instances=usable_physical_cores(),
         precision=settings.models.precision or None,
         start_batcher=start_batcher,
-        service=embedding,
+        embedder=embedder,
+        tokenising=Tokenising(
+            pool=pools.tokenise,
+            threads=settings.compute.tokenise_threads,
+            long_pool=pools.tokenise_long,
+            clock_ns=clock_ns,
+        ),
+        max_text_bytes=settings.limits.max_text_bytes,
         metrics=metrics,
         clock_ns=clock_ns,
         load_pool=pools.load,

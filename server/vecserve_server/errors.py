@@ -30,7 +30,10 @@ a status.
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import TypeAlias, TypeGuard
+
+FieldPath: TypeAlias = tuple[str | int, ...]
+"""Where in a request something is: names of fields, and places in lists."""
 
 
 class VecserveError(Exception):
@@ -44,10 +47,17 @@ class RequestError(VecserveError):
 class InvalidArgument(RequestError):
     """A field of the request is malformed or outside its limit."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
+    def __init__(self, field: str | FieldPath, problem: str) -> None:
+        """Name the field by its parts, as in `("rows", 3, "text")`, and say what is wrong."""
+        path = (field,) if isinstance(field, str) else field
+        super().__init__(f"{spelled(path)}: {problem}")
+        self.path = path
         self.problem = problem
+
+    @property
+    def field(self) -> str:
+        """The field at fault, as protocol buffers spell it."""
+        return spelled(self.path)
 
 
 class NotFound(RequestError):
@@ -148,3 +158,11 @@ def is_for_caller(error: Exception) -> TypeGuard[VecserveError]:
     """Tell whether a message may go to the caller, since it names no file and quotes no engine."""
     kept = (ConfigError, StorageError, EngineError)
     return isinstance(error, VecserveError) and not isinstance(error, kept)
+
+
+def spelled(path: FieldPath) -> str:
+    """Spell a path as protocol buffers do: `rows[3].text`."""
+    first, *rest = path
+    return str(first) + "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest
+    )

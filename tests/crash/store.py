@@ -188,7 +188,7 @@ def reindexing_of(collections: Collections) -> ReindexingService:
     embedding: Any = None
     return ReindexingService(
         collections=collections,
-        embedding=embedding,
+        embedder=embedding,
         catalog=catalog,
         settings=ReindexSettings(on_new_version="ignore"),
         release_models=lambda: None,

@@ -54,7 +54,7 @@ def test_bad_rows_fail_alone(stubs: Stubs) -> None:
             row(id="i", text="x", payload_json='{"a": "\\ud800"}'),
             "rows[9].payload_json: holds a lone",
         ),
-        (row(id="j", image=b"x"), "rows[10].image: the collection's model takes text only"),
+        (row(id="j", image=b"x"), "rows[10].image: model 'all-MiniLM-L6-v2' takes text only"),
         (row(id="k", vector=common_pb2.Vector(data=b"123")), "rows[11].vector.data: has 3 bytes"),
         (row(id="good", text="x", payload_json='{"a": 1}'), None),
     ]
@@ -99,7 +99,7 @@ def test_bad_queries_fail_alone_and_are_told_by_their_place(stubs: Stubs) -> Non
         "",
         "queries[1].vector: holds NaN",
         "queries[2].text: has 2000000 bytes",
-        "queries[3].image: no loaded model takes it",
+        "queries[3].image: model 'all-MiniLM-L6-v2' takes text only",
         "queries[4].vector.data: has 3 bytes",
         "queries[5].row_id: 'nobody' does not exist",
     ]

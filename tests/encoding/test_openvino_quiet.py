@@ -21,7 +21,7 @@ for kind in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, kind, refuse)
 socket.getaddrinfo = socket.create_connection = subprocess.Popen.__init__ = refuse
 
-from vecserve_server.encoding.openvino_engine import OpenVinoEngine
+from vecserve_server.engines.openvino_engine import OpenVinoEngine
 from vecserve_server.encoding.packing import pack
 import numpy as np
 
@@ -60,7 +60,7 @@ def test_nothing_leaves_the_process_but_the_cache(model_repository: Path, tmp_pa
 @needs_openvino
 def test_the_package_stays_importable_for_others() -> None:
     script = """
-from vecserve_server.encoding.openvino_runtime import openvino_module
+from vecserve_server.engines.openvino_runtime import openvino_module
 openvino_module()
 import sys
 assert "openvino_telemetry" not in sys.modules

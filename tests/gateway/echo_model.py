@@ -16,6 +16,7 @@ from google.protobuf import text_format
 from grpc import aio
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.gateway.common.call import CallScope
@@ -26,7 +27,7 @@ from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.kserve.shared_memory import SHARED_MEMORY_FOLDER, SharedMemoryRegions
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.serving.control import READY, ModelEntry
-from vecserve_server.serving.tensor_model import StageTimes, TensorModel, TensorReply, TensorRequest
+from vecserve_server.serving.tensor_model import TensorModel, TensorReply, TensorRequest
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings
 
@@ -80,7 +81,7 @@ class EchoModel:
         outputs = {f"OUT_{name}": tensor for name, tensor in request.inputs.items()}
         for name in set(request.outputs).difference(outputs):
             raise InvalidArgument(f"input {name.removeprefix('OUT_')!r}", "is missing")
-        return TensorReply(outputs=outputs, times=StageTimes())
+        return TensorReply(outputs=outputs, times=Timings())
 
 
 @dataclass(kw_only=True)

@@ -33,13 +33,13 @@ vectors = npst.arrays(
 def test_f32_is_exact_in_bytes_and_in_numbers(vector: np.ndarray) -> None:
     for float_list in (False, True):
         message = vector_writer(F32, float_list=float_list)(vector)
-        np.testing.assert_array_equal(read_vector("v", message), vector)
+        np.testing.assert_array_equal(read_vector(("v",), message), vector)
 
 
 @given(vectors)
 def test_f16_rounds_to_the_nearest_half(vector: np.ndarray) -> None:
     message = vector_writer(F16, float_list=False)(vector)
-    np.testing.assert_array_equal(read_vector("v", message), vector.astype(np.float16))
+    np.testing.assert_array_equal(read_vector(("v",), message), vector.astype(np.float16))
 
 
 @given(vectors)
@@ -67,7 +67,7 @@ def test_binary_keeps_the_signs(vector: np.ndarray) -> None:
 )
 def test_bad_vectors_are_refused_by_name(message: common_pb2.Vector, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
-        read_vector("v", message)
+        read_vector(("v",), message)
 
 
 def test_a_list_of_floats_is_counted_before_it_is_read() -> None:
@@ -80,7 +80,7 @@ def test_a_list_of_floats_is_counted_before_it_is_read() -> None:
 
     message: Any = SimpleNamespace(values=Unread())
     with pytest.raises(InvalidArgument, match="has 1000000000 components; the limit is 8192"):
-        read_vector("v", message)
+        read_vector(("v",), message)
 
 
 def test_a_list_of_floats_goes_only_with_f32() -> None:

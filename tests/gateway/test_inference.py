@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from tests.gateway.echo_model import DATATYPES, NUMBERS, EchoServer
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import (
     Draining,
     EngineError,
@@ -24,7 +25,7 @@ from vecserve_server.errors import (
 )
 from vecserve_server.gateway.kserve import infer
 from vecserve_server.gateway.kserve.tensors import write_raw
-from vecserve_server.serving.tensor_model import StageTimes, TensorReply, TensorRequest
+from vecserve_server.serving.tensor_model import TensorReply, TensorRequest
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode
@@ -386,7 +387,7 @@ async def test_an_output_that_the_model_lacks_is_told_by_an_id_alone(
 ) -> None:
     async def nothing(request: TensorRequest) -> TensorReply:
         assert request.outputs
-        return TensorReply(outputs={}, times=StageTimes())
+        return TensorReply(outputs={}, times=Timings())
 
     monkeypatch.setattr(echo.model, "infer", nothing)
     code, words = await refusal(stub, bad(outputs=[{"name": "OUT_INT8"}]))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.serving.embedding import Truncate, finish, tokenise
+from vecserve_server.encoding.preprocessor import Preparation, Truncate
+from vecserve_server.encoding.text_preprocessor import tokenise
+from vecserve_server.serving.embedder import finish
 
 
 def served(
@@ -22,7 +24,9 @@ def served(
     model = ModelRepository(repository).load(name, precision=precision, engine="onnxruntime")
     side: Truncate = "left" if model.config.truncation_side == "left" else "right"
     prompted = [f"{prompt}{text}" for text in texts]
-    ids = [item.ids for item in tokenise(model, prompted, prompt=prompt, truncate=side)]
+    preparation = Preparation(prompt=prompt, truncate=side)
+    tokenised = tokenise(model.tokenizer, model.config, prompted, preparation)
+    ids = [item.ids for item in tokenised]
     encodings = model.encoder.run(ids)
     model.encoder.close()
     return finish(encodings, dim=model.config.dim, normalise=model.config.normalise)

@@ -308,7 +308,7 @@ import os, pathlib, sys
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
 from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.export.importer import import_model
+from vecserve_server.importing.importer import import_model
 repository = pathlib.Path({str(repository)!r})
 import_model(source=pathlib.Path({str(source)!r}), repository=repository, name="tiny")
 model = ModelRepository(repository).load("tiny")
@@ -323,7 +323,7 @@ print(opened + [link for link in links if "socket:" in link])
 def test_what_a_crashed_import_left_is_swept_away(source: Path, repository: Path) -> None:
     script = f"""
 import os, pathlib
-from vecserve_server.export import importer
+from vecserve_server.importing import importer
 importer.measure = lambda *_: os._exit(9)
 source, repository = pathlib.Path({str(source)!r}), pathlib.Path({str(repository)!r})
 importer.import_model(source=source, repository=repository, name="tiny")

@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from vecserve_server.domain.timings import Timings
 from vecserve_server.observability.model_metrics import ModelMetrics
 from vecserve_server.observability.model_statistics import Failure, ModelStatistics, StatisticsTable
-from vecserve_server.serving.tensor_model import StageTimes, TensorReply
+from vecserve_server.serving.tensor_model import TensorReply
 
 NS = st.integers(0, 10**9)
 RUNS = st.lists(st.tuples(st.integers(1, 64), NS, NS, NS), max_size=10)
@@ -27,7 +28,7 @@ def counted(
     for run in runs:
         statistics.executed(*run)
     for hit, queue, first, second, third, total in replies:
-        times = StageTimes(
+        times = Timings(
             queue_ns=queue, compute_input_ns=first, compute_infer_ns=second, compute_output_ns=third
         )
         reply = TensorReply(outputs={}, times=times, cache_hit=hit)

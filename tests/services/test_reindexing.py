@@ -17,6 +17,7 @@ import pytest
 
 from vecserve_server.collections.collections import Collections
 from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.inputs import Text
 from vecserve_server.domain.rows import NewRow, Source
 from vecserve_server.domain.vectors import ModelRef, Vectors
 from vecserve_server.errors import (
@@ -62,22 +63,22 @@ def vector_of(text: str, digest: str) -> Vectors:
 class Embedding:
     """Embeds as the model's digest says, while the door is open."""
 
-    max_texts: int = 1000
+    max_inputs: int = 1000
     failure: Exception | None = None
     door: asyncio.Event = field(default_factory=asyncio.Event)
     knocked: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def embed_with(
-        self, served: ServedModel, texts: Sequence[str], options: object
+    async def embed(
+        self, served: ServedModel, inputs: Sequence[Text], options: object
     ) -> SimpleNamespace:
         assert options
         self.knocked.set()
         await self.door.wait()
         if self.failure is not None:
             raise self.failure
-        if len(texts) > self.max_texts:
+        if len(inputs) > self.max_inputs:
             raise InvalidArgument("inputs", "are too many")
-        vectors = np.stack([vector_of(text, served.text.ref.digest) for text in texts])
+        vectors = np.stack([vector_of(item.text, served.text.ref.digest) for item in inputs])
         return SimpleNamespace(vectors=vectors, errors={})
 
 
@@ -97,7 +98,7 @@ class World:
     def serve(self, version: int) -> None:
         text: Any = SimpleNamespace(ref=ref(version), config=SimpleNamespace(dim=DIM))
         batcher: Any = None
-        self.catalog.put(ServedModel(text=text, batcher=batcher))
+        self.catalog.put(ServedModel(text=text, batcher=batcher, preprocessors={}))
 
     async def fill(self) -> None:
         collection = await self.collections.create(SPEC)
@@ -159,7 +160,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             catalog=catalog,
             service=ReindexingService(
                 collections=collections,
-                embedding=faked,
+                embedder=faked,
                 catalog=catalog,
                 settings=ReindexSettings(),
                 release_models=lambda: released.append(None),
@@ -254,7 +255,7 @@ async def test_a_failure_is_noted_and_tells_no_path(
 
 
 async def test_rows_are_embedded_in_calls_that_the_limit_allows(world: World) -> None:
-    world.embedding.max_texts = 7
+    world.embedding.max_inputs = 7
     world.serve(2)
     await world.eventually(lambda: world.collections.get("docs").spec.model == ref(2))
     assert world.collections.get("docs").live_rows == ROWS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vecserve_server.domain.vectors import Encodings, Vectors
-from vecserve_server.serving.embedding import finish
+from vecserve_server.serving.embedder import finish
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import DeadlineExceeded, InvalidArgument
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.serving.response_cache import ENTRY_BYTES, CachedModel, ResponseCache
-from vecserve_server.serving.tensor_model import StageTimes, TensorReply, TensorRequest, Tensors
+from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
 
 ENTRY = ENTRY_BYTES + 8
 ROOM = 1 << 22
@@ -50,7 +51,7 @@ class Doubling:
             raise self.error
         # A part of something larger, as batched outputs are.
         outputs = {name: np.concatenate([x, x])[: len(x)] * 2 for name, x in request.inputs.items()}
-        return TensorReply(outputs=outputs, times=StageTimes(compute_infer_ns=7))
+        return TensorReply(outputs=outputs, times=Timings(compute_infer_ns=7))
 
     async def _wait(self, deadline_ns: int | None) -> None:
         left_s = None if deadline_ns is None else (deadline_ns - time.perf_counter_ns()) / 1e9
@@ -101,7 +102,7 @@ async def asking(cached: CachedModel, *requests: TensorRequest) -> list[asyncio.
 
 
 def reply(value: int) -> TensorReply:
-    return TensorReply(outputs={"y": np.array([value])}, times=StageTimes())
+    return TensorReply(outputs={"y": np.array([value])}, times=Timings())
 
 
 @given(

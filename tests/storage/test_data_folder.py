@@ -18,7 +18,7 @@ from vecserve_server.storage.folders.manifest import Manifest, read_manifest
 _OPEN_AND_PRINT_ERROR = """
 import pathlib, sys
 from vecserve_server.errors import ConfigError
-from vecserve_server.storage.data_folder import DataFolder
+from vecserve_server.storage.folders.data_folder import DataFolder
 try:
     DataFolder.open(pathlib.Path(sys.argv[1])).close()
 except ConfigError as error:

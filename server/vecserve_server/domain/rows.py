@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.domain.inputs import Reference
 from vecserve_server.domain.vectors import Vectors
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -21,9 +22,13 @@ Payload: TypeAlias = Mapping[str, Json]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a row's vector was made of: a text, and how it was embedded."""
+    """What a row's vector was made of, and how it was embedded.
 
-    text: str
+    A text is kept itself; of anything else the reference is kept.
+    """
+
+    text: str = ""
+    reference: Reference | None = None
     prompt_name: str = ""
     prompt_text: str = ""
     truncate: str = ""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain.names import NAME_PATTERN
 from vecserve_server.domain.vectors import Vectors
-from vecserve_server.errors import InvalidArgument
+from vecserve_server.errors import FieldPath, InvalidArgument
 
 MAX_FIELD_BYTES = 128
 DEFAULT_K = 10
@@ -27,7 +27,7 @@ MAX_JSON_DEPTH = 32
 MIN_NORM = 1e-12
 
 
-def check_name(field: str, name: str) -> str:
+def check_name(field: str | FieldPath, name: str) -> str:
     """Accept the name of a collection or alias."""
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidArgument(
@@ -38,7 +38,7 @@ def check_name(field: str, name: str) -> str:
     return name
 
 
-def check_count(field: str, count: int, *, limit: int) -> None:
+def check_count(field: str | FieldPath, count: int, *, limit: int) -> None:
     """Accept the length of a batch, 1 to `limit`."""
     if count == 0:
         raise InvalidArgument(field, f"is empty; 1 to {limit} items are allowed")
@@ -46,7 +46,7 @@ def check_count(field: str, count: int, *, limit: int) -> None:
         raise InvalidArgument(field, f"has {count} items; the limit is {limit}")
 
 
-def check_text(field: str, text: str, *, limit_bytes: int) -> str:
+def check_text(field: str | FieldPath, text: str, *, limit_bytes: int) -> str:
     """Accept a text by its size in UTF-8."""
     # A character takes 1 to 4 bytes, so most texts need no encoding to be measured.
     size_bytes = len(text) if len(text) * 4 <= limit_bytes else len(text.encode())
@@ -55,7 +55,7 @@ def check_text(field: str, text: str, *, limit_bytes: int) -> str:
     return text
 
 
-def check_id(field: str, row_id: str, *, limit_bytes: int) -> str:
+def check_id(field: str | FieldPath, row_id: str, *, limit_bytes: int) -> str:
     """Accept a row's id."""
     size_bytes = len(row_id.encode())
     if not 1 <= size_bytes <= limit_bytes:
@@ -65,7 +65,7 @@ def check_id(field: str, row_id: str, *, limit_bytes: int) -> str:
     return row_id
 
 
-def check_payload(field: str, payload_json: str, *, limit_bytes: int) -> str:
+def check_payload(field: str | FieldPath, payload_json: str, *, limit_bytes: int) -> str:
     """Accept a payload: empty, or a JSON object; return it without needless white space."""
     if not payload_json:
         return "{}"
@@ -80,7 +80,7 @@ def check_payload(field: str, payload_json: str, *, limit_bytes: int) -> str:
     return _compact(field, payload)
 
 
-def parse_json(field: str, text: str) -> Any:
+def parse_json(field: str | FieldPath, text: str) -> Any:
     """Parse JSON, without the NaN and Infinity that Python takes."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
@@ -97,7 +97,7 @@ def json_depth(value: object) -> int:
     return deepest
 
 
-def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
+def check_vector(field: str | FieldPath, vector: NDArray[Any], *, dim: int) -> Vectors:
     """Accept a vector [D] and scale it to length 1."""
     if vector.shape != (dim,):
         raise InvalidArgument(field, f"has {vector.size} components; the collection has {dim}")
@@ -110,7 +110,7 @@ def check_vector(field: str, vector: NDArray[Any], *, dim: int) -> Vectors:
     return (exact / norm).astype(np.float32)
 
 
-def check_field_name(field: str, name: str) -> str:
+def check_field_name(field: str | FieldPath, name: str) -> str:
     """Accept the dotted name of a payload field."""
     size_bytes = len(name.encode())
     if not 1 <= size_bytes <= MAX_FIELD_BYTES:
@@ -129,7 +129,7 @@ def check_page_size(asked: int) -> int:
     return asked or DEFAULT_PAGE_SIZE
 
 
-def check_k(field: str, asked: int, *, limit: int) -> int:
+def check_k(field: str | FieldPath, asked: int, *, limit: int) -> int:
     """Resolve how many hits to return; 0 asks for the default."""
     if asked > limit:
         raise InvalidArgument(field, f"is {asked}; the limit is {limit}")
@@ -145,7 +145,7 @@ def check_request_id(request_id: str) -> str:
     return request_id
 
 
-def _compact(field: str, payload: object) -> str:
+def _compact(field: str | FieldPath, payload: object) -> str:
     try:
         text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         text.encode()

@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 import numpy as np
 import tokenizers
 
 from vecserve_server.domain.vectors import TokenIds
+from vecserve_server.encoding.preprocessor import Truncate
 from vecserve_server.errors import InvalidArgument, ModelError
-
-Truncate: TypeAlias = Literal["right", "left", "error"]
-"""Which end of a long text is cut off, or that none is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,12 @@ from vecserve_server.gateway.vecserve.search_servicer import SearchServicer
 from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.classifying import ClassifyingService
+from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.serving.catalog import Catalog
-from vecserve_server.serving.embedding import EmbeddingService
 from vecserve_server.serving.model_control import ModelControl
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings, Settings

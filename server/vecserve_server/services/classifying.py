@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vecserve_server.collections.retrieval import Wanted
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.rows import Hit, Json
 from vecserve_server.domain.validation import MAX_FIELD_BYTES, check_k
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.services.searching import QueryInput, Searched, SearchingService
 from vecserve_server.services.voting import Ballot, LabelScore, vote
-from vecserve_server.serving.embedding import EmbedOptions
+from vecserve_server.serving.embedder import EmbedOptions
 from vecserve_server.settings.settings import ClassifySettings
 
 
@@ -54,12 +55,12 @@ class ClassifyingService:
         collection: str,
         query: QueryInput,
         embed_options: EmbedOptions,
+        caller: Caller,
         *,
         label_field: str,
         k: int,
         min_confidence: float | None,
         with_text: bool = False,
-        deadline_ns: int | None = None,
     ) -> Classified:
         """Let the `k` nearest rows vote, 0 asking for the default; rows without a label do not.
 
@@ -68,9 +69,7 @@ class ClassifyingService:
         threshold = self._min_confidence if min_confidence is None else min_confidence
         _check(label_field, threshold)
         wanted = Wanted(k=check_k("k", k, limit=self._max_k), with_text=with_text)
-        searched = await self._searching.search(
-            collection, [query], wanted, embed_options, deadline_ns=deadline_ns
-        )
+        searched = await self._searching.search(collection, [query], wanted, embed_options, caller)
         if searched.errors:
             raise searched.errors[0]
         hits = searched.answers[0].hits

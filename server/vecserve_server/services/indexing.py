@@ -9,16 +9,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.conditions import Condition
+from vecserve_server.domain.inputs import Embeddable, Input, ReadyVector, Reference, Text
 from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.validation import check_count, check_id, check_payload, check_vector
 from vecserve_server.errors import (
     DeadlineExceeded,
@@ -27,8 +29,8 @@ from vecserve_server.errors import (
     RequestError,
     Superseded,
 )
-from vecserve_server.serving.catalog import Catalog, ServedModel
-from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.services.collection_vectors import CollectionEmbedder, NamedInput
+from vecserve_server.serving.embedder import EmbedOptions
 from vecserve_server.settings.settings import LimitSettings
 from vecserve_server.storage.rows.operations import Conflict, Delete, Outcome, Upsert
 
@@ -39,12 +41,13 @@ DELETE_ROWS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowInput:
-    """A row as the caller gives it: with a text or with a ready vector, never both."""
+    """A row as the caller gives it."""
 
     id: str
-    text: str | None
-    vector: NDArray[np.generic] | None
+    content: Input | None
     payload_json: str
+    reference: Reference | None = None
+    """Where the content lies, if it is no text."""
     expected_seq: int | None = None
     """Write only if the row's seq is this one; 0: only if there is no such row."""
     problem: RequestError | None = None
@@ -59,10 +62,7 @@ class Upserted:
     errors: Mapping[int, RequestError]
     unchanged: Set[int]
     """Rows that were stored so already and were left alone."""
-    queue_us: int
-    tokenise_us: int
-    encode_us: int
-    write_us: int
+    timings: Timings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,15 +80,13 @@ class IndexingService:
         self,
         *,
         collections: Collections,
-        embedding: EmbeddingService,
-        catalog: Catalog,
+        embedder: CollectionEmbedder,
         check_pool: Executor,
         limits: LimitSettings,
         clock_ns: Callable[[], int],
     ) -> None:
         self._collections = collections
-        self._embedding = embedding
-        self._catalog = catalog
+        self._embedder = embedder
         self._check_pool = check_pool
         self._limits = limits
         self._clock_ns = clock_ns
@@ -98,9 +96,9 @@ class IndexingService:
         collection_name: str,
         rows: Sequence[RowInput],
         options: EmbedOptions,
+        caller: Caller,
         *,
         skip_unchanged: bool = False,
-        deadline_ns: int | None = None,
     ) -> Upserted:
         """Embed and write a batch; a bad row fails alone.
 
@@ -113,7 +111,7 @@ class IndexingService:
         return await self._collections.using(
             collection_name,
             lambda collection: self._upsert(
-                collection, rows, options, skip_unchanged=skip_unchanged, deadline_ns=deadline_ns
+                collection, rows, options, caller, skip_unchanged=skip_unchanged
             ),
         )
 
@@ -141,12 +139,13 @@ class IndexingService:
         )
 
     async def delete_matching(
-        self, collection_name: str, condition: Condition, *, deadline_ns: int | None = None
+        self, collection_name: str, condition: Condition, caller: Caller
     ) -> int:
         """Delete the rows that match now, in several transactions; return how many there were.
 
         Where one fails, those before it stand. Raises DeadlineExceeded between two of them.
         """
+        deadline_ns = caller.deadline_ns
         collection = self._collections.get(collection_name)
         size = min(DELETE_ROWS, self._limits.max_queued_rows)
         after_seq, last_seq, count = 0, collection.last_seq(), 0
@@ -175,9 +174,9 @@ class IndexingService:
         collection: Collection,
         rows: Sequence[RowInput],
         options: EmbedOptions,
+        caller: Caller,
         *,
         skip_unchanged: bool,
-        deadline_ns: int | None,
     ) -> Upserted:
         # Parsing a thousand payloads takes long enough to be felt by every other call.
         loop = asyncio.get_running_loop()
@@ -185,11 +184,9 @@ class IndexingService:
             self._check_pool, self._check_all, collection.spec, rows
         )
         if skip_unchanged and collection.spec.keep_text:
-            await _skip(collection, rows, _by_their_texts(rows, options, prepared), prepared)
-        if prepared.texts:
-            served = model_of(collection.spec, self._catalog)
-            check_dimensions(options, collection.spec)
-            await self._embed(served, collection.spec, rows, options, deadline_ns, prepared)
+            await _skip(collection, rows, _by_their_sources(rows, options, prepared), prepared)
+        if prepared.inputs:
+            await self._embed(collection.spec, rows, options, caller, prepared)
         if skip_unchanged:
             by_vector = {i: row for i, row in prepared.rows.items() if row.source is None}
             await _skip(collection, rows, by_vector, prepared)
@@ -211,23 +208,21 @@ class IndexingService:
             | prepared.unchanged,
             errors={**prepared.errors, **refused},
             unchanged=prepared.unchanged.keys(),
-            queue_us=prepared.queue_us,
-            tokenise_us=prepared.tokenise_us,
-            encode_us=prepared.encode_us,
-            write_us=(self._clock_ns() - started_ns) // 1000,
+            timings=replace(prepared.timings, write_ns=self._clock_ns() - started_ns),
         )
 
     def _check_all(self, spec: CollectionSpec, rows: Sequence[RowInput]) -> _Prepared:
-        prepared = _Prepared(rows={}, errors={}, texts={}, payloads={}, unchanged={})
+        prepared = _Prepared()
         for index, row in enumerate(rows):
             try:
                 payload = self._check(index, row)
-                if row.vector is None:
-                    prepared.texts[index] = row.text or ""
-                    prepared.payloads[index] = payload
-                else:
-                    unit = check_vector(f"rows[{index}].vector", row.vector, dim=spec.dim)
+                if isinstance(row.content, ReadyVector):
+                    name = ("rows", index, "vector")
+                    unit = check_vector(name, row.content.values, dim=spec.dim)
                     prepared.rows[index] = NewRow(id=row.id, vector=unit, payload_json=payload)
+                elif row.content is not None:
+                    prepared.inputs[index] = row.content
+                    prepared.payloads[index] = payload
             except RequestError as error:
                 prepared.errors[index] = error
         return prepared
@@ -236,8 +231,8 @@ class IndexingService:
         if row.problem is not None:
             raise row.problem
         check_id(f"rows[{index}].id", row.id, limit_bytes=self._limits.max_id_bytes)
-        if row.text is None and row.vector is None:
-            raise InvalidArgument(f"rows[{index}]", "has no content; text or vector must be set")
+        if row.content is None:
+            raise InvalidArgument(("rows", index), "has no content; text or vector must be set")
         return check_payload(
             f"rows[{index}].payload_json",
             row.payload_json,
@@ -246,62 +241,53 @@ class IndexingService:
 
     async def _embed(
         self,
-        served: ServedModel,
         spec: CollectionSpec,
         rows: Sequence[RowInput],
         options: EmbedOptions,
-        deadline_ns: int | None,
+        caller: Caller,
         prepared: _Prepared,
     ) -> None:
-        embedded = await self._embedding.embed_with(
-            served,
-            list(prepared.texts.values()),
-            replace(options, normalise=True),  # collections hold unit vectors
-            names=[f"rows[{index}].text" for index in prepared.texts],
-            deadline_ns=deadline_ns,
-        )
-        vectors = shorten(embedded.vectors, spec.dim)
-        for position, index in enumerate(prepared.texts):
-            if position in embedded.errors:
-                prepared.errors[index] = embedded.errors[position]
-            else:
-                prepared.rows[index] = NewRow(
-                    id=rows[index].id,
-                    vector=vectors[position],
-                    payload_json=prepared.payloads[index],
-                    source=_source(rows[index].text or "", options) if spec.keep_text else None,
-                )
-        prepared.queue_us = embedded.queue_us
-        prepared.tokenise_us = embedded.tokenise_us
-        prepared.encode_us = embedded.encode_us
+        inputs = {
+            index: NamedInput(name=("rows", index, content.modality.value), content=content)
+            for index, content in prepared.inputs.items()
+        }
+        embedded = await self._embedder.embed(spec, inputs, options, caller)
+        prepared.errors |= embedded.errors
+        prepared.timings = embedded.timings
+        for index, vector in embedded.vectors.items():
+            prepared.rows[index] = NewRow(
+                id=rows[index].id,
+                vector=vector,
+                payload_json=prepared.payloads[index],
+                source=_source(rows[index], options) if spec.keep_text else None,
+            )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Prepared:
-    rows: dict[int, NewRow]
-    errors: dict[int, RequestError]
-    texts: dict[int, str]
-    payloads: dict[int, str]
-    """Of the rows in `texts`."""
-    unchanged: dict[int, int]
+    rows: dict[int, NewRow] = field(default_factory=dict)
+    errors: dict[int, RequestError] = field(default_factory=dict)
+    inputs: dict[int, Embeddable] = field(default_factory=dict)
+    payloads: dict[int, str] = field(default_factory=dict)
+    """Of the rows in `inputs`."""
+    unchanged: dict[int, int] = field(default_factory=dict)
     """The seq of each row that is left alone."""
-    queue_us: int = 0
-    tokenise_us: int = 0
-    encode_us: int = 0
+    timings: Timings = field(default_factory=Timings)
 
 
-def _by_their_texts(
+def _by_their_sources(
     rows: Sequence[RowInput], options: EmbedOptions, prepared: _Prepared
 ) -> Mapping[int, NewRow]:
-    """Make of texts what would be stored, but for the vectors."""
+    """Make of inputs what would be stored, but for the vectors."""
     return {
         index: NewRow(
             id=rows[index].id,
             vector=NO_VECTOR,
             payload_json=prepared.payloads[index],
-            source=_source(text, options),
+            source=source,
         )
-        for index, text in prepared.texts.items()
+        for index in prepared.inputs
+        if (source := _source(rows[index], options)) is not None
     }
 
 
@@ -321,7 +307,7 @@ async def _skip(
     for index, seq in zip(lone, seqs, strict=True):
         if seq and rows[index].expected_seq in (None, seq):
             prepared.unchanged[index] = seq
-            prepared.texts.pop(index, None)
+            prepared.inputs.pop(index, None)
             prepared.rows.pop(index, None)
 
 
@@ -331,32 +317,15 @@ def _conflict(field: str, expected: int | None, conflict: Conflict) -> FailedPre
     return FailedPrecondition(f"{field}: is {expected}, but {found}")
 
 
-def _source(text: str, options: EmbedOptions) -> Source:
+def _source(row: RowInput, options: EmbedOptions) -> Source | None:
+    """Tell what another model could embed the row of; None: there is nothing that is kept."""
+    text = row.content.text if isinstance(row.content, Text) else ""
+    if not isinstance(row.content, Text) and row.reference is None:
+        return None
     return Source(
         text=text,
+        reference=row.reference,
         prompt_name=options.prompt_name,
         prompt_text=options.prompt_text,
         truncate=options.truncate if options.truncate in ("left", "right") else "",
     )
-
-
-def model_of(spec: CollectionSpec, catalog: Catalog) -> ServedModel:
-    """Find the version that made a collection's vectors; refuse to mix in those of others."""
-    served = catalog.with_weights(spec.model)
-    loaded = served.text.ref
-    if loaded.digest != spec.model.digest:
-        raise FailedPrecondition(
-            f"collection: {spec.name!r} was embedded by model {spec.model.name!r} version "
-            f"{spec.model.version} ({spec.model.digest[:12]}), but version {loaded.version} "
-            f"({loaded.digest[:12]}) is loaded; re-index it, or serve the old weights"
-        )
-    return served
-
-
-def check_dimensions(options: EmbedOptions, spec: CollectionSpec) -> None:
-    """Refuse another dim than the collection's, which is what its texts are embedded to."""
-    if options.dimensions not in (0, spec.dim):
-        raise InvalidArgument(
-            f"{options.field}.dimensions",
-            f"is {options.dimensions}; collection {spec.name!r} has {spec.dim}",
-        )

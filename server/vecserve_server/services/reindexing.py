@@ -33,7 +33,7 @@ from vecserve_server.services.reindex_rules import (
 )
 from vecserve_server.services.row_embedding import rows_with
 from vecserve_server.serving.catalog import Catalog, ServedModel
-from vecserve_server.serving.embedding import EmbeddingService
+from vecserve_server.serving.embedder import Embedder
 from vecserve_server.settings.settings import ReindexSettings
 from vecserve_server.storage.folders.manifest import Generation, Manifest, Reindex, Retired
 
@@ -64,7 +64,7 @@ class ReindexingService:
         self,
         *,
         collections: Collections,
-        embedding: EmbeddingService,
+        embedder: Embedder,
         catalog: Catalog,
         settings: ReindexSettings,
         release_models: Callable[[], None],
@@ -72,7 +72,7 @@ class ReindexingService:
     ) -> None:
         """Call `release_models` when fewer of their versions may be needed."""
         self._collections = collections
-        self._embedding = embedding
+        self._embedder = embedder
         self._catalog = catalog
         self._settings = settings
         self._release_models = release_models
@@ -254,9 +254,7 @@ class ReindexingService:
 
     def _rebuild(self, live: Collection, target: Collection, served: ServedModel) -> Rebuild:
         same_vectors = live.spec.model.digest == target.spec.model.digest
-        make_rows = rows_with(
-            self._embedding, None if same_vectors else served, dim=target.spec.dim
-        )
+        make_rows = rows_with(self._embedder, None if same_vectors else served, dim=target.spec.dim)
         return Rebuild(source=live, target=target, make_rows=make_rows)
 
     async def _switch(

@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from vecserve_server.collections.rebuilding import MakeRows, copy_row
+from vecserve_server.domain.inputs import Embeddable, Text
 from vecserve_server.domain.rows import NewRow, Row, Source
 from vecserve_server.domain.vectors import Vectors
+from vecserve_server.encoding.preprocessor import Truncate
 from vecserve_server.errors import CapacityError, Draining, FailedPrecondition
 from vecserve_server.serving.catalog import ServedModel
-from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, Truncate, shorten
+from vecserve_server.serving.embedder import Embedder, EmbedOptions, shorten
 
 TRIES = 60
 WAIT_S = 0.5
 
 
-def rows_with(embedding: EmbeddingService, served: ServedModel | None, *, dim: int) -> MakeRows:
+def rows_with(embedder: Embedder, served: ServedModel | None, *, dim: int) -> MakeRows:
     """Make rows with a model's vectors of `dim` components; None keeps those that they have."""
 
     async def copy(rows: Sequence[Row], sources: Mapping[int, Source]) -> Mapping[int, NewRow]:
@@ -33,10 +35,10 @@ def rows_with(embedding: EmbeddingService, served: ServedModel | None, *, dim: i
             by_options.setdefault(_options(row, sources), []).append(row)
         vectors: dict[int, Vectors] = {}
         for options, alike in by_options.items():
-            for at in range(0, len(alike), embedding.max_texts):
-                some = alike[at : at + embedding.max_texts]
-                texts = [sources[row.seq].text for row in some]
-                found = await _patiently(embedding, served, texts, options, some)
+            for at in range(0, len(alike), embedder.max_inputs):
+                some = alike[at : at + embedder.max_inputs]
+                inputs = [_input(row, sources[row.seq]) for row in some]
+                found = await _patiently(embedder, served, inputs, options, some)
                 vectors |= zip((row.seq for row in some), shorten(found, dim), strict=True)
         return {
             row.seq: NewRow(
@@ -69,17 +71,25 @@ def _options(row: Row, sources: Mapping[int, Source]) -> EmbedOptions:
     )
 
 
+def _input(row: Row, source: Source) -> Embeddable:
+    if source.reference is None:
+        return Text(source.text)
+    raise FailedPrecondition(
+        f"row {row.id!r} was made of {source.reference.modality} that is kept elsewhere"
+    )
+
+
 async def _patiently(
-    embedding: EmbeddingService,
+    embedder: Embedder,
     served: ServedModel,
-    texts: Sequence[str],
+    inputs: Sequence[Embeddable],
     options: EmbedOptions,
     rows: Sequence[Row],
 ) -> Vectors:
-    """Embed texts; a model that is busy with other calls is asked again for a while."""
+    """Embed inputs; a model that is busy with other calls is asked again for a while."""
     for left in reversed(range(TRIES)):
         try:
-            embedded = await embedding.embed_with(served, texts, options)
+            embedded = await embedder.embed(served, inputs, options)
         except CapacityError as error:
             if not left or isinstance(error, Draining):
                 raise

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
 from vecserve_server.collections.retrieval import Answer, Asked, Mode, Wanted
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.inputs import Input, ReadyVector, Text
+from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.validation import check_count, check_field_name, check_k, check_vector
 from vecserve_server.domain.vectors import Vectors
-from vecserve_server.errors import FailedPrecondition, InvalidArgument, NotFound, RequestError
-from vecserve_server.services.indexing import check_dimensions, model_of
-from vecserve_server.serving.catalog import Catalog
-from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, shorten
+from vecserve_server.errors import (
+    FailedPrecondition,
+    FieldPath,
+    InvalidArgument,
+    NotFound,
+    RequestError,
+    spelled,
+)
+from vecserve_server.services.collection_vectors import CollectionEmbedder, NamedInput
+from vecserve_server.serving.embedder import EmbedOptions
 from vecserve_server.settings.settings import LimitSettings
 
 MAX_LEXICAL_TEXT_BYTES = 4096
@@ -31,12 +39,11 @@ MAX_ROW_IDS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryInput:
-    """What to look for: a text, a ready vector, or rows to find the like of; or a problem."""
+    """What to look for: an input, or rows to find the like of; or a problem."""
 
-    name: str
+    name: FieldPath
     """The field that it stands in, for messages."""
-    text: str | None = None
-    vector: NDArray[np.generic] | None = None
+    content: Input | None = None
     row_ids: tuple[str, ...] = ()
     lexical_text: str = ""
     """Words for the lexical side, where they are not the text."""
@@ -45,7 +52,8 @@ class QueryInput:
     @property
     def words(self) -> str:
         """What the lexical side looks for. Empty: nothing."""
-        return self.lexical_text or self.text or ""
+        text = self.content.text if isinstance(self.content, Text) else ""
+        return self.lexical_text or text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,21 +62,16 @@ class Searched:
 
     answers: Mapping[int, Answer]
     errors: Mapping[int, RequestError]
-    queue_us: int
-    tokenise_us: int
-    encode_us: int
-    search_us: int
+    timings: Timings
 
 
 @dataclass(slots=True, kw_only=True)
 class _Resolved:
     """Queries as unit vectors, by their index."""
 
-    vectors: dict[int, Vectors]
-    errors: dict[int, RequestError]
-    queue_us: int = 0
-    tokenise_us: int = 0
-    encode_us: int = 0
+    vectors: dict[int, Vectors] = field(default_factory=dict)
+    errors: dict[int, RequestError] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
 
 
 class SearchingService:
@@ -78,13 +81,11 @@ class SearchingService:
         self,
         *,
         collections: Collections,
-        embedding: EmbeddingService,
-        catalog: Catalog,
+        embedder: CollectionEmbedder,
         limits: LimitSettings,
     ) -> None:
         self._collections = collections
-        self._embedding = embedding
-        self._catalog = catalog
+        self._embedder = embedder
         self._limits = limits
 
     async def search(
@@ -93,8 +94,7 @@ class SearchingService:
         queries: Sequence[QueryInput],
         wanted: Wanted,
         embed_options: EmbedOptions,
-        *,
-        deadline_ns: int | None = None,
+        caller: Caller,
     ) -> Searched:
         """Answer the queries; a bad one fails alone. A `k` of 0 asks for the default.
 
@@ -106,9 +106,7 @@ class SearchingService:
         wanted = self._checked(wanted, found.spec, len(queries))
         return await self._collections.using(
             collection_name,
-            lambda collection: self._search(
-                collection, queries, wanted, embed_options, deadline_ns
-            ),
+            lambda collection: self._search(collection, queries, wanted, embed_options, caller),
         )
 
     async def _search(
@@ -117,9 +115,9 @@ class SearchingService:
         queries: Sequence[QueryInput],
         wanted: Wanted,
         embed_options: EmbedOptions,
-        deadline_ns: int | None,
+        caller: Caller,
     ) -> Searched:
-        resolved = await self._resolve(collection, queries, wanted.mode, embed_options, deadline_ns)
+        resolved = await self._resolve(collection, queries, wanted.mode, embed_options, caller)
         asked = {
             index: Asked(
                 vector=resolved.vectors.get(index),
@@ -130,17 +128,16 @@ class SearchingService:
             if index not in resolved.errors
         }
         answers: Sequence[Answer] = ()
-        search_us = 0
+        search_ns = 0
         if asked:
-            found = await collection.retrieve(list(asked.values()), wanted, deadline_ns=deadline_ns)
-            answers, search_us = found.answers, found.search_us
+            found = await collection.retrieve(
+                list(asked.values()), wanted, deadline_ns=caller.deadline_ns
+            )
+            answers, search_ns = found.answers, found.search_us * 1000
         return Searched(
             answers=dict(zip(asked, answers, strict=True)),
             errors=resolved.errors,
-            queue_us=resolved.queue_us,
-            tokenise_us=resolved.tokenise_us,
-            encode_us=resolved.encode_us,
-            search_us=search_us,
+            timings=replace(resolved.timings, search_ns=search_ns),
         )
 
     def _checked(self, wanted: Wanted, spec: CollectionSpec, query_count: int) -> Wanted:
@@ -168,69 +165,49 @@ class SearchingService:
         queries: Sequence[QueryInput],
         mode: Mode,
         embed_options: EmbedOptions,
-        deadline_ns: int | None,
+        caller: Caller,
     ) -> _Resolved:
-        resolved = _Resolved(vectors={}, errors={})
+        resolved = _Resolved()
         for index, query in enumerate(queries):
             try:
                 _check_query(query, mode)
             except RequestError as error:
                 resolved.errors[index] = error
+        good = {i: query for i, query in enumerate(queries) if i not in resolved.errors}
+        inputs = {i: item for i, query in good.items() if (item := _to_embed(query, mode))}
+        if inputs:
+            embedded = await self._embedder.embed(collection.spec, inputs, embed_options, caller)
+            resolved.vectors |= embedded.vectors
+            resolved.errors |= embedded.errors
+            resolved.timings = embedded.timings
         if mode is Mode.LEXICAL:
             return resolved
-        texts = {
-            index: query.text
-            for index, query in enumerate(queries)
-            if query.text is not None and index not in resolved.errors
-        }
-        if texts:
-            names = [f"{queries[index].name}.text" for index in texts]
-            await self._embed(collection, texts, names, embed_options, deadline_ns, resolved)
-        for index, query in enumerate(queries):
-            if query.text is None and index not in resolved.errors:
+        for index, query in good.items():
+            if index not in inputs:
                 try:
                     resolved.vectors[index] = await _ready_vector(collection, query)
                 except RequestError as error:
                     resolved.errors[index] = error
         return resolved
 
-    async def _embed(
-        self,
-        collection: Collection,
-        texts: Mapping[int, str],
-        names: Sequence[str],
-        options: EmbedOptions,
-        deadline_ns: int | None,
-        resolved: _Resolved,
-    ) -> None:
-        served = model_of(collection.spec, self._catalog)
-        check_dimensions(options, collection.spec)
-        embedded = await self._embedding.embed_with(
-            served,
-            list(texts.values()),
-            replace(options, normalise=True),  # collections hold unit vectors
-            names=names,
-            deadline_ns=deadline_ns,
-        )
-        vectors = shorten(embedded.vectors, collection.spec.dim)
-        for position, index in enumerate(texts):
-            if position in embedded.errors:
-                resolved.errors[index] = embedded.errors[position]
-            else:
-                resolved.vectors[index] = vectors[position]
-        resolved.queue_us = embedded.queue_us
-        resolved.tokenise_us = embedded.tokenise_us
-        resolved.encode_us = embedded.encode_us
+
+def _to_embed(query: QueryInput, mode: Mode) -> NamedInput | None:
+    content = query.content
+    if content is None or isinstance(content, ReadyVector):
+        return None
+    if mode is Mode.LEXICAL and isinstance(content, Text):
+        return None  # its words are all that is looked for
+    return NamedInput(name=(*query.name, content.modality.value), content=content)
 
 
 async def _ready_vector(collection: Collection, query: QueryInput) -> Vectors:
     dim = collection.spec.dim
-    if query.vector is not None:
-        return check_vector(f"{query.name}.vector", query.vector, dim=dim)
-    name = f"{query.name}.row_id" if len(query.row_ids) == 1 else f"{query.name}.row_ids"
+    if isinstance(query.content, ReadyVector):
+        return check_vector((*query.name, "vector"), query.content.values, dim=dim)
+    name = (*query.name, "row_id" if len(query.row_ids) == 1 else "row_ids")
     rows = await collection.get(query.row_ids, with_vectors=True)
     if missing := [row_id for row_id in query.row_ids if row_id not in rows]:
-        raise NotFound(f"{name}: {missing[0]!r} does not exist")
+        raise NotFound(f"{spelled(name)}: {missing[0]!r} does not exist")
     vectors = [row.vector for row in rows.values() if row.vector is not None]
     return check_vector(name, np.asarray(np.mean(vectors, axis=0, dtype=np.float64)), dim=dim)
 
@@ -241,20 +218,20 @@ def _check_query(query: QueryInput, mode: Mode) -> None:
     size_bytes = len(query.lexical_text.encode())
     if size_bytes > MAX_LEXICAL_TEXT_BYTES:
         raise InvalidArgument(
-            f"{query.name}.lexical_text",
+            (*query.name, "lexical_text"),
             f"has {size_bytes} bytes; the limit is {MAX_LEXICAL_TEXT_BYTES}",
         )
     if mode is Mode.DENSE and query.lexical_text:
-        raise InvalidArgument(f"{query.name}.lexical_text", "is not allowed in mode DENSE")
+        raise InvalidArgument((*query.name, "lexical_text"), "is not allowed in mode DENSE")
     if mode is not Mode.DENSE and not query.words:
         raise InvalidArgument(
-            f"{query.name}.lexical_text", f"is empty, and so is text; mode {mode.name} needs words"
+            (*query.name, "lexical_text"), f"is empty, and so is text; mode {mode.name} needs words"
         )
-    if query.text is None and query.vector is None:
+    if query.content is None:
         count = len(query.row_ids)
         if not 1 <= count <= MAX_ROW_IDS or count != len(set(query.row_ids)):
             raise InvalidArgument(
-                f"{query.name}.row_ids",
+                (*query.name, "row_ids"),
                 f"has {count}; 1 to {MAX_ROW_IDS} different ids are allowed",
             )
 

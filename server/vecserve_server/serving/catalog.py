@@ -6,11 +6,13 @@ when they come and go. Loop only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from vecserve_server.domain.inputs import Modality
 from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.encoding.preprocessor import Preprocessor
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.serving.leases import Leases
@@ -22,6 +24,8 @@ class ServedModel:
 
     text: TextModel
     batcher: DynamicBatcher
+    preprocessors: Mapping[Modality, Preprocessor]
+    """What prepares the inputs that it takes."""
     leases: Leases = field(default_factory=Leases)
     """Hold one while the batcher is in use: the model may be replaced at any time."""
 

@@ -12,11 +12,12 @@ from typing import Any
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain.timings import Timings
 from vecserve_server.engines.loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher
 from vecserve_server.scheduling.tensor_run import Part
-from vecserve_server.serving.tensor_model import StageTimes, TensorReply, TensorRequest, Tensors
+from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
 
 
 class OnnxModel:
@@ -69,7 +70,7 @@ class OnnxModel:
         )
         return TensorReply(
             outputs={name: self._outputs[name].from_graph(answer.outputs[name]) for name in wanted},
-            times=StageTimes(
+            times=Timings(
                 queue_ns=answer.queue_ns,
                 compute_input_ns=answer.times.input_ns,
                 compute_infer_ns=answer.times.infer_ns,

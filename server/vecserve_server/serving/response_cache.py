@@ -18,11 +18,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import DeadlineExceeded, QueueTimeout
 from vecserve_server.observability.cache_metrics import CacheStatistics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.serving.tensor_model import (
-    StageTimes,
     TensorModel,
     TensorReply,
     TensorRequest,
@@ -228,7 +228,7 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _again(reply: TensorReply, *, queue_ns: int) -> TensorReply:
-    return replace(reply, times=StageTimes(queue_ns=queue_ns), cache_hit=True)
+    return replace(reply, times=Timings(queue_ns=queue_ns), cache_hit=True)
 
 
 def _is_large(tensors: Tensors) -> bool:

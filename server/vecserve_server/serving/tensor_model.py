@@ -12,6 +12,8 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain.timings import Timings
+
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by name, the batch dimension included; BYTES are object arrays of bytes."""
 
@@ -36,21 +38,11 @@ class TensorRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageTimes:
-    """Where the time of one request went; the compute times are those of its whole run."""
-
-    queue_ns: int = 0
-    compute_input_ns: int = 0
-    compute_infer_ns: int = 0
-    compute_output_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorReply:
     """What a model answers."""
 
     outputs: Tensors
-    times: StageTimes
+    times: Timings
     cache_hit: bool = False
 
 

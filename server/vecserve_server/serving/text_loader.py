@@ -17,12 +17,14 @@ from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.encoding.text_preprocessor import TextPreprocessor
+from vecserve_server.encoding.tokenising import Tokenising
 from vecserve_server.model_files.model_config import BACKEND
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.serving.catalog import ServedModel
-from vecserve_server.serving.embedding import EmbeddingService
+from vecserve_server.serving.embedder import Embedder
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.text_model import TextTensorModel
 
@@ -38,7 +40,9 @@ class TextLoader:
         default_instances: int,
         precision: str | None,
         start_batcher: StartBatcher,
-        service: EmbeddingService,
+        embedder: Embedder,
+        tokenising: Tokenising,
+        max_text_bytes: int,
         metrics: Metrics,
         clock_ns: Callable[[], int],
         load_pool: Executor,
@@ -47,7 +51,9 @@ class TextLoader:
         self._default_instances = default_instances
         self._precision = precision
         self._start_batcher = start_batcher
-        self._service = service
+        self._embedder = embedder
+        self._tokenising = tokenising
+        self._max_text_bytes = max_text_bytes
         self._metrics = metrics
         self._clock_ns = clock_ns
         self._load_pool = load_pool
@@ -68,9 +74,19 @@ class TextLoader:
             on_run=self._fill(source.name),
         )
         text = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
-        served = ServedModel(text=text, batcher=self._start_batcher(text, statistics))
+        preprocessor = TextPreprocessor(
+            tokenizer=text.tokenizer,
+            config=text.config,
+            tokenising=self._tokenising,
+            max_text_bytes=self._max_text_bytes,
+        )
+        served = ServedModel(
+            text=text,
+            batcher=self._start_batcher(text, statistics),
+            preprocessors={preprocessor.modality: preprocessor},
+        )
         return LoadedVersion(
-            model=TextTensorModel(served=served, service=self._service, clock_ns=self._clock_ns),
+            model=TextTensorModel(served=served, embedder=self._embedder, clock_ns=self._clock_ns),
             digest=_digest(text),
             close=partial(_close, served),
             text=served,

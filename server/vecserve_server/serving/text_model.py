@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain.inputs import Text
+from vecserve_server.domain.timings import Timings
+from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.serving.catalog import ServedModel
-from vecserve_server.serving.embedding import EmbeddingService, EmbedOptions, finish
-from vecserve_server.serving.tensor_model import StageTimes, TensorReply, TensorRequest, Tensors
+from vecserve_server.serving.embedder import Embedder, EmbedOptions, finish
+from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
 
 TEXT, TOKENS, MASK, OUTPUT = "text", "input_ids", "attention_mask", "embedding"
 
@@ -28,10 +31,10 @@ class TextTensorModel:
     """
 
     def __init__(
-        self, *, served: ServedModel, service: EmbeddingService, clock_ns: Callable[[], int]
+        self, *, served: ServedModel, embedder: Embedder, clock_ns: Callable[[], int]
     ) -> None:
         self._served = served
-        self._service = service
+        self._embedder = embedder
         self._clock_ns = clock_ns
         listed = {tensor.name for tensor in served.text.proto.input}
         self._unlisted = tuple(
@@ -82,24 +85,22 @@ class TextTensorModel:
 
     async def _embed(self, request: TensorRequest) -> TensorReply:
         texts = _texts(request.inputs[TEXT])
-        embedded = await self._service.embed_with(
+        embedded = await self._embedder.embed(
             self._served,
-            texts,
+            [Text(text) for text in texts],
             EmbedOptions(),
-            names=[f"input {TEXT!r}[{index}]" for index in range(len(texts))],
-            priority=request.priority,
-            deadline_ns=request.deadline_ns,
-            start_by_ns=self._start_by_ns(request),
+            names=[(f"input {TEXT!r}", index) for index in range(len(texts))],
+            urgency=Urgency(
+                priority=request.priority,
+                deadline_ns=request.deadline_ns,
+                start_by_ns=self._start_by_ns(request),
+            ),
         )
         for error in embedded.errors.values():
             raise error
         return TensorReply(
             outputs={OUTPUT: embedded.vectors},
-            times=StageTimes(
-                queue_ns=embedded.queue_us * 1000,
-                compute_input_ns=embedded.tokenise_us * 1000,
-                compute_infer_ns=embedded.encode_us * 1000,
-            ),
+            times=embedded.timings,
         )
 
     async def _embed_tokens(self, request: TensorRequest) -> TensorReply:
@@ -114,7 +115,7 @@ class TextTensorModel:
         vectors = finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
         return TensorReply(
             outputs={OUTPUT: vectors},
-            times=StageTimes(
+            times=Timings(
                 queue_ns=encoded.queue_us * 1000, compute_infer_ns=encoded.encode_us * 1000
             ),
         )

@@ -15,6 +15,8 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from vecserve.v1 import common_pb2, embedding_pb2
+from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.validation import check_count, check_request_id
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.common.admission import Admission
@@ -75,14 +77,21 @@ class CallScope:
             return None
         return self.clock_ns() + int(remaining_s * 1e9)
 
-    def complete(self, reply: Reply, request: Any, arrived_ns: int, **stages_us: int) -> Reply:
+    def caller(self, context: aio.ServicerContext[Any, Any]) -> Caller:
+        """Tell who calls, and until when it waits."""
+        return Caller(deadline_ns=self.deadline_ns(context))
+
+    def complete(
+        self, reply: Reply, request: Any, arrived_ns: int, timings: Timings | None = None
+    ) -> Reply:
         """Put the request's id and where its time went into the reply; record the stages."""
-        for stage, duration_us in stages_us.items():
-            if duration_us:
-                name = stage.removesuffix("_us")
-                self.metrics.stage_seconds.labels(stage=name).observe(duration_us / 1e6)
+        stages = _stages_ns(timings) if timings is not None else {}
+        for stage, duration_ns in stages.items():
+            if duration_ns:
+                self.metrics.stage_seconds.labels(stage=stage).observe(duration_ns / 1e9)
         total_us = (self.clock_ns() - arrived_ns) // 1000
         reply.request_id = request.request_id
+        stages_us = {f"{stage}_us": duration_ns // 1000 for stage, duration_ns in stages.items()}
         reply.timings.CopyFrom(common_pb2.Timings(**stages_us, total_us=total_us))
         return reply
 
@@ -111,6 +120,17 @@ class CallScope:
                 )
 
         return answer_stream(messages, reply, window=self.stream_window, closing=self.closing)
+
+
+def _stages_ns(timings: Timings) -> dict[str, int]:
+    """Name the stages as our API does."""
+    return {
+        "queue": timings.queue_ns,
+        "tokenise": timings.compute_input_ns,
+        "encode": timings.compute_infer_ns,
+        "search": timings.search_ns,
+        "write": timings.write_ns,
+    }
 
 
 def _require_request_id(request_id: str) -> None:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from vecserve.v1 import common_pb2, embedding_pb2, index_pb2, search_pb2
 from vecserve_server.collections.retrieval import Answer
+from vecserve_server.domain.inputs import Audio, Image, Input, ReadyVector, Text
 from vecserve_server.domain.rows import Hit, Row
 from vecserve_server.domain.vectors import ModelRef, Vectors
-from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.encoding.preprocessor import Truncate
+from vecserve_server.errors import FieldPath, InvalidArgument, RequestError
 from vecserve_server.gateway.common.status_table import code_number, code_of, wire_message
 from vecserve_server.services.searching import QueryInput
-from vecserve_server.serving.embedding import EmbedOptions, Truncate
+from vecserve_server.serving.embedder import EmbedOptions
 
 F32 = common_pb2.VECTOR_ENCODING_F32
 F16 = common_pb2.VECTOR_ENCODING_F16
@@ -68,7 +70,7 @@ def _write_int8(vector: Vectors) -> common_pb2.Vector:
     return common_pb2.Vector(encoding=INT8, dim=vector.size, data=codes.tobytes(), scale=scale)
 
 
-def read_vector(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
+def read_vector(field: FieldPath, message: common_pb2.Vector) -> NDArray[np.generic]:
     """Read a vector [D] of a request; its values are not checked here."""
     # Each takes a Python object, so they are counted before they are read.
     _check_dim(field, len(message.values))
@@ -78,26 +80,26 @@ def read_vector(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
         vector = _read_data(field, message)
     if message.dim and message.dim != vector.size:
         raise InvalidArgument(
-            f"{field}.dim", f"is {message.dim}, but {vector.size} components came"
+            (*field, "dim"), f"is {message.dim}, but {vector.size} components came"
         )
     _check_dim(field, vector.size)
     return vector
 
 
-def _check_dim(field: str, dim: int) -> None:
+def _check_dim(field: FieldPath, dim: int) -> None:
     if dim > MAX_DIM:
         raise InvalidArgument(field, f"has {dim} components; the limit is {MAX_DIM}")
 
 
-def _read_data(field: str, message: common_pb2.Vector) -> NDArray[np.generic]:
+def _read_data(field: FieldPath, message: common_pb2.Vector) -> NDArray[np.generic]:
     layouts = {common_pb2.VECTOR_ENCODING_UNSPECIFIED: "<f4", F32: "<f4", F16: "<f2", INT8: "i1"}
     layout = layouts.get(message.encoding)
     if layout is None:
-        raise InvalidArgument(f"{field}.encoding", "must be F32, F16 or INT8 in a request")
+        raise InvalidArgument((*field, "encoding"), "must be F32, F16 or INT8 in a request")
     size = np.dtype(layout).itemsize
     if len(message.data) % size:
         raise InvalidArgument(
-            f"{field}.data", f"has {len(message.data)} bytes; {size} bytes make a component"
+            (*field, "data"), f"has {len(message.data)} bytes; {size} bytes make a component"
         )
     return np.frombuffer(message.data, layout)
 
@@ -118,7 +120,7 @@ def read_embed_options(
     )
 
 
-def read_query(name: str, message: search_pb2.Query) -> QueryInput:
+def read_query(name: FieldPath, message: search_pb2.Query) -> QueryInput:
     """Read one query; `name` is its field. What is wrong with it is told in its place."""
     query = QueryInput(name=name, lexical_text=message.lexical_text)
     try:
@@ -131,15 +133,26 @@ def _with_content(query: QueryInput, message: search_pb2.Query) -> QueryInput:
     kind = message.WhichOneof("content")
     if kind is None:
         raise InvalidArgument(query.name, "has no content")
-    if kind == "text":
-        return replace(query, text=message.text)
     if kind == "row_id":
         return replace(query, row_ids=(message.row_id,))
     if kind == "row_ids":
         return replace(query, row_ids=tuple(message.row_ids.ids))
-    if kind == "vector":
-        return replace(query, vector=read_vector(f"{query.name}.vector", message.vector))
-    raise Unsupported(f"{query.name}.{kind}: no loaded model takes it")
+    return replace(query, content=read_content(query.name, message))
+
+
+def read_content(name: FieldPath, message: search_pb2.Query | index_pb2.UpsertRow) -> Input | None:
+    """Read what a query or a row is made of; None: it says nothing."""
+    match message.WhichOneof("content"):
+        case "text":
+            return Text(message.text)
+        case "image":
+            return Image(message.image)
+        case "audio":
+            return Audio(message.audio)
+        case "vector":
+            return ReadyVector(read_vector((*name, "vector"), message.vector))
+        case _:
+            return None
 
 
 def write_item_error(error: RequestError) -> common_pb2.ItemError:
@@ -174,7 +187,7 @@ def write_row(row: Row, *, exclude_payload: bool) -> index_pb2.Row:
         id=row.id,
         seq=row.seq,
         payload_json="" if exclude_payload else row.payload_json,
-        text=row.source.text if row.source is not None else None,
+        text=row.source.text if row.source is not None and row.source.reference is None else None,
     )
     if row.vector is not None:
         message.vector.encoding = F16

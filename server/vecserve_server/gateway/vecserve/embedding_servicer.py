@@ -9,7 +9,9 @@ from typing import Any
 from grpc import aio
 
 from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
-from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.inputs import Audio, Embeddable, Image, Text
+from vecserve_server.errors import InvalidArgument, RequestError
 from vecserve_server.gateway.common.call import CallScope
 from vecserve_server.gateway.vecserve.converters import (
     WriteVector,
@@ -18,7 +20,8 @@ from vecserve_server.gateway.vecserve.converters import (
     write_item_error,
     write_model_info,
 )
-from vecserve_server.serving.embedding import Embedded, EmbeddingService
+from vecserve_server.services.embedding import EmbeddingService
+from vecserve_server.serving.embedder import Embedded
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -34,48 +37,42 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.EmbedRequest, context: Context
     ) -> embedding_pb2.EmbedResponse:
         """Embed one batch."""
-        return await self._embed(request, self._scope.deadline_ns(context))
+        return await self._embed(request, self._scope.caller(context))
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedding_pb2.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[embedding_pb2.EmbedStreamResponse]:
         """Embed batches as they come."""
-        answer = partial(self._embed, deadline_ns=self._scope.deadline_ns(context))
+        answer = partial(self._embed, caller=self._scope.caller(context))
         async for reply in self._scope.answer_each(
             "EmbedStream", request_iterator, answer, embedding_pb2.EmbedStreamResponse
         ):
             yield reply
 
     async def _embed(
-        self, request: embedding_pb2.EmbedRequest, deadline_ns: int | None
+        self, request: embedding_pb2.EmbedRequest, caller: Caller
     ) -> embedding_pb2.EmbedResponse:
         with self._scope.admit(request, items=len(request.inputs), field="inputs") as arrived_ns:
             options = read_embed_options(request.options)
             write = vector_writer(request.options.encoding, float_list=request.options.float_list)
-            texts = [_text_of(index, item) for index, item in enumerate(request.inputs)]
-            embedded = await self._service.embed(
-                request.model, texts, options, deadline_ns=deadline_ns
-            )
+            inputs = [_input(index, item) for index, item in enumerate(request.inputs)]
+            embedded = await self._service.embed(request.model, inputs, options, caller)
             reply = embedding_pb2.EmbedResponse(
                 model=write_model_info(embedded.model.text.ref), items=_items(embedded, write)
             )
-            return self._scope.complete(
-                reply,
-                request,
-                arrived_ns,
-                queue_us=embedded.queue_us,
-                tokenise_us=embedded.tokenise_us,
-                encode_us=embedded.encode_us,
-            )
+            return self._scope.complete(reply, request, arrived_ns, embedded.timings)
 
 
-def _text_of(index: int, item: embedding_pb2.EmbedInput) -> str | RequestError:
-    kind = item.WhichOneof("content")
-    if kind == "text":
-        return item.text
-    if kind is None:
-        return InvalidArgument(f"inputs[{index}]", "has no content; text must be set")
-    return Unsupported(f"inputs[{index}].{kind}: the model takes text only")
+def _input(index: int, item: embedding_pb2.EmbedInput) -> Embeddable | RequestError:
+    match item.WhichOneof("content"):
+        case "text":
+            return Text(item.text)
+        case "image":
+            return Image(item.image)
+        case "audio":
+            return Audio(item.audio)
+        case _:
+            return InvalidArgument(("inputs", index), "has no content; text must be set")
 
 
 def _items(embedded: Embedded, write: WriteVector) -> list[embedding_pb2.EmbedItem]:

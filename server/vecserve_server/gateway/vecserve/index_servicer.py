@@ -11,15 +11,17 @@ from grpc import aio
 
 from vecserve.v1 import index_pb2, index_pb2_grpc
 from vecserve_server.collections.collections import Collections
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.conditions import Condition
+from vecserve_server.domain.inputs import Input
 from vecserve_server.domain.rows import Row
 from vecserve_server.domain.validation import check_page_size
-from vecserve_server.errors import InvalidArgument, RequestError, Unsupported
+from vecserve_server.errors import InvalidArgument, RequestError
 from vecserve_server.gateway.common.call import CallScope
 from vecserve_server.gateway.common.page_tokens import read_page_token, read_seq, write_page_token
 from vecserve_server.gateway.vecserve.converters import (
+    read_content,
     read_embed_options,
-    read_vector,
     write_item_error,
     write_row,
 )
@@ -48,13 +50,13 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         self, request: index_pb2.UpsertRequest, context: Context
     ) -> index_pb2.UpsertResponse:
         """Write one batch."""
-        return await self._upsert(request, self._scope.deadline_ns(context))
+        return await self._upsert(request, self._scope.caller(context))
 
     async def UpsertStream(
         self, request_iterator: AsyncIterator[index_pb2.UpsertStreamRequest], context: Context
     ) -> AsyncIterator[index_pb2.UpsertStreamResponse]:
         """Write batches as they come."""
-        answer = partial(self._upsert, deadline_ns=self._scope.deadline_ns(context))
+        answer = partial(self._upsert, caller=self._scope.caller(context))
         async for reply in self._scope.answer_each(
             "UpsertStream", request_iterator, answer, index_pb2.UpsertStreamResponse
         ):
@@ -65,7 +67,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     ) -> index_pb2.DeleteResponse:
         """Delete rows by id, or all that match."""
         if request.HasField("filter"):
-            return await self._delete_matching(request, self._scope.deadline_ns(context))
+            return await self._delete_matching(request, self._scope.caller(context))
         with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
             expected = _read_expected_seqs(request.expected_seqs)
             deleted = await self._service.delete(request.collection, request.ids, expected)
@@ -145,20 +147,18 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
         return read_filter("filter", request.filter, self._scope.filter_limits)
 
     async def _delete_matching(
-        self, request: index_pb2.DeleteRequest, deadline_ns: int | None
+        self, request: index_pb2.DeleteRequest, caller: Caller
     ) -> index_pb2.DeleteResponse:
         with self._scope.admit(request) as arrived_ns:
             if request.ids or request.expected_seqs:
                 raise InvalidArgument("filter", "does not go with ids or expected_seqs")
             condition = read_filter("filter", request.filter, self._scope.filter_limits)
-            count = await self._service.delete_matching(
-                request.collection, condition, deadline_ns=deadline_ns
-            )
+            count = await self._service.delete_matching(request.collection, condition, caller)
             reply = index_pb2.DeleteResponse(deleted_count=count)
             return self._scope.complete(reply, request, arrived_ns)
 
     async def _upsert(
-        self, request: index_pb2.UpsertRequest, deadline_ns: int | None
+        self, request: index_pb2.UpsertRequest, caller: Caller
     ) -> index_pb2.UpsertResponse:
         with self._scope.admit(request, items=len(request.rows), field="rows") as arrived_ns:
             rows = [_read_row(index, row) for index, row in enumerate(request.rows)]
@@ -167,21 +167,13 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                 request.collection,
                 rows,
                 options,
+                caller,
                 skip_unchanged=request.skip_unchanged,
-                deadline_ns=deadline_ns,
             )
             reply = index_pb2.UpsertResponse(
                 results=[_result(upserted, index) for index in range(len(rows))]
             )
-            return self._scope.complete(
-                reply,
-                request,
-                arrived_ns,
-                queue_us=upserted.queue_us,
-                tokenise_us=upserted.tokenise_us,
-                encode_us=upserted.encode_us,
-                write_us=upserted.write_us,
-            )
+            return self._scope.complete(reply, request, arrived_ns, upserted.timings)
 
 
 def _is_full(page: Sequence[Row]) -> bool:
@@ -189,20 +181,15 @@ def _is_full(page: Sequence[Row]) -> bool:
 
 
 def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
-    kind = row.WhichOneof("content")
-    vector = None
+    content: Input | None = None
     problem: RequestError | None = None
-    if kind in ("image", "audio"):
-        problem = Unsupported(f"rows[{index}].{kind}: the collection's model takes text only")
-    elif kind == "vector":
-        try:
-            vector = read_vector(f"rows[{index}].vector", row.vector)
-        except RequestError as error:
-            problem = error
+    try:
+        content = read_content(("rows", index), row)
+    except RequestError as error:
+        problem = error
     return RowInput(
         id=row.id,
-        text=row.text if kind == "text" else None,
-        vector=vector,
+        content=content,
         payload_json=row.payload_json,
         expected_seq=row.expected_seq if row.HasField("expected_seq") else None,
         problem=problem,

@@ -39,7 +39,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.SearchResponse:
         """Answer one query."""
         with self._scope.admit(request) as arrived_ns:
-            query = read_query("query", request.query)
+            query = read_query(("query",), request.query)
             searched = await self._search(request, [query], context)
             if searched.errors:
                 raise searched.errors[0]
@@ -55,7 +55,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.SearchBatchResponse:
         """Answer many queries."""
         with self._scope.admit(request, items=len(request.queries), field="queries") as arrived_ns:
-            queries = [read_query(f"queries[{i}]", q) for i, q in enumerate(request.queries)]
+            queries = [read_query(("queries", i), q) for i, q in enumerate(request.queries)]
             searched = await self._search(request, queries, context)
             reply = search_pb2.SearchBatchResponse(
                 results=[_result(searched, index) for index in range(len(request.queries))]
@@ -67,8 +67,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     ) -> search_pb2.ClassifyResponse:
         """Label one query."""
         with self._scope.admit(request) as arrived_ns:
-            deadline_ns = self._scope.deadline_ns(context)
-            classified = await classify(self._classifying, request, deadline_ns)
+            caller = self._scope.caller(context)
+            classified = await classify(self._classifying, request, caller)
             reply = write_classified(classified)
             return self._complete(reply, request, arrived_ns, classified.searched)
 
@@ -83,21 +83,13 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             queries,
             read_search_options(request.options, self._scope.filter_limits),
             read_embed_options(request.embed_options, field="embed_options"),
-            deadline_ns=self._scope.deadline_ns(context),
+            self._scope.caller(context),
         )
 
     def _complete(
         self, reply: Reply, request: object, arrived_ns: int, searched: Searched
     ) -> Reply:
-        return self._scope.complete(
-            reply,
-            request,
-            arrived_ns,
-            queue_us=searched.queue_us,
-            tokenise_us=searched.tokenise_us,
-            encode_us=searched.encode_us,
-            search_us=searched.search_us,
-        )
+        return self._scope.complete(reply, request, arrived_ns, searched.timings)
 
 
 def _result(searched: Searched, index: int) -> search_pb2.SearchBatchResult:

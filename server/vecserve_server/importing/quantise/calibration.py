@@ -116,7 +116,7 @@ def calibration_sequences(
 
 def shipped_calibration(name: str) -> Calibration | None:
     """Return the calibration that ships for a model, if one does."""
-    file = resources.files("vecserve_server.export") / "data" / f"{name}.calibration.npz"
+    file = resources.files("vecserve_server.importing") / "data" / f"{name}.calibration.npz"
     return read_calibration(file.read_bytes()) if file.is_file() else None
 
 

@@ -9,8 +9,10 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from vecserve_server.domain.inputs import Modality, Reference
 from vecserve_server.domain.rows import Source
 from vecserve_server.errors import CorruptData, InvalidArgument
 from vecserve_server.storage.files.sqlite_file import in_slices
@@ -93,8 +95,10 @@ def intact(seq: int, content: Any, checksum: int) -> bool:
 
 
 def _record(seq: int, source: Source) -> tuple[int, str, int]:
-    fields = {
+    reference = source.reference
+    fields: dict[str, object] = {
         "text": source.text,
+        "reference": asdict(reference) if reference is not None else None,
         "prompt_name": source.prompt_name,
         "prompt_text": source.prompt_text,
         "truncate": source.truncate,
@@ -111,7 +115,13 @@ def _source(seq: int, content: Any, checksum: int) -> Source:
     if not intact(seq, content, checksum):
         raise CorruptData(f"row seq {seq}: the checksum of its text is wrong")
     fields = json.loads(content)
-    return Source(**{"text": "", **fields})
+    reference = fields.pop("reference", None)
+    return Source(**fields, reference=_reference(reference) if reference else None)
+
+
+def _reference(fields: dict[str, str]) -> Reference:
+    modality = Modality(fields["modality"])
+    return Reference(modality=modality, uri=fields["uri"], sha256=fields["sha256"])
 
 
 def _checksum(seq: int, content: bytes) -> int:
