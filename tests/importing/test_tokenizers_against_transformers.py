@@ -78,7 +78,18 @@ def unigrams(special: tuple[str, ...]) -> Tokenizer:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
     )
     train(tokenizer, trainers.UnigramTrainer, special, unk_token="<unk>")
-    return between(tokenizer, "<s>", "</s>")
+    return between(exactly_scored(tokenizer), "<s>", "</s>")
+
+
+def exactly_scored(tokenizer: Tokenizer) -> Tokenizer:
+    """Round the scores so that they add up without an error, in whatever order.
+
+    Where two cuts of a text are equally good, rounding errors would choose between them.
+    """
+    described = json.loads(tokenizer.to_str())
+    vocabulary = described["model"]["vocab"]
+    described["model"]["vocab"] = [[term, round(score * 256) / 256] for term, score in vocabulary]
+    return Tokenizer.from_str(json.dumps(described))
 
 
 def train(tokenizer: Tokenizer, kind: Any, special: tuple[str, ...], **options: Any) -> None:
