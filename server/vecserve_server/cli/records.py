@@ -184,7 +184,7 @@ def _json_object(data: bytes | None) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("not JSON: nested too deep") from None
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object; one object a line is read")
+        raise ValueError("not a JSON object; each line must be one object")
     return value
 
 
@@ -300,7 +300,7 @@ def _nested(payload: dict[str, Any], types: FieldTypes) -> dict[str, Any]:
         for key in above:
             inner = inner.setdefault(key, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"{name!r} lies within {key!r}, which has a value of its own")
+                raise ValueError(f"{name!r} is inside {key!r}, which is not an object")
         inner[last] = value
     return payload
 
