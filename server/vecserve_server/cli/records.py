@@ -184,7 +184,7 @@ def _json_object(data: bytes | None) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("not JSON: nested too deep") from None
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object; each line must be one object")
+        raise ValueError("not a JSON object; one object a line is read")
     return value
 
 
