@@ -24,7 +24,7 @@ class Invoke(Protocol):
 
 
 class Admin:
-    """What looks after collections; each method raises a `VecserveError` as those of `Client`."""
+    """Maintain collections. Like those of `Client`, each method raises a `VecserveError`."""
 
     def __init__(self, invoke: Invoke) -> None:
         self._invoke = invoke
@@ -32,7 +32,7 @@ class Admin:
     def set_alias(
         self, name: str, collection: str, *, timeout_s: float | None = None
     ) -> str | None:
-        """Make or move an alias; returns the collection that it pointed at before, if any."""
+        """Create or move an alias; return the collection that it pointed at before, if any."""
         return self._invoke(admin_calls.set_alias(name, collection), timeout_s)
 
     def list_aliases(self, *, timeout_s: float | None = None) -> list[Alias]:
@@ -50,18 +50,18 @@ class Admin:
     def start_reindex(
         self, collection: str, *, model: str = "", timeout_s: float | None = None
     ) -> str:
-        """Begin to embed a collection anew, with the latest version of its model if none is named.
+        """Start to embed a collection again. Default model: the latest version of its own model.
 
-        Returns the id of the re-index; the collection serves on as it is until it is done.
+        Returns the id of the re-index. The old vectors serve until the re-index is done.
         """
         return self._invoke(admin_calls.start_reindex(collection, model=model), timeout_s)
 
     def get_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> Reindex:
-        """Ask how far a re-index is."""
+        """Return the progress of a re-index."""
         return self._invoke(admin_calls.get_reindex(reindex_id), timeout_s)
 
     def cancel_reindex(self, reindex_id: str, *, timeout_s: float | None = None) -> None:
-        """Stop a re-index; take one back that is done, keeping what was written since."""
+        """Stop a running re-index, or roll back a finished one and keep all later writes."""
         self._invoke(admin_calls.cancel_reindex(reindex_id), timeout_s)
 
     def create_snapshot(
@@ -86,21 +86,21 @@ class Admin:
     def restore_snapshot(
         self, name: str, collection: str, *, timeout_s: float | None = None
     ) -> int:
-        """Make a collection, which must not exist, from a snapshot; returns its row count."""
+        """Create a collection from a snapshot; return its row count. It must not exist before."""
         return self._invoke(admin_calls.restore_snapshot(name, collection), timeout_s)
 
     def compact_collection(self, collection: str, *, timeout_s: float | None = None) -> int:
-        """Rewrite a collection's files so that nothing of deleted rows is left in them.
+        """Rewrite a collection's files so that they contain nothing of deleted rows.
 
-        Returns the bytes given back. Writes to the collection wait meanwhile.
+        Returns the number of freed bytes. Writes wait while the rows' file is rewritten.
         """
         return self._invoke(admin_calls.compact_collection(collection), timeout_s)
 
     def verify_collection(
         self, collection: str, *, repair: bool = False, timeout_s: float | None = None
     ) -> Verification:
-        """Check every record of a collection, what was made of them, and that rows are findable.
+        """Check a collection: every record, everything derived from records, and searches.
 
-        `repair` makes anew from the rows what is damaged beside them.
+        `repair` rebuilds damaged parts from the rows.
         """
         return self._invoke(admin_calls.verify_collection(collection, repair=repair), timeout_s)

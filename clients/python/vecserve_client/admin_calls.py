@@ -71,7 +71,7 @@ def start_reindex(collection: str, *, model: str) -> Call[str]:
 
 
 def get_reindex(reindex_id: str) -> Call[Reindex]:
-    """Ask how far a re-index is."""
+    """Return the progress of a re-index."""
     return unary(
         "AdminService/GetReindex",
         fitted(admin_pb2.GetReindexRequest, reindex_id=reindex_id),

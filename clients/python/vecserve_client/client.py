@@ -56,9 +56,9 @@ NO_FIELDS: Final = Fields()
 class Client:
     """A connection to one server; safe to share between threads.
 
-    Every call raises a `VecserveError`. `timeout_s` bounds a call, retries included, and replaces
-    the client's `deadline_s`; for a call that runs over a stream it bounds the wait for the next
-    reply.
+    A call that fails raises a `VecserveError`. `timeout_s` limits the time of a call, retries
+    included, and replaces the client's `deadline_s`. If a call uses a stream, `timeout_s` limits
+    the wait for the next reply.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls under way fail."""
+        """Close the connection; running calls fail."""
         self._channel.close()
 
     def embed(
@@ -97,10 +97,10 @@ class Client:
         window: int = batching.WINDOW_REQUESTS,
         timeout_s: float | None = None,
     ) -> EmbedResult:
-        """Embed texts; a list too long for one request goes in several, at most `window` at once.
+        """Embed texts; a long list is sent in several requests, at most `window` at a time.
 
-        Returns vectors float32 [N, D] in the order of the texts. A text that fails does not fail
-        the others: see `EmbedResult.errors`.
+        Returns vectors float32 [N, D] in the order of the texts. A bad text fails
+        alone: see `EmbedResult.errors`.
         """
         requests = list(calls.embed_requests(texts, model=model, options=options))
         if len(requests) == 1:
@@ -122,9 +122,10 @@ class Client:
         skip_unchanged: bool = False,
         timeout_s: float | None = None,
     ) -> UpsertResult:
-        """Write rows and wait until all are on disk; long lists go in several requests.
+        """Write rows and wait until all are on disk; a long list is sent in several requests.
 
-        With `skip_unchanged` rows that are stored so already are neither embedded nor written.
+        With `skip_unchanged`, rows that are already stored with the same content are neither
+        embedded nor written.
         """
         requests = list(
             calls.upsert_requests(
@@ -154,9 +155,9 @@ class Client:
     ) -> Iterator[UpsertBatch]:
         """Write rows of any number over one stream, and yield each batch once it is on disk.
 
-        Batches come in the order of their acknowledgement; rows are drawn only as fast as the
-        server takes them. A lost stream is opened again and what was not acknowledged is sent
-        again, unless a row has an `expected_seq`.
+        Batches are yielded in the order of their acknowledgement. Rows are read only as fast as the
+        server accepts them. A lost stream is opened again and unacknowledged rows are sent again,
+        unless a row has an `expected_seq`.
         """
         requests = calls.upsert_requests(
             collection, rows, options=options, batch_rows=batch_rows, skip_unchanged=skip_unchanged
@@ -172,12 +173,12 @@ class Client:
         expected_seqs: Mapping[str, int] = calls.NO_SEQS,
         timeout_s: float | None = None,
     ) -> int:
-        """Delete rows by id, or all that match a filter; returns how many there were.
+        """Delete rows by id, or all rows that match a filter; return the number of deleted rows.
 
-        An id in `expected_seqs` is deleted only if its row has that seq; where one has not, the
-        others of its request are deleted and FailedPrecondition is raised. Many ids go in several
-        requests: `timeout_s` bounds each, and where one fails, the rows of those before it are
-        gone.
+        An id in `expected_seqs` is deleted only if its row has that seq. If a row has another seq,
+        the other rows of the request are deleted and FailedPrecondition is raised. Many ids are
+        sent in several requests. `timeout_s` limits each request. If a request fails, the rows of
+        the requests before it stay deleted.
         """
         deletes = calls.delete(collection, ids=ids, where=where, expected_seqs=expected_seqs)
         return sum([self._invoke(call, timeout_s) for call in deletes])
@@ -192,7 +193,7 @@ class Client:
         with_text: bool = False,
         timeout_s: float | None = None,
     ) -> GetResult:
-        """Read rows by id; `timeout_s` bounds each request that many ids are cut into."""
+        """Read rows by id. Many ids are sent in several requests; `timeout_s` limits each."""
         gets = calls.get(
             collection,
             ids,
@@ -213,7 +214,7 @@ class Client:
         page_size: int = 100,
         timeout_s: float | None = None,
     ) -> Iterator[Row]:
-        """Read all rows in the order they were written, page by page as they are asked for."""
+        """Yield all rows in the order they were written; each page is read when it is needed."""
         token, is_last = "", False
         while not is_last:
             call = calls.scan_page(
@@ -248,7 +249,7 @@ class Client:
         timeout_s: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> SearchResult:
-        """Find the rows nearest to a text or a vector, float [D], or that `Query` asks for."""
+        """Find the rows nearest to a text, a vector float [D], or a `Query`."""
         call = search_calls.search(collection, query, options=options, embed_options=embed_options)
         return self._invoke(call, timeout_s)
 
@@ -261,7 +262,7 @@ class Client:
         timeout_s: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> list[SearchResult]:
-        """Answer many queries in their order; `timeout_s` bounds each request they are cut into."""
+        """Answer many queries, in their order. `timeout_s` limits each request."""
         batches = search_calls.search_batch(
             collection, queries, options=options, embed_options=embed_options
         )
@@ -301,10 +302,10 @@ class Client:
         keep_text: bool = True,
         timeout_s: float | None = None,
     ) -> Collection:
-        """Create an empty collection; the server's default model and its dim if none is named.
+        """Create an empty collection. Defaults: the server's default model, and the model's dim.
 
-        `fields` declares what filters and lexical search may use an index for. Without `keep_text`
-        it cannot be re-indexed with another model.
+        `fields` declares the payload fields that get an index for filters or lexical search.
+        Without `keep_text` the collection cannot be re-indexed with another model.
         """
         call = calls.create_collection(
             name, model=model, dim=dim, fields=fields, keep_text=keep_text
@@ -324,7 +325,7 @@ class Client:
         return collections
 
     def drop_collection(self, name: str, *, timeout_s: float | None = None) -> int:
-        """Delete a collection with all its rows; returns how many there were."""
+        """Delete a collection with all its rows; return the number of rows."""
         return self._invoke(calls.drop_collection(name), timeout_s)
 
     def list_models(self, *, timeout_s: float | None = None) -> list[Model]:
@@ -332,11 +333,11 @@ class Client:
         return self._invoke(calls.list_models(), timeout_s)
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> str:
-        """Ask how the server is: "SERVING", "NOT_SERVING" or "UNKNOWN"."""
+        """Return the health of the server: "SERVING", "NOT_SERVING" or "UNKNOWN"."""
         return self._invoke(calls.health(service), timeout_s)
 
     def wait_ready(self, *, timeout_s: float) -> None:
-        """Wait until the server is SERVING; raise DeadlineExceeded if it does not come to that."""
+        """Wait until the server is SERVING; raise DeadlineExceeded after `timeout_s`."""
         state = "never asked"
         deadline = time.monotonic() + timeout_s
         while (remaining_s := deadline - time.monotonic()) > 0:

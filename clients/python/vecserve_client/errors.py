@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 
 class VecserveError(Exception):
-    """Any failure of a call; the message names the method and says what the server said."""
+    """Any failure of a call; the message has the method and the server's message."""
 
     def __init__(
         self, message: str, *, method: str = "", retry_after_s: float | None = None
@@ -35,7 +35,7 @@ class NotFound(VecserveError):
 
 
 class AlreadyExists(VecserveError):
-    """The named resource exists already."""
+    """The named resource already exists."""
 
 
 class FailedPrecondition(VecserveError):
@@ -43,11 +43,11 @@ class FailedPrecondition(VecserveError):
 
 
 class Unimplemented(VecserveError):
-    """The server does not offer what was asked for."""
+    """The server does not offer this call or field."""
 
 
 class PermissionDenied(VecserveError):
-    """The caller is not known, or not allowed to do this."""
+    """The caller is unknown or not allowed to make this call."""
 
 
 class Overloaded(VecserveError):
@@ -59,11 +59,11 @@ class Unavailable(VecserveError):
 
 
 class DeadlineExceeded(VecserveError):
-    """The call's time passed before it was done."""
+    """The call's deadline passed before the call was done."""
 
 
 class Cancelled(VecserveError):
-    """The call was given up."""
+    """The call was cancelled."""
 
 
 class ServerError(VecserveError):

@@ -18,12 +18,12 @@ Bound: TypeAlias = int | float | str
 
 
 def equals(field: str, value: Scalar) -> Filter:
-    """Hold where the field is this value."""
+    """Match if the field has this value."""
     return Filter(field=FieldCondition(field=field, equals_json=json.dumps(value)))
 
 
 def one_of(field: str, *values: Scalar) -> Filter:
-    """Hold where the field is one of these values."""
+    """Match if the field has one of these values."""
     listed = JsonList(values_json=[json.dumps(value) for value in values])
     return Filter(field=FieldCondition(field=field, one_of=listed))
 
@@ -36,33 +36,33 @@ def between(
     lt: Bound | None = None,
     lte: Bound | None = None,
 ) -> Filter:
-    """Hold where the field lies within all of the given bounds."""
+    """Match if the field is within all given bounds."""
     bounds = Range(gt=_bound(gt), gte=_bound(gte), lt=_bound(lt), lte=_bound(lte))
     return Filter(field=FieldCondition(field=field, range=bounds))
 
 
 def exists(field: str, *, there: bool = True) -> Filter:
-    """Hold where the field is there, or where it is not."""
+    """Match if the field exists, or if it does not."""
     return Filter(field=FieldCondition(field=field, exists=there))
 
 
 def prefix(field: str, beginning: str) -> Filter:
-    """Hold where the field is a string that begins so."""
+    """Match if the field is a string with this beginning."""
     return Filter(field=FieldCondition(field=field, prefix=beginning))
 
 
 def all_of(*filters: Filter) -> Filter:
-    """Hold where all of these hold."""
+    """Match if all of these match."""
     return Filter(all_of=FilterList(filters=filters))
 
 
 def any_of(*filters: Filter) -> Filter:
-    """Hold where at least one of these holds."""
+    """Match if at least one of these matches."""
     return Filter(any_of=FilterList(filters=filters))
 
 
 def negate(condition: Filter) -> Filter:
-    """Hold where the condition does not."""
+    """Match if the condition does not match."""
     outer = Filter()
     getattr(outer, "not").CopyFrom(condition)  # the field's name is a Python keyword
     return outer

@@ -12,7 +12,7 @@ from vecserve_client.conditions import Where
 from vecserve_client.types import Vectors
 
 Mode: TypeAlias = Literal["dense", "lexical", "hybrid"]
-"""How rows are found: by the cosine of vectors, by words (BM25), or by both, fused."""
+"""How rows are found: by the cosine of vectors, by words (BM25), or by both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class WeightedSum:
 
 
 class SearchOptions(TypedDict, total=False):
-    """What a search takes beside its query, as keyword arguments.
+    """Options of a search, as keyword arguments.
 
     See `vecserve.v1.SearchOptions` for the limits.
     """
@@ -61,11 +61,11 @@ class SearchOptions(TypedDict, total=False):
     mode: Mode
     """Default "dense"."""
     where: Where | None
-    """Only rows that match."""
+    """Return only rows that match."""
     min_score: float | None
-    """Leave out hits below."""
+    """Leave out hits with a lower score."""
     group_by: str
-    """Only the best hit for each value of this payload field."""
+    """Return only the best hit for each value of this payload field."""
     fusion: ReciprocalRank | WeightedSum
     """How mode "hybrid" joins its sides; default `ReciprocalRank()`."""
     exact: bool

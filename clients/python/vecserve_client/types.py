@@ -24,11 +24,11 @@ Encoding: TypeAlias = Literal["f32", "f16", "int8", "binary"]
 """Layout of vectors on the wire."""
 
 Truncation: TypeAlias = Literal["right", "left", "error"]
-"""What to do with a text that is too long: keep its beginning, keep its end, fail it."""
+"""What to do with a text that is too long: keep its beginning, keep its end, or fail."""
 
 
 FieldType: TypeAlias = Literal["keyword", "text", "integer", "number", "boolean", "datetime"]
-"""What the values of a declared payload field are."""
+"""Type of the values of a declared payload field."""
 
 FieldTypes: TypeAlias = Mapping[str, FieldType]
 """Types of payload fields, by their dotted names."""
@@ -37,7 +37,7 @@ Tokeniser: TypeAlias = Literal["words", "trigram"]
 """How texts are cut into terms for lexical search."""
 
 Stemming: TypeAlias = Literal["none", "porter"]
-"""Which endings of words are cut off."""
+"""Which word endings are removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class EmbedOptions:
     """Components to keep; 0: all."""
     skip_normalise: bool = False
     truncation: Truncation | None = None
-    """What becomes of a text that is too long; None: as the model is configured."""
+    """What to do with a text that is too long; None: as the model is configured."""
     encoding: Encoding = "f32"
 
 
@@ -65,12 +65,12 @@ class Record:
     audio: bytes | None = None
     payload: Payload = field(default_factory=dict)
     expected_seq: int | None = None
-    """Write only if the row's seq is this one; 0: only if there is no such row."""
+    """Write only if the row's current seq is this one; 0: only if the row does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time of a request went inside the server, in microseconds."""
+    """How long each stage of a request took inside the server, in microseconds."""
 
     queue_us: int = 0
     tokenise_us: int = 0
@@ -82,7 +82,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
-    """Which weights made a vector; vectors compare only within one `ModelRef`."""
+    """The weights that produced a vector; compare vectors only within one `ModelRef`."""
 
     name: str
     version: str
@@ -106,7 +106,7 @@ class EmbedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsertResult:
-    """What became of the rows of one upsert."""
+    """The results for the rows of one upsert."""
 
     seqs: tuple[int, ...]
     """Sequence numbers in the order of the rows; 0 for the rows of `errors`."""
@@ -115,7 +115,7 @@ class UpsertResult:
     timings: tuple[Timings, ...]
     """One for each request that the rows were split into."""
     unchanged: frozenset[int] = frozenset()
-    """Positions of rows that `skip_unchanged` left alone; `seqs` has the seq that they have."""
+    """Positions of rows that `skip_unchanged` skipped; `seqs` has their current seqs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +130,14 @@ class UpsertBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row as stored; `vector` is float32 [D] where it was asked for."""
+    """A row as stored; `vector` is float32 [D] if `include_vector` was set."""
 
     id: str
     seq: int
     payload: dict[str, Any] | None
     vector: Vectors | None
     text: str | None = None
-    """What the row was made of, where it was asked for and the row keeps it."""
+    """The row's text, if `with_text` was set and the row keeps its text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Hit:
     seq: int
     payload: dict[str, Any] | None
     text: str | None = None
-    """What the row was made of, where it was asked for and the row keeps it."""
+    """The row's text, if `with_text` was set and the row keeps its text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ class SearchResult:
 
     hits: tuple[Hit, ...]
     timings: Timings
-    """Of the request, which may have held other queries too."""
+    """Of the request, which may contain other queries too."""
     explain: dict[str, Any] | None = None
     error: VecserveError | None = None
     """Why this query of a batch failed."""
@@ -183,14 +183,14 @@ class Fields:
     types: Mapping[str, FieldType] = field(default_factory=dict)
     """By the field's dotted name."""
     tokeniser: Tokeniser = "words"
-    """Of the fields of type "text"."""
+    """For the fields of type "text"."""
     stemming: Stemming = "none"
-    """Of the fields of type "text"; "porter" cuts off English endings."""
+    """For the fields of type "text"; "porter" removes English endings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelScore:
-    """How well one label fits, 0 to 1; all labels of a query together have at most 1."""
+    """How well one label fits, 0 to 1; the sum over a query's labels is at most 1."""
 
     label: str
     confidence: float
@@ -198,19 +198,19 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The label of a query, and how it came about."""
+    """The label of a query, its scores and the rows that voted."""
 
     label: str | None
     """None: out of scope."""
     scores: tuple[LabelScore, ...]
     """Best first."""
     neighbours: tuple[Hit, ...]
-    """The rows that decided, best first."""
+    """The rows that voted, best first."""
     timings: Timings
 
     @property
     def out_of_scope(self) -> bool:
-        """True if no label reaches the confidence that was asked for."""
+        """True if no label reaches `min_confidence`."""
         return self.label is None
 
 
@@ -234,7 +234,7 @@ class Collection:
     generation: int = 0
     reindex_id: str = ""
     state: CollectionState = "serving"
-    """down: its files were removed or replaced, and nothing is written."""
+    """down: the files were removed or replaced, and nothing is written."""
     state_reason: str = ""
 
 
@@ -257,16 +257,16 @@ ReindexState: TypeAlias = Literal["running", "evaluating", "done", "failed", "ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reindex:
-    """How far a re-index is."""
+    """The progress of a re-index."""
 
     collection: str
     model: ModelRef
-    """What the new generation is embedded with."""
+    """The model of the new generation."""
     state: ReindexState
     done_rows: int
     total_rows: int
     message: str
-    """Why it failed."""
+    """Why the re-index failed."""
     self_hit_rate: float
     """Share of the sampled rows that a search with their own new vector finds."""
     overlap_at_10: float
@@ -281,9 +281,9 @@ class Snapshot:
     collection: str
     size_bytes: int
     last_seq: int
-    """Highest sequence number in it."""
+    """Highest sequence number in the snapshot."""
     problem: str = ""
-    """Why the server cannot restore it, and what to do. Empty: it can."""
+    """Why the server cannot restore the snapshot, and what to do. Empty: it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,11 +292,11 @@ class Verification:
 
     row_count: int
     problems: tuple[str, ...]
-    """One sentence each; empty if all is well. After a repair: what is left."""
+    """One sentence for each problem. After a repair: the problems that remain."""
     repaired: tuple[str, ...] = ()
-    """Problems that a repair has mended."""
+    """Problems that the repair fixed."""
     has_damaged_rows: bool = False
-    """Whether rows or their texts are not what was written; nothing is repaired then."""
+    """True if rows or their texts differ from what was written; then nothing is repaired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,12 +35,12 @@ class _ReindexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReindexS
     REINDEX_STATE_DONE: _ReindexState.ValueType  # 3
     """The new generation serves."""
     REINDEX_STATE_FAILED: _ReindexState.ValueType  # 4
-    """The old generation serves on."""
+    """The old generation keeps serving."""
     REINDEX_STATE_CANCELLED: _ReindexState.ValueType  # 5
-    """Stopped on request; the old generation serves on."""
+    """Stopped on request; the old generation keeps serving."""
 
 class ReindexState(_ReindexState, metaclass=_ReindexStateEnumTypeWrapper):
-    """How far a re-index is."""
+    """State of a re-index."""
 
 REINDEX_STATE_UNSPECIFIED: ReindexState.ValueType  # 0
 """Never."""
@@ -51,9 +51,9 @@ REINDEX_STATE_EVALUATING: ReindexState.ValueType  # 2
 REINDEX_STATE_DONE: ReindexState.ValueType  # 3
 """The new generation serves."""
 REINDEX_STATE_FAILED: ReindexState.ValueType  # 4
-"""The old generation serves on."""
+"""The old generation keeps serving."""
 REINDEX_STATE_CANCELLED: ReindexState.ValueType  # 5
-"""Stopped on request; the old generation serves on."""
+"""Stopped on request; the old generation keeps serving."""
 Global___ReindexState: _TypeAlias = ReindexState  # noqa: Y015
 
 @_typing.final
@@ -95,15 +95,15 @@ class Model(_message.Message):
     dim: _builtins.int
     """Components of a vector, 1 to 8192."""
     max_tokens: _builtins.int
-    """Longest input in tokens, special tokens included, > 0."""
+    """Maximum length of an input in tokens, special tokens included, > 0."""
     precision: _builtins.str
     """"int8", "fp32" or "fp16"."""
     engine: _builtins.str
-    """"onnxruntime"."""
+    """"onnxruntime" or "openvino"."""
     instance_count: _builtins.int
-    """Instances that run at the same time, 1 or more."""
+    """Number of instances that can run at the same time, 1 or more."""
     is_default: _builtins.bool
-    """True for the model that is used where a request names none."""
+    """True for the model that is used if a request names none."""
     @_builtins.property
     def info(self) -> _common_pb2.ModelInfo:
         """Name, version and digest."""
@@ -149,7 +149,7 @@ class ListModelsResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class StartReindexRequest(_message.Message):
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     model: _builtins.str
-    """Name of the model of the new generation, at most 128 characters. Empty: the newest version of
+    """Name of the model for the new generation, at most 128 characters. Empty: the newest version of
     the collection's model.
     """
     def __init__(
@@ -202,7 +202,7 @@ class StartReindexResponse(_message.Message):
 
     REINDEX_ID_FIELD_NUMBER: _builtins.int
     reindex_id: _builtins.str
-    """Names the re-index in GetReindex and CancelReindex, 1 to 128 bytes."""
+    """Id of the re-index for GetReindex and CancelReindex, 1 to 128 bytes."""
     def __init__(
         self,
         *,
@@ -224,7 +224,7 @@ class GetReindexRequest(_message.Message):
 
     REINDEX_ID_FIELD_NUMBER: _builtins.int
     reindex_id: _builtins.str
-    """Id that StartReindex answered with."""
+    """Id from StartReindexResponse."""
     def __init__(
         self,
         *,
@@ -240,7 +240,7 @@ Global___GetReindexRequest: _TypeAlias = GetReindexRequest  # noqa: Y015
 
 @_typing.final
 class GetReindexResponse(_message.Message):
-    """How far a re-index is."""
+    """The progress of a re-index."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,20 +253,20 @@ class GetReindexResponse(_message.Message):
     SELF_HIT_RATE_FIELD_NUMBER: _builtins.int
     OVERLAP_AT_10_FIELD_NUMBER: _builtins.int
     state: Global___ReindexState.ValueType
-    """What it is doing now."""
+    """Current state."""
     done_rows: _builtins.int
-    """Rows of the new generation so far, at most `total_rows`."""
+    """Number of rows in the new generation so far, at most `total_rows`."""
     total_rows: _builtins.int
-    """Rows to embed."""
+    """Number of rows to embed."""
     message: _builtins.str
-    """Why it failed. Empty otherwise."""
+    """Why the re-index failed. Empty otherwise."""
     collection: _builtins.str
     """Name of the collection."""
     self_hit_rate: _builtins.float
-    """Share of the sampled rows that a search with their own new vector finds, 0 to 1; from DONE on."""
+    """Share of the sampled rows that a search with their own new vector finds, 0 to 1. Set once DONE."""
     overlap_at_10: _builtins.float
     """Share of common rows among the ten nearest in the old and in the new generation, mean over the
-    sample, 0 to 1; from DONE on.
+    sample, 0 to 1. Set once DONE.
     """
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
@@ -300,7 +300,7 @@ class CancelReindexRequest(_message.Message):
 
     REINDEX_ID_FIELD_NUMBER: _builtins.int
     reindex_id: _builtins.str
-    """Id that StartReindex answered with."""
+    """Id from StartReindexResponse."""
     def __init__(
         self,
         *,
@@ -367,11 +367,11 @@ class CreateSnapshotResponse(_message.Message):
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
-    """Bytes that the snapshot takes."""
+    """Size of the snapshot in bytes."""
     last_seq: _builtins.int
     """Highest sequence number in the snapshot."""
     collection: _builtins.str
-    """Name of the collection, where an alias was given."""
+    """Name of the collection, also if the request named an alias."""
     def __init__(
         self,
         *,
@@ -389,7 +389,7 @@ Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y0
 
 @_typing.final
 class RestoreSnapshotRequest(_message.Message):
-    """Asks for a collection out of a snapshot."""
+    """Asks to create a collection from a snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -398,7 +398,7 @@ class RestoreSnapshotRequest(_message.Message):
     name: _builtins.str
     """Folder under the server's snapshot folder; must exist."""
     collection: _builtins.str
-    """Name of the collection to make, 1 to 128 characters; must not exist."""
+    """Name of the new collection, 1 to 128 characters; must not exist."""
     def __init__(
         self,
         *,
@@ -415,13 +415,13 @@ Global___RestoreSnapshotRequest: _TypeAlias = RestoreSnapshotRequest  # noqa: Y0
 
 @_typing.final
 class RestoreSnapshotResponse(_message.Message):
-    """The collection serves."""
+    """The new collection is ready."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Rows that are live in the new collection."""
+    """Number of live rows in the new collection."""
     def __init__(
         self,
         *,
@@ -449,14 +449,14 @@ class Snapshot(_message.Message):
     name: _builtins.str
     """Folder under the server's snapshot folder."""
     collection: _builtins.str
-    """Name of the collection that it is of."""
+    """Name of the collection that was copied."""
     size_bytes: _builtins.int
-    """Bytes that the snapshot takes."""
+    """Size of the snapshot in bytes."""
     last_seq: _builtins.int
     """Highest sequence number in the snapshot."""
     problem: _builtins.str
-    """Why it cannot be restored by this server, and what to do; the fields above but for the name are
-    empty then. Empty where it can.
+    """Why this server cannot restore the snapshot, and what to do. The fields above except `name` are
+    then empty. Empty if the server can restore it.
     """
     def __init__(
         self,
@@ -484,9 +484,9 @@ class ListSnapshotsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most snapshots to return, 1 to 1000. 0: 100."""
+    """Maximum number of snapshots to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before. Empty: the first page."""
+    """`next_page_token` of the previous page. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -503,7 +503,7 @@ Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
 
 @_typing.final
 class ListSnapshotsResponse(_message.Message):
-    """One page of snapshots, those included whose manifest cannot be read."""
+    """One page of snapshots, including snapshots whose manifest cannot be read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -553,7 +553,7 @@ Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class DeleteSnapshotResponse(_message.Message):
-    """The snapshot is gone."""
+    """The snapshot is deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -598,7 +598,7 @@ class CompactCollectionResponse(_message.Message):
 
     FREED_BYTES_FIELD_NUMBER: _builtins.int
     freed_bytes: _builtins.int
-    """Bytes on disk that were given back."""
+    """Number of bytes freed on disk."""
     def __init__(
         self,
         *,
@@ -623,8 +623,8 @@ class VerifyCollectionRequest(_message.Message):
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     repair: _builtins.bool
-    """Make anew from the rows what was made of them, if any of it is damaged. The collection serves
-    meanwhile. Nothing is made anew where rows themselves are damaged.
+    """If data derived from the rows is damaged, build it again from the rows. The collection serves
+    in the meantime. Nothing is built again if rows themselves are damaged.
     """
     def __init__(
         self,
@@ -651,18 +651,20 @@ class VerifyCollectionResponse(_message.Message):
     REPAIRED_FIELD_NUMBER: _builtins.int
     HAS_DAMAGED_ROWS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Rows that were checked."""
+    """Number of rows that were checked."""
     has_damaged_rows: _builtins.bool
-    """True if rows or their texts are not what was written. Write or delete these, or restore a
-    snapshot; then the rest can be repaired.
+    """True if rows or their texts differ from what was written. Write or delete these rows, or
+    restore a snapshot; then the rest can be repaired.
     """
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One sentence each; empty if all is well. At most 1000. After a repair: what is left."""
+        """One sentence for each problem; empty if there is none. At most 1000. After a repair: the
+        problems that remain.
+        """
 
     @_builtins.property
     def repaired(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Problems that a repair has mended. At most 1000."""
+        """Problems that the repair fixed. At most 1000."""
 
     def __init__(
         self,
@@ -682,7 +684,7 @@ Global___VerifyCollectionResponse: _TypeAlias = VerifyCollectionResponse  # noqa
 
 @_typing.final
 class GetStatsRequest(_message.Message):
-    """Asks for the server's numbers."""
+    """Asks for counters of the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -704,7 +706,7 @@ Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
 
 @_typing.final
 class GetStatsResponse(_message.Message):
-    """Numbers about the running server."""
+    """Counters of the running server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -720,25 +722,25 @@ class GetStatsResponse(_message.Message):
     uptime_seconds: _builtins.float
     """Seconds since the server became ready."""
     pending_items: _builtins.int
-    """Items of accepted calls that are not answered yet, 0 to 16384 by default."""
+    """Items of accepted calls that are not answered yet, at most 16384 by default."""
     queued_rows: _builtins.int
-    """Rows that wait for the writer, 0 to 65536 by default."""
+    """Rows that wait for the writer, at most 65536 by default."""
     resident_bytes: _builtins.int
     """Resident memory of the process, in bytes."""
     collection_count: _builtins.int
-    """Collections that are open, 0 to 1000 by default."""
+    """Number of collections, at most 1000 by default."""
     row_count: _builtins.int
-    """Live rows of all collections."""
+    """Number of live rows in all collections."""
     request_id: _builtins.str
     """As in the request."""
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     @_builtins.property
     def down_collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Collections whose files are not where they were opened, the first hundred by name: nothing is
-        written to them. GetCollection tells why.
+        """Collections whose files are not where the server opened them, the first hundred by name.
+        Nothing is written to them. GetCollection gives the reason.
         """
 
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Looks after models, indexes and the server itself.
+    """Maintains collections, and reports about models and the server.
     """
 
     def __init__(self, channel):
@@ -93,7 +93,7 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """Looks after models, indexes and the server itself.
+    """Maintains collections, and reports about models and the server.
     """
 
     def ListModels(self, request, context):
@@ -104,22 +104,22 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartReindex(self, request, context):
-        """Start to re-embed a collection with another model, version or quantiser.
+        """Start to embed a collection again, with another model, version or quantisation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReindex(self, request, context):
-        """How far a re-index is.
+        """Report the progress of a re-index.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelReindex(self, request, context):
-        """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
-        that was written since.
+        """Stop a running re-index, or roll back a finished one: the previous generation serves again,
+        with everything that was written since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +133,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RestoreSnapshot(self, request, context):
-        """Make a collection from a snapshot.
+        """Create a collection from a snapshot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,21 +154,21 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompactCollection(self, request, context):
-        """Rewrite a collection's files without its deleted rows.
+        """Rewrite a collection's files so that they contain nothing of deleted rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyCollection(self, request, context):
-        """Check every checksum, and that every row is findable.
+        """Check every checksum, and that searches find the rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Numbers about the running server.
+        """Report counters of the running server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +241,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Looks after models, indexes and the server itself.
+    """Maintains collections, and reports about models and the server.
     """
 
     @staticmethod

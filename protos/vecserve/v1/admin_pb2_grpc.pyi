@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """Looks after models, indexes and the server itself."""
+    """Maintains collections, and reports about models and the server."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,60 +36,60 @@ class AdminServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsResponse]
     """List the models that the server has loaded."""
     StartReindex: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartReindexRequest, _admin_pb2.StartReindexResponse]
-    """Start to re-embed a collection with another model, version or quantiser."""
+    """Start to embed a collection again, with another model, version or quantisation."""
     GetReindex: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetReindexRequest, _admin_pb2.GetReindexResponse]
-    """How far a re-index is."""
+    """Report the progress of a re-index."""
     CancelReindex: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelReindexRequest, _admin_pb2.CancelReindexResponse]
-    """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
-    that was written since.
+    """Stop a running re-index, or roll back a finished one: the previous generation serves again,
+    with everything that was written since.
     """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateSnapshotRequest, _admin_pb2.CreateSnapshotResponse]
     """Write a consistent copy of a collection while it serves."""
     RestoreSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RestoreSnapshotRequest, _admin_pb2.RestoreSnapshotResponse]
-    """Make a collection from a snapshot."""
+    """Create a collection from a snapshot."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSnapshotsRequest, _admin_pb2.ListSnapshotsResponse]
     """List the snapshots by name."""
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteSnapshotRequest, _admin_pb2.DeleteSnapshotResponse]
     """Delete a snapshot; collections that were made from it stay."""
     CompactCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CompactCollectionRequest, _admin_pb2.CompactCollectionResponse]
-    """Rewrite a collection's files without its deleted rows."""
+    """Rewrite a collection's files so that they contain nothing of deleted rows."""
     VerifyCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]
-    """Check every checksum, and that every row is findable."""
+    """Check every checksum, and that searches find the rows."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatsRequest, _admin_pb2.GetStatsResponse]
-    """Numbers about the running server."""
+    """Report counters of the running server."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Looks after models, indexes and the server itself."""
+    """Maintains collections, and reports about models and the server."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsResponse]  # type: ignore[assignment]
     """List the models that the server has loaded."""
     StartReindex: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartReindexRequest, _admin_pb2.StartReindexResponse]  # type: ignore[assignment]
-    """Start to re-embed a collection with another model, version or quantiser."""
+    """Start to embed a collection again, with another model, version or quantisation."""
     GetReindex: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetReindexRequest, _admin_pb2.GetReindexResponse]  # type: ignore[assignment]
-    """How far a re-index is."""
+    """Report the progress of a re-index."""
     CancelReindex: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelReindexRequest, _admin_pb2.CancelReindexResponse]  # type: ignore[assignment]
-    """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
-    that was written since.
+    """Stop a running re-index, or roll back a finished one: the previous generation serves again,
+    with everything that was written since.
     """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateSnapshotRequest, _admin_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
     """Write a consistent copy of a collection while it serves."""
     RestoreSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.RestoreSnapshotRequest, _admin_pb2.RestoreSnapshotResponse]  # type: ignore[assignment]
-    """Make a collection from a snapshot."""
+    """Create a collection from a snapshot."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSnapshotsRequest, _admin_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
     """List the snapshots by name."""
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteSnapshotRequest, _admin_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
     """Delete a snapshot; collections that were made from it stay."""
     CompactCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.CompactCollectionRequest, _admin_pb2.CompactCollectionResponse]  # type: ignore[assignment]
-    """Rewrite a collection's files without its deleted rows."""
+    """Rewrite a collection's files so that they contain nothing of deleted rows."""
     VerifyCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]  # type: ignore[assignment]
-    """Check every checksum, and that every row is findable."""
+    """Check every checksum, and that searches find the rows."""
     GetStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatsRequest, _admin_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Numbers about the running server."""
+    """Report counters of the running server."""
 
 class AdminServiceServicer:
-    """Looks after models, indexes and the server itself."""
+    """Maintains collections, and reports about models and the server."""
 
     def ListModels(
         self,
@@ -103,22 +103,22 @@ class AdminServiceServicer:
         request: _admin_pb2.StartReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StartReindexResponse, _abc.Awaitable[_admin_pb2.StartReindexResponse]]:
-        """Start to re-embed a collection with another model, version or quantiser."""
+        """Start to embed a collection again, with another model, version or quantisation."""
 
     def GetReindex(
         self,
         request: _admin_pb2.GetReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetReindexResponse, _abc.Awaitable[_admin_pb2.GetReindexResponse]]:
-        """How far a re-index is."""
+        """Report the progress of a re-index."""
 
     def CancelReindex(
         self,
         request: _admin_pb2.CancelReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CancelReindexResponse, _abc.Awaitable[_admin_pb2.CancelReindexResponse]]:
-        """Stop a re-index; one that is done is taken back: the generation before it serves again, with all
-        that was written since.
+        """Stop a running re-index, or roll back a finished one: the previous generation serves again,
+        with everything that was written since.
         """
 
     def CreateSnapshot(
@@ -133,7 +133,7 @@ class AdminServiceServicer:
         request: _admin_pb2.RestoreSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RestoreSnapshotResponse, _abc.Awaitable[_admin_pb2.RestoreSnapshotResponse]]:
-        """Make a collection from a snapshot."""
+        """Create a collection from a snapshot."""
 
     def ListSnapshots(
         self,
@@ -154,20 +154,20 @@ class AdminServiceServicer:
         request: _admin_pb2.CompactCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CompactCollectionResponse, _abc.Awaitable[_admin_pb2.CompactCollectionResponse]]:
-        """Rewrite a collection's files without its deleted rows."""
+        """Rewrite a collection's files so that they contain nothing of deleted rows."""
 
     def VerifyCollection(
         self,
         request: _admin_pb2.VerifyCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.VerifyCollectionResponse, _abc.Awaitable[_admin_pb2.VerifyCollectionResponse]]:
-        """Check every checksum, and that every row is findable."""
+        """Check every checksum, and that searches find the rows."""
 
     def GetStats(
         self,
         request: _admin_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetStatsResponse, _abc.Awaitable[_admin_pb2.GetStatsResponse]]:
-        """Numbers about the running server."""
+        """Report counters of the running server."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

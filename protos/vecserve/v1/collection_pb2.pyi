@@ -42,7 +42,7 @@ class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.V
     """RFC 3339 date or date-time."""
 
 class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper):
-    """What the values of a declared payload field are."""
+    """The type of the values of a declared payload field."""
 
 FIELD_TYPE_UNSPECIFIED: FieldType.ValueType  # 0
 """Not allowed."""
@@ -69,10 +69,10 @@ class _TokeniserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tokeniser.V
     TOKENISER_UNSPECIFIED: _Tokeniser.ValueType  # 0
     """WORDS."""
     TOKENISER_WORDS: _Tokeniser.ValueType  # 1
-    """Words of letters and digits, without regard to case and diacritics."""
+    """Words of letters and digits; case and diacritics are ignored."""
     TOKENISER_TRIGRAM: _Tokeniser.ValueType  # 2
-    """Runs of three characters, without regard to case: finds parts of words, and languages that
-    do not put spaces between words. Terms of less than three characters find nothing.
+    """Runs of three characters; case is ignored. Finds parts of words, and words of languages that
+    put no spaces between words. A query term of two characters finds words with these characters.
     """
 
 class Tokeniser(_Tokeniser, metaclass=_TokeniserEnumTypeWrapper):
@@ -81,10 +81,10 @@ class Tokeniser(_Tokeniser, metaclass=_TokeniserEnumTypeWrapper):
 TOKENISER_UNSPECIFIED: Tokeniser.ValueType  # 0
 """WORDS."""
 TOKENISER_WORDS: Tokeniser.ValueType  # 1
-"""Words of letters and digits, without regard to case and diacritics."""
+"""Words of letters and digits; case and diacritics are ignored."""
 TOKENISER_TRIGRAM: Tokeniser.ValueType  # 2
-"""Runs of three characters, without regard to case: finds parts of words, and languages that
-do not put spaces between words. Terms of less than three characters find nothing.
+"""Runs of three characters; case is ignored. Finds parts of words, and words of languages that
+put no spaces between words. A query term of two characters finds words with these characters.
 """
 Global___Tokeniser: _TypeAlias = Tokeniser  # noqa: Y015
 
@@ -99,17 +99,17 @@ class _StemmingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stemming.Val
     STEMMING_NONE: _Stemming.ValueType  # 1
     """None."""
     STEMMING_PORTER: _Stemming.ValueType  # 2
-    """English endings, by Porter's rules. Goes only with TOKENISER_WORDS."""
+    """English endings, by Porter's rules. Only with TOKENISER_WORDS."""
 
 class Stemming(_Stemming, metaclass=_StemmingEnumTypeWrapper):
-    """Which endings of words are cut off before they are compared."""
+    """Which word endings are removed before words are compared."""
 
 STEMMING_UNSPECIFIED: Stemming.ValueType  # 0
 """NONE."""
 STEMMING_NONE: Stemming.ValueType  # 1
 """None."""
 STEMMING_PORTER: Stemming.ValueType  # 2
-"""English endings, by Porter's rules. Goes only with TOKENISER_WORDS."""
+"""English endings, by Porter's rules. Only with TOKENISER_WORDS."""
 Global___Stemming: _TypeAlias = Stemming  # noqa: Y015
 
 class _CollectionState:
@@ -119,30 +119,30 @@ class _CollectionState:
 class _CollectionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CollectionState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COLLECTION_STATE_UNSPECIFIED: _CollectionState.ValueType  # 0
-    """Not told, by servers before 0.2."""
+    """Servers before 0.2 do not report the state."""
     COLLECTION_STATE_SERVING: _CollectionState.ValueType  # 1
-    """All is well."""
+    """The collection has no problem."""
     COLLECTION_STATE_DEGRADED: _CollectionState.ValueType  # 2
-    """It is read and written, but something must be mended: see state_reason."""
+    """The collection can be read and written, but something must be repaired: see state_reason."""
     COLLECTION_STATE_DOWN: _CollectionState.ValueType  # 3
-    """Its files were removed or replaced: nothing is written, reads go on while they can."""
+    """The files were removed or replaced. Nothing is written; reads continue as long as possible."""
 
 class CollectionState(_CollectionState, metaclass=_CollectionStateEnumTypeWrapper):
-    """How a collection stands."""
+    """State of a collection."""
 
 COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
-"""Not told, by servers before 0.2."""
+"""Servers before 0.2 do not report the state."""
 COLLECTION_STATE_SERVING: CollectionState.ValueType  # 1
-"""All is well."""
+"""The collection has no problem."""
 COLLECTION_STATE_DEGRADED: CollectionState.ValueType  # 2
-"""It is read and written, but something must be mended: see state_reason."""
+"""The collection can be read and written, but something must be repaired: see state_reason."""
 COLLECTION_STATE_DOWN: CollectionState.ValueType  # 3
-"""Its files were removed or replaced: nothing is written, reads go on while they can."""
+"""The files were removed or replaced. Nothing is written; reads continue as long as possible."""
 Global___CollectionState: _TypeAlias = CollectionState  # noqa: Y015
 
 @_typing.final
 class FieldSchema(_message.Message):
-    """A payload field that the collection knows, so that filters or lexical search can use an index."""
+    """A declared payload field. Filters or lexical search have an index for it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,8 +153,8 @@ class FieldSchema(_message.Message):
     control characters.
     """
     type: Global___FieldType.ValueType
-    """What the field's values are; must be set. Rows with other values are taken all the same: they
-    match filters as if the field were not declared.
+    """Type of the field's values; must be set. Rows with values of other types are also accepted:
+    they match filters as if the field were not declared.
     """
     def __init__(
         self,
@@ -181,7 +181,7 @@ class TextAnalysis(_message.Message):
     tokeniser: Global___Tokeniser.ValueType
     """How texts are cut into terms."""
     stemming: Global___Stemming.ValueType
-    """Which endings are cut off."""
+    """Which word endings are removed."""
     def __init__(
         self,
         *,
@@ -218,18 +218,18 @@ class CreateCollectionRequest(_message.Message):
     model.
     """
     dim: _builtins.int
-    """Components of a vector. 0: the model's. Otherwise 1 to the model's dim (Matryoshka)."""
+    """Components of a vector, 1 to the model's dim (Matryoshka). 0: the model's dim."""
     discard_text: _builtins.bool
-    """Keep no texts beside the vectors made of them. Saves disk; the collection cannot be re-indexed
-    with another model then.
+    """Do not store texts beside their vectors. This saves disk space, but the collection cannot be
+    re-indexed with another model.
     """
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]:
-        """Declared payload fields, at most 64, each name once."""
+        """Declared payload fields, at most 64, without duplicate names."""
 
     @_builtins.property
     def text_analysis(self) -> Global___TextAnalysis:
-        """How the fields of type TEXT are searched; only where there are any."""
+        """How the fields of type TEXT are searched; only if there are such fields."""
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: 
 
 @_typing.final
 class CreateCollectionResponse(_message.Message):
-    """The collection is on disk and serves."""
+    """The collection is on disk and ready."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -267,7 +267,7 @@ class CreateCollectionResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -310,9 +310,9 @@ class Collection(_message.Message):
     dim: _builtins.int
     """Components of a vector, 1 to 8192."""
     row_count: _builtins.int
-    """Rows that are live now."""
+    """Number of live rows."""
     last_seq: _builtins.int
-    """Highest sequence number given out; grows with every write. 0: nothing was written yet."""
+    """Highest assigned sequence number; grows with every write. 0: nothing was written yet."""
     created_unix_ms: _builtins.int
     """Milliseconds since 1970-01-01T00:00:00Z."""
     disk_bytes: _builtins.int
@@ -320,18 +320,18 @@ class Collection(_message.Message):
     memory_bytes: _builtins.int
     """Bytes of memory that the vectors take."""
     discards_text: _builtins.bool
-    """True if rows do not keep the texts that they were made of."""
+    """True if rows do not keep the texts that they were made from."""
     generation: _builtins.int
-    """Number of the generation that serves; a re-index has a higher one."""
+    """Number of the generation that serves; each re-index makes one with a higher number."""
     reindex_id: _builtins.str
-    """The last re-index, as in GetReindex. Empty: there was none."""
+    """Id of the last re-index, as in GetReindex. Empty: there was none."""
     state: Global___CollectionState.ValueType
-    """Whether its files are where they were opened."""
+    """Whether the files are where the server opened them."""
     state_reason: _builtins.str
-    """What is wrong and what to do. Empty where all is well."""
+    """What is wrong and what to do. Empty if nothing is wrong."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
-        """Weights that made the vectors."""
+        """The weights that produced the vectors."""
 
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSchema]:
@@ -339,7 +339,7 @@ class Collection(_message.Message):
 
     @_builtins.property
     def text_analysis(self) -> Global___TextAnalysis:
-        """How the fields of type TEXT are searched; set where there are any."""
+        """How the fields of type TEXT are searched; set if there are such fields."""
 
     def __init__(
         self,
@@ -411,7 +411,7 @@ class GetCollectionResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -438,9 +438,9 @@ class ListCollectionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most collections to return, 1 to 1000. 0: 100."""
+    """Maximum number of collections to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before. Empty: the first page."""
+    """`next_page_token` of the previous page. Empty: the first page."""
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     def __init__(
@@ -478,7 +478,7 @@ class ListCollectionsResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -524,7 +524,7 @@ Global___DropCollectionRequest: _TypeAlias = DropCollectionRequest  # noqa: Y015
 
 @_typing.final
 class DropCollectionResponse(_message.Message):
-    """The collection is gone."""
+    """The collection is deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -532,12 +532,12 @@ class DropCollectionResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Rows that were dropped."""
+    """Number of deleted rows."""
     request_id: _builtins.str
     """As in the request."""
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -567,7 +567,7 @@ class Alias(_message.Message):
     collection.
     """
     collection: _builtins.str
-    """Name of the collection that it stands for, 1 to 128 characters."""
+    """Name of the collection that the alias points at, 1 to 128 characters."""
     def __init__(
         self,
         *,
@@ -584,14 +584,14 @@ Global___Alias: _TypeAlias = Alias  # noqa: Y015
 
 @_typing.final
 class SetAliasRequest(_message.Message):
-    """Asks to make or move an alias."""
+    """Asks to create or move an alias."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ALIAS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def alias(self) -> Global___Alias:
-        """The alias as it shall be; must be set."""
+        """The alias to create or move; must be set."""
 
     def __init__(
         self,
@@ -614,7 +614,7 @@ class SetAliasResponse(_message.Message):
 
     PREVIOUS_COLLECTION_FIELD_NUMBER: _builtins.int
     previous_collection: _builtins.str
-    """Collection that the alias pointed at before. Empty: it is new."""
+    """Collection that the alias pointed at before. Empty: the alias is new."""
     def __init__(
         self,
         *,
@@ -637,9 +637,9 @@ class ListAliasesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most aliases to return, 1 to 1000. 0: 100."""
+    """Maximum number of aliases to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before. Empty: the first page."""
+    """`next_page_token` of the previous page. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -706,7 +706,7 @@ Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
 
 @_typing.final
 class DeleteAliasResponse(_message.Message):
-    """The alias is gone."""
+    """The alias is removed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ class _VectorEncoding:
 class _VectorEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VectorEncoding.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VECTOR_ENCODING_UNSPECIFIED: _VectorEncoding.ValueType  # 0
-    """In a request: the server's default, F32. In a reply: never."""
+    """In a request: F32, the server's default. Never in a reply."""
     VECTOR_ENCODING_F32: _VectorEncoding.ValueType  # 1
     """IEEE 754 binary32, little-endian, 4 bytes a component."""
     VECTOR_ENCODING_F16: _VectorEncoding.ValueType  # 2
@@ -42,7 +42,7 @@ class VectorEncoding(_VectorEncoding, metaclass=_VectorEncodingEnumTypeWrapper):
     """How the components of a vector are laid out in `Vector.data`."""
 
 VECTOR_ENCODING_UNSPECIFIED: VectorEncoding.ValueType  # 0
-"""In a request: the server's default, F32. In a reply: never."""
+"""In a request: F32, the server's default. Never in a reply."""
 VECTOR_ENCODING_F32: VectorEncoding.ValueType  # 1
 """IEEE 754 binary32, little-endian, 4 bytes a component."""
 VECTOR_ENCODING_F16: VectorEncoding.ValueType  # 2
@@ -76,7 +76,7 @@ class Vector(_message.Message):
     """For encoding INT8: what to multiply each component by, > 0. Otherwise unused."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The components as numbers, for clients written by hand. Costs more on both sides."""
+        """The components as numbers, for clients without a client library. Costs more on both sides."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ Global___Vector: _TypeAlias = Vector  # noqa: Y015
 
 @_typing.final
 class ItemError(_message.Message):
-    """What is wrong with one item of a batch; the other items are not affected."""
+    """The error of one item of a batch; the other items are not affected."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,7 +123,7 @@ Global___ItemError: _TypeAlias = ItemError  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time of one request went inside the server. Microseconds, each >= 0."""
+    """How long one request took inside the server, by stage. Microseconds, each >= 0."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,7 +165,7 @@ Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class ModelInfo(_message.Message):
-    """Which weights produced a vector. Vectors compare only within one ModelInfo."""
+    """The weights that produced a vector. Only vectors with the same ModelInfo can be compared."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

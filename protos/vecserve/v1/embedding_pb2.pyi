@@ -27,7 +27,7 @@ class _Truncation:
 class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Truncation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRUNCATION_UNSPECIFIED: _Truncation.ValueType  # 0
-    """As the model is configured: RIGHT, unless its truncation_side is left."""
+    """As the model is configured: RIGHT, unless its truncation_side is `left`."""
     TRUNCATION_RIGHT: _Truncation.ValueType  # 1
     """Keep the beginning."""
     TRUNCATION_LEFT: _Truncation.ValueType  # 2
@@ -36,10 +36,10 @@ class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Truncation
     """Fail the item."""
 
 class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper):
-    """What to do with a text that is longer than the model takes."""
+    """What to do with a text that is longer than the model allows."""
 
 TRUNCATION_UNSPECIFIED: Truncation.ValueType  # 0
-"""As the model is configured: RIGHT, unless its truncation_side is left."""
+"""As the model is configured: RIGHT, unless its truncation_side is `left`."""
 TRUNCATION_RIGHT: Truncation.ValueType  # 1
 """Keep the beginning."""
 TRUNCATION_LEFT: Truncation.ValueType  # 2
@@ -50,7 +50,7 @@ Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
 
 @_typing.final
 class EmbedInput(_message.Message):
-    """One thing to embed."""
+    """One input to embed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,9 +60,9 @@ class EmbedInput(_message.Message):
     text: _builtins.str
     """UTF-8 text, at most 1 MiB by default. May be empty."""
     image: _builtins.bytes
-    """An encoded image (JPEG, PNG, WebP). For models that take images."""
+    """An encoded image (JPEG, PNG, WebP). Not offered yet: UNIMPLEMENTED."""
     audio: _builtins.bytes
-    """Encoded audio (WAV, FLAC, OGG). For models that take audio."""
+    """Encoded audio (WAV, FLAC, OGG). Not offered yet: UNIMPLEMENTED."""
     def __init__(
         self,
         *,
@@ -82,7 +82,7 @@ Global___EmbedInput: _TypeAlias = EmbedInput  # noqa: Y015
 
 @_typing.final
 class EmbedOptions(_message.Message):
-    """How to embed. The same options serve queries of a search."""
+    """How to embed. Searches use the same options for their queries."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,7 +102,7 @@ class EmbedOptions(_message.Message):
     skip_normalise: _builtins.bool
     """Leave the vector as pooled instead of scaling it to length 1."""
     truncation: Global___Truncation.ValueType
-    """What to do with texts that are longer than the model takes."""
+    """What to do with texts that are longer than the model allows."""
     encoding: _common_pb2.VectorEncoding.ValueType
     """Layout of the vectors in the reply. UNSPECIFIED: F32."""
     float_list: _builtins.bool
@@ -168,7 +168,7 @@ Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
 class EmbedItem(_message.Message):
-    """What became of one input."""
+    """The result for one input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,7 +179,7 @@ class EmbedItem(_message.Message):
     tokens: _builtins.int
     """Tokens that were encoded, special tokens included, at most the model's `max_tokens`."""
     total_tokens: _builtins.int
-    """Tokens that the whole text has, special tokens included; more than `tokens` if it was cut."""
+    """Tokens of the whole text, special tokens included; more than `tokens` if the text was cut."""
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
         """The embedding."""
@@ -220,7 +220,7 @@ class EmbedResponse(_message.Message):
     """As in the request."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelInfo:
-        """Weights that made the vectors."""
+        """The weights that produced the vectors."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedItem]:
@@ -228,7 +228,7 @@ class EmbedResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class EmbedStreamRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> Global___EmbedRequest:
-        """`request.request_id` must be set and unique within the stream's unanswered requests."""
+        """`request.request_id` must be set and unique among the stream's unanswered requests."""
 
     def __init__(
         self,

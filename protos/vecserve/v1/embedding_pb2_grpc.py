@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub:
-    """Turns text (and, where a model takes them, images and audio) into vectors.
+    """Turns text into vectors. Images and audio are reserved for later versions.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class EmbeddingServiceStub:
 
 
 class EmbeddingServiceServicer:
-    """Turns text (and, where a model takes them, images and audio) into vectors.
+    """Turns text into vectors. Images and audio are reserved for later versions.
     """
 
     def Embed(self, request, context):
@@ -59,8 +59,8 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EmbedStream(self, request_iterator, context):
-        """Embed many batches over one stream; replies carry the request's id and may overtake each
-        other. A failed request is answered with `EmbedStreamResponse.error`; the stream goes on.
+        """Embed many batches over one stream. Replies carry the request's id and may come in another
+        order. A failed request is answered with `EmbedStreamResponse.error`; the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +88,7 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService:
-    """Turns text (and, where a model takes them, images and audio) into vectors.
+    """Turns text into vectors. Images and audio are reserved for later versions.
     """
 
     @staticmethod

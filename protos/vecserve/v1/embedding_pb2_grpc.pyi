@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbeddingServiceStub:
-    """Turns text (and, where a model takes them, images and audio) into vectors."""
+    """Turns text into vectors. Images and audio are reserved for later versions."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,24 +36,24 @@ class EmbeddingServiceStub:
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
     """Embed a batch. Bad items fail alone, in their own `EmbedItem.error`."""
     EmbedStream: _grpc.StreamStreamMultiCallable[_embedding_pb2.EmbedStreamRequest, _embedding_pb2.EmbedStreamResponse]
-    """Embed many batches over one stream; replies carry the request's id and may overtake each
-    other. A failed request is answered with `EmbedStreamResponse.error`; the stream goes on.
+    """Embed many batches over one stream. Replies carry the request's id and may come in another
+    order. A failed request is answered with `EmbedStreamResponse.error`; the stream continues.
     """
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
-    """Turns text (and, where a model takes them, images and audio) into vectors."""
+    """Turns text into vectors. Images and audio are reserved for later versions."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embed a batch. Bad items fail alone, in their own `EmbedItem.error`."""
     EmbedStream: _aio.StreamStreamMultiCallable[_embedding_pb2.EmbedStreamRequest, _embedding_pb2.EmbedStreamResponse]  # type: ignore[assignment]
-    """Embed many batches over one stream; replies carry the request's id and may overtake each
-    other. A failed request is answered with `EmbedStreamResponse.error`; the stream goes on.
+    """Embed many batches over one stream. Replies carry the request's id and may come in another
+    order. A failed request is answered with `EmbedStreamResponse.error`; the stream continues.
     """
 
 class EmbeddingServiceServicer:
-    """Turns text (and, where a model takes them, images and audio) into vectors."""
+    """Turns text into vectors. Images and audio are reserved for later versions."""
 
     def Embed(
         self,
@@ -67,8 +67,8 @@ class EmbeddingServiceServicer:
         request_iterator: _MaybeAsyncIterator[_embedding_pb2.EmbedStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedding_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedding_pb2.EmbedStreamResponse]]:
-        """Embed many batches over one stream; replies carry the request's id and may overtake each
-        other. A failed request is answered with `EmbedStreamResponse.error`; the stream goes on.
+        """Embed many batches over one stream. Replies carry the request's id and may come in another
+        order. A failed request is answered with `EmbedStreamResponse.error`; the stream continues.
         """
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -39,18 +39,18 @@ class UpsertRow(_message.Message):
     text: _builtins.str
     """Text to embed with the collection's model, at most 1 MiB by default."""
     image: _builtins.bytes
-    """An encoded image to embed."""
+    """An encoded image to embed. Not offered yet: UNIMPLEMENTED."""
     audio: _builtins.bytes
-    """Encoded audio to embed."""
+    """Encoded audio to embed. Not offered yet: UNIMPLEMENTED."""
     payload_json: _builtins.str
     """A JSON object, at most 64 KiB by default. Empty: {}."""
     expected_seq: _builtins.int
-    """Write only if the row's seq is this one; 0 if the row must not exist. Otherwise the row fails
-    alone with FAILED_PRECONDITION and the seq that it has.
+    """Write only if the row's current seq is this one; 0: only if the row does not exist. Otherwise
+    the row fails alone with FAILED_PRECONDITION, and the message names the seq that the row has.
     """
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
-        """A ready vector of the collection's dim. Finite and not zero; scaled to length 1."""
+        """A vector of the collection's dim. Finite and not zero; the server scales it to length 1."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class UpsertRequest(_message.Message):
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     skip_unchanged: _builtins.bool
-    """Leave rows alone that are stored as this request has them: the same text embedded in the same
-    way, or the same vector, and the same payload. They are neither embedded nor written and keep
-    their seq. Where rows keep no text (`discard_text`), texts are embedded to compare the vectors.
-    Ids that come twice in a request are always written.
+    """Skip rows that are already stored with the same content: the same text embedded in the same
+    way, or the same vector, and the same payload. Skipped rows are neither embedded nor written
+    and keep their seq. If rows keep no text (`discard_text`), texts are embedded to compare the
+    vectors. Ids that occur twice in a request are always written.
     """
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpsertRow]:
-        """1 to 1024 rows by default. The last one wins where an id comes twice."""
+        """1 to 1024 rows by default. If an id occurs twice, the last row with it is kept."""
 
     @_builtins.property
     def options(self) -> _embedding_pb2.EmbedOptions:
@@ -126,7 +126,7 @@ Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
 
 @_typing.final
 class UpsertResult(_message.Message):
-    """What became of one row."""
+    """The result for one row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,8 +136,8 @@ class UpsertResult(_message.Message):
     seq: _builtins.int
     """Sequence number of the row, > 0, growing with every write to the collection."""
     unchanged: _builtins.bool
-    """True if the row was stored so already and `skip_unchanged` left it alone; `seq` is the one that
-    it has.
+    """True if `skip_unchanged` skipped the row because it was already stored with the same content.
+    `seq` is then the seq that the row has.
     """
     @_builtins.property
     def error(self) -> _common_pb2.ItemError:
@@ -177,7 +177,7 @@ class UpsertResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class UpsertStreamResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def response(self) -> Global___UpsertResponse:
-        """What became of the rows, as from Upsert."""
+        """The results for the rows, as from Upsert."""
 
     @_builtins.property
     def error(self) -> _embedding_pb2.StreamError:
@@ -271,14 +271,14 @@ class DeleteRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
-        """Delete all rows that match, instead of `ids`. They go in several transactions: where one
-        fails, those before it stand.
+        """Delete all rows that match, instead of `ids`. The rows are deleted in several transactions: if
+        one fails, the rows of the transactions before it stay deleted.
         """
 
     @_builtins.property
     def expected_seqs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedSeq]:
-        """For some of `ids`: delete the row only if its seq is this one, > 0. Otherwise it stays, and is
-        told in `errors`.
+        """For some of `ids`: delete the row only if its seq is this one, > 0. Otherwise the row stays
+        and is listed in `errors`.
         """
 
     def __init__(
@@ -326,7 +326,7 @@ Global___ExpectedSeq: _TypeAlias = ExpectedSeq  # noqa: Y015
 
 @_typing.final
 class DeleteResponse(_message.Message):
-    """The rows are gone, on disk and from searches."""
+    """The rows are deleted, on disk and from searches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -337,14 +337,14 @@ class DeleteResponse(_message.Message):
     request_id: _builtins.str
     """As in the request."""
     deleted_count: _builtins.int
-    """Rows that existed and are deleted now."""
+    """Number of rows that existed and are now deleted."""
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeleteError]:
-        """The ids whose row was not as `expected_seqs` says, with FAILED_PRECONDITION."""
+        """The ids whose row did not have the expected seq, with FAILED_PRECONDITION."""
 
     def __init__(
         self,
@@ -374,7 +374,7 @@ class DeleteError(_message.Message):
     """Its id."""
     @_builtins.property
     def error(self) -> _common_pb2.ItemError:
-        """FAILED_PRECONDITION, with the seq that the row has."""
+        """FAILED_PRECONDITION; the message names the seq that the row has."""
 
     def __init__(
         self,
@@ -406,14 +406,14 @@ class Row(_message.Message):
     seq: _builtins.int
     """Sequence number of the row, > 0."""
     payload_json: _builtins.str
-    """A JSON object. Filled unless left out on request."""
+    """A JSON object. Filled unless `exclude_payload` is set."""
     text: _builtins.str
-    """The text that the row was made of. Set when asked for, where the row keeps one: rows written as
-    vectors and those of a collection with `discard_text` do not.
+    """The text that the row was made from. Set when `with_text` is set and the row keeps its text.
+    Rows written as vectors, and rows of a collection with `discard_text`, keep none.
     """
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
-        """Filled when asked for."""
+        """Filled when `include_vector` is set."""
 
     def __init__(
         self,
@@ -500,7 +500,7 @@ class GetResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -535,10 +535,10 @@ class ScanRequest(_message.Message):
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     page_size: _builtins.int
-    """Most rows to return, 1 to 1000. 0: 100."""
+    """Maximum number of rows to return, 1 to 1000. 0: 100."""
     page_token: _builtins.str
-    """`next_page_token` of the page before. Empty: from the beginning. Rows written while a scan
-    is under way may or may not be in it; rows that stay untouched are in it once.
+    """`next_page_token` of the previous page. Empty: from the beginning. Rows written during a scan
+    may or may not be in it; rows that do not change are in it exactly once.
     """
     include_vector: _builtins.bool
     """Fill `Row.vector`."""
@@ -547,10 +547,10 @@ class ScanRequest(_message.Message):
     request_id: _builtins.str
     """Echoed in the reply; at most 128 bytes. Optional."""
     with_text: _builtins.bool
-    """Fill `Row.text`. A page ends early where its texts take more than 2 MiB."""
+    """Fill `Row.text`. A page ends early if its texts take more than 2 MiB."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
-        """Only rows that match."""
+        """Return only rows that match."""
 
     def __init__(
         self,
@@ -592,7 +592,7 @@ class ScanResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -625,7 +625,7 @@ class CountRequest(_message.Message):
     """Echoed in the reply; at most 128 bytes. Optional."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
-        """Only rows that match."""
+        """Count only rows that match."""
 
     def __init__(
         self,
@@ -652,12 +652,12 @@ class CountResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Rows that are live now and match."""
+    """Number of live rows that match."""
     request_id: _builtins.str
     """As in the request."""
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,

@@ -80,16 +80,16 @@ class IndexServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertStream(self, request_iterator, context):
-        """Write many batches over one stream. Each reply acknowledges one request, by its id; replies
-        may overtake each other. A failed request is answered with an error; the stream goes on.
+        """Write many batches over one stream. Each reply acknowledges one request, by its id; replies may
+        come in another order. A failed request is answered with an error; the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
-        no error and are not counted.
+        """Delete rows by id, or all rows that match a filter. Ids that do not exist are ignored: they are
+        not an error and are not counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,12 +38,12 @@ class IndexServiceStub:
     (fsync) and visible to searches. Bad rows fail alone, in their own `UpsertResult.error`.
     """
     UpsertStream: _grpc.StreamStreamMultiCallable[_index_pb2.UpsertStreamRequest, _index_pb2.UpsertStreamResponse]
-    """Write many batches over one stream. Each reply acknowledges one request, by its id; replies
-    may overtake each other. A failed request is answered with an error; the stream goes on.
+    """Write many batches over one stream. Each reply acknowledges one request, by its id; replies may
+    come in another order. A failed request is answered with an error; the stream continues.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_index_pb2.DeleteRequest, _index_pb2.DeleteResponse]
-    """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
-    no error and are not counted.
+    """Delete rows by id, or all rows that match a filter. Ids that do not exist are ignored: they are
+    not an error and are not counted.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_index_pb2.GetRequest, _index_pb2.GetResponse]
     """Read rows by id."""
@@ -62,12 +62,12 @@ class IndexServiceAsyncStub(IndexServiceStub):
     (fsync) and visible to searches. Bad rows fail alone, in their own `UpsertResult.error`.
     """
     UpsertStream: _aio.StreamStreamMultiCallable[_index_pb2.UpsertStreamRequest, _index_pb2.UpsertStreamResponse]  # type: ignore[assignment]
-    """Write many batches over one stream. Each reply acknowledges one request, by its id; replies
-    may overtake each other. A failed request is answered with an error; the stream goes on.
+    """Write many batches over one stream. Each reply acknowledges one request, by its id; replies may
+    come in another order. A failed request is answered with an error; the stream continues.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_index_pb2.DeleteRequest, _index_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
-    no error and are not counted.
+    """Delete rows by id, or all rows that match a filter. Ids that do not exist are ignored: they are
+    not an error and are not counted.
     """
     Get: _aio.UnaryUnaryMultiCallable[_index_pb2.GetRequest, _index_pb2.GetResponse]  # type: ignore[assignment]
     """Read rows by id."""
@@ -93,8 +93,8 @@ class IndexServiceServicer:
         request_iterator: _MaybeAsyncIterator[_index_pb2.UpsertStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_index_pb2.UpsertStreamResponse], _abc.AsyncIterator[_index_pb2.UpsertStreamResponse]]:
-        """Write many batches over one stream. Each reply acknowledges one request, by its id; replies
-        may overtake each other. A failed request is answered with an error; the stream goes on.
+        """Write many batches over one stream. Each reply acknowledges one request, by its id; replies may
+        come in another order. A failed request is answered with an error; the stream continues.
         """
 
     def Delete(
@@ -102,8 +102,8 @@ class IndexServiceServicer:
         request: _index_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.DeleteResponse, _abc.Awaitable[_index_pb2.DeleteResponse]]:
-        """Delete rows by id, or all that match a filter. Ids that do not exist are passed over: they are
-        no error and are not counted.
+        """Delete rows by id, or all rows that match a filter. Ids that do not exist are ignored: they are
+        not an error and are not counted.
         """
 
     def Get(

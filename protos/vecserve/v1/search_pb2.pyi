@@ -34,7 +34,7 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_LEXICAL: _SearchMode.ValueType  # 2
     """By the words of the declared text fields (BM25)."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
-    """Both, fused as `SearchOptions.fusion` says."""
+    """Both, joined as `SearchOptions.fusion` says."""
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
     """How rows are found."""
@@ -46,7 +46,7 @@ SEARCH_MODE_DENSE: SearchMode.ValueType  # 1
 SEARCH_MODE_LEXICAL: SearchMode.ValueType  # 2
 """By the words of the declared text fields (BM25)."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
-"""Both, fused as `SearchOptions.fusion` says."""
+"""Both, joined as `SearchOptions.fusion` says."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
 @_typing.final
@@ -65,20 +65,20 @@ class Query(_message.Message):
     text: _builtins.str
     """Text to embed with the collection's model, at most 1 MiB by default."""
     image: _builtins.bytes
-    """An encoded image to embed."""
+    """An encoded image to embed. Not offered yet: UNIMPLEMENTED."""
     audio: _builtins.bytes
-    """Encoded audio to embed."""
+    """Encoded audio to embed. Not offered yet: UNIMPLEMENTED."""
     row_id: _builtins.str
-    """Id of a row, 1 to 512 bytes: rows like this one, which is not among the hits."""
+    """Id of a row, 1 to 512 bytes: finds rows similar to this row, which is not among the hits."""
     lexical_text: _builtins.str
     """Words for the lexical side, at most 4 KiB. Empty: `text`. Not allowed in mode DENSE."""
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
-        """A ready vector of the collection's dim. Finite and not zero; its length is ignored."""
+        """A vector of the collection's dim. Finite and not zero; its length is ignored."""
 
     @_builtins.property
     def row_ids(self) -> Global___RowIds:
-        """Ids of rows: rows near the middle of these, none of which is among the hits."""
+        """Ids of rows: finds rows near the middle of these rows, none of which is among the hits."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class RowIds(_message.Message):
-    """Rows by which others are recommended."""
+    """Rows for which similar rows are searched."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,8 +127,8 @@ Global___RowIds: _TypeAlias = RowIds  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
-    """A condition on the payload. Types are told apart: 1 equals 1.0, but neither "1" nor true. At most
-    8 levels deep, with at most 256 conditions and 4096 scalars in all.
+    """A condition on the payload. Types are never converted: 1 equals 1.0, but neither "1" nor true.
+    At most 8 levels deep, with at most 256 conditions and 4096 scalars in total.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -168,7 +168,7 @@ Global___Filter: _TypeAlias = Filter  # noqa: Y015
 
 @_typing.final
 class FilterList(_message.Message):
-    """Conditions that are joined."""
+    """A list of conditions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,9 +209,9 @@ class FieldCondition(_message.Message):
     equals_json: _builtins.str
     """The field is this JSON scalar, written as JSON: "red", 3, true."""
     exists: _builtins.bool
-    """The field is there (true), be it null, or is not (false)."""
+    """True: the field exists, even if it is null. False: the field does not exist."""
     prefix: _builtins.str
-    """The field is a string that begins so. 1 to 1024 bytes."""
+    """The field is a string with this beginning. 1 to 1024 bytes."""
     @_builtins.property
     def one_of(self) -> Global___JsonList:
         """The field is one of these JSON scalars. At most 1024."""
@@ -277,13 +277,13 @@ class Range(_message.Message):
     LT_FIELD_NUMBER: _builtins.int
     LTE_FIELD_NUMBER: _builtins.int
     gt: _builtins.str
-    """Lower bound, itself left out (>)."""
+    """Lower bound, exclusive (>)."""
     gte: _builtins.str
-    """Lower bound, itself let in (>=)."""
+    """Lower bound, inclusive (>=)."""
     lt: _builtins.str
-    """Upper bound, itself left out (<)."""
+    """Upper bound, exclusive (<)."""
     lte: _builtins.str
-    """Upper bound, itself let in (<=)."""
+    """Upper bound, inclusive (<=)."""
     def __init__(
         self,
         *,
@@ -317,8 +317,8 @@ Global___Range: _TypeAlias = Range  # noqa: Y015
 
 @_typing.final
 class Fusion(_message.Message):
-    """How the ranks and scores of mode HYBRID become one. Rows with equal sums are in the order of their
-    ranks by BM25.
+    """How mode HYBRID joins the ranks and scores of its two sides. Rows with equal sums are in the
+    order of their ranks by BM25.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -361,9 +361,9 @@ class ReciprocalRank(_message.Message):
     rank_constant: _builtins.int
     """1 to 1000. 0: 60."""
     dense_weight: _builtins.float
-    """Of the rank by cosine, 0 to 1000. Unset: 1."""
+    """Weight of the rank by cosine, 0 to 1000. Unset: 1."""
     lexical_weight: _builtins.float
-    """Of the rank by BM25, 0 to 1000. Unset: 1."""
+    """Weight of the rank by BM25, 0 to 1000. Unset: 1."""
     def __init__(
         self,
         *,
@@ -395,9 +395,9 @@ class WeightedSum(_message.Message):
     DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
     LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
     dense_weight: _builtins.float
-    """Of the cosine, 0 to 1000."""
+    """Weight of the cosine, 0 to 1000."""
     lexical_weight: _builtins.float
-    """Of the BM25 score, 0 to 1000."""
+    """Weight of the BM25 score, 0 to 1000."""
     def __init__(
         self,
         *,
@@ -414,7 +414,7 @@ Global___WeightedSum: _TypeAlias = WeightedSum  # noqa: Y015
 
 @_typing.final
 class SearchOptions(_message.Message):
-    """What both kinds of search take beside the query."""
+    """Options of Search and SearchBatch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -432,17 +432,17 @@ class SearchOptions(_message.Message):
     """Hits to return, 1 to 1000. 0: 10."""
     min_score: _builtins.float
     """Leave out hits whose `Hit.score` is below this: -1 to 1 in mode DENSE, otherwise any finite
-    number. Unset: none.
+    number. Unset: no limit.
     """
     exclude_payload: _builtins.bool
     """Leave `Hit.payload_json` empty."""
     exact: _builtins.bool
-    """Compare with every row instead of asking the graph."""
+    """Compare the query with every row instead of searching the graph."""
     mode: Global___SearchMode.ValueType
     """How rows are found."""
     group_by: _builtins.str
-    """Return only the best hit for each value of this payload field, at most 128 bytes; rows where
-    it is no JSON scalar are left out. The 4096 best rows are looked at. Empty: all.
+    """Return only the best hit for each value of this payload field, at most 128 bytes. Only the 4096
+    best rows are considered; rows where the field is not a JSON scalar are left out. Empty: all.
     """
     explain: _builtins.bool
     """Fill `explain_json`."""
@@ -450,7 +450,7 @@ class SearchOptions(_message.Message):
     """Fill `Hit.text`. INVALID_ARGUMENT if the texts of all hits take more than 32 MiB."""
     @_builtins.property
     def filter(self) -> Global___Filter:
-        """Only rows that match."""
+        """Return only rows that match."""
 
     @_builtins.property
     def fusion(self) -> Global___Fusion:
@@ -501,7 +501,7 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def options(self) -> Global___SearchOptions:
-        """How many hits, and which."""
+        """How many hits to return, and which."""
 
     @_builtins.property
     def embed_options(self) -> _embedding_pb2.EmbedOptions:
@@ -544,10 +544,10 @@ class Hit(_message.Message):
     seq: _builtins.int
     """Sequence number of the row, > 0."""
     payload_json: _builtins.str
-    """A JSON object. Filled unless left out on request."""
+    """A JSON object. Filled unless `exclude_payload` is set."""
     text: _builtins.str
-    """The text that the row was made of. Set when asked for, where the row keeps one: rows written as
-    vectors and those of a collection with `discard_text` do not.
+    """The text that the row was made from. Set when `with_text` is set and the row keeps its text.
+    Rows written as vectors, and rows of a collection with `discard_text`, keep none.
     """
     def __init__(
         self,
@@ -581,14 +581,14 @@ class SearchResponse(_message.Message):
     request_id: _builtins.str
     """As in the request."""
     explain_json: _builtins.str
-    """How the answer came about, as a JSON object. Filled when asked for."""
+    """How the hits were found, as a JSON object. Filled when `explain` is set."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """Best first; at most k."""
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -627,7 +627,7 @@ class SearchBatchRequest(_message.Message):
 
     @_builtins.property
     def options(self) -> Global___SearchOptions:
-        """How many hits, and which, for every query."""
+        """How many hits to return for every query, and which."""
 
     @_builtins.property
     def embed_options(self) -> _embedding_pb2.EmbedOptions:
@@ -667,7 +667,7 @@ class SearchBatchResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,
@@ -694,7 +694,7 @@ class SearchBatchResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     EXPLAIN_JSON_FIELD_NUMBER: _builtins.int
     explain_json: _builtins.str
-    """How the answer came about, as a JSON object. Filled when asked for."""
+    """How the hits were found, as a JSON object. Filled when `explain` is set."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """Best first; at most k."""
@@ -737,13 +737,13 @@ class ClassifyRequest(_message.Message):
     collection: _builtins.str
     """Name or alias of the collection, 1 to 128 characters."""
     label_field: _builtins.str
-    """Payload field that holds the label, a string, number or boolean, 1 to 128 bytes; dots reach into
-    nested objects. Rows without it have no vote.
+    """Name of the payload field with the label, 1 to 128 bytes; dots reach into nested objects. The
+    label is a string, number or boolean. Rows without it have no vote.
     """
     k: _builtins.int
-    """Neighbours that vote, 1 to 1000. 0: 10."""
+    """Number of neighbours that vote, 1 to 1000. 0: 10."""
     min_confidence: _builtins.float
-    """Confidence below which the answer is out of scope, 0 to 1. Unset: 0.5 by default."""
+    """A query with a lower confidence is out of scope, 0 to 1. Unset: 0.5 by default."""
     with_text: _builtins.bool
     """Fill `Hit.text` of the neighbours, as in a search."""
     @_builtins.property
@@ -787,8 +787,8 @@ class LabelScore(_message.Message):
     label: _builtins.str
     """A value of the label field."""
     confidence: _builtins.float
-    """Estimated chance that the label is right, 0 to 1. All labels together have at most 1; the rest
-    is the chance that none is.
+    """Estimated probability that the label is right, 0 to 1. The sum over all labels is at most 1;
+    the rest is the probability that no label is right.
     """
     def __init__(
         self,
@@ -828,11 +828,11 @@ class ClassifyResponse(_message.Message):
 
     @_builtins.property
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """The neighbours that decided, those with a label, best first; at most k."""
+        """The neighbours that voted (those with a label), best first; at most k."""
 
     @_builtins.property
     def timings(self) -> _common_pb2.Timings:
-        """Where the time of the request went, in microseconds."""
+        """How long each stage of the request took, in microseconds."""
 
     def __init__(
         self,

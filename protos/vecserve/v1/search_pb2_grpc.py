@@ -64,14 +64,14 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchBatch(self, request, context):
-        """Answer many queries of one collection; cheaper than one call each.
+        """Answer many queries of one collection; cheaper than one call for each query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Classify(self, request, context):
-        """Give a query the label that its nearest rows carry.
+        """Give a query the label that its nearest rows have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

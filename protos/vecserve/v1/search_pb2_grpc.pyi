@@ -36,9 +36,9 @@ class SearchServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Answer one query."""
     SearchBatch: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchBatchRequest, _search_pb2.SearchBatchResponse]
-    """Answer many queries of one collection; cheaper than one call each."""
+    """Answer many queries of one collection; cheaper than one call for each query."""
     Classify: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]
-    """Give a query the label that its nearest rows carry."""
+    """Give a query the label that its nearest rows have."""
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -48,9 +48,9 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Answer one query."""
     SearchBatch: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchBatchRequest, _search_pb2.SearchBatchResponse]  # type: ignore[assignment]
-    """Answer many queries of one collection; cheaper than one call each."""
+    """Answer many queries of one collection; cheaper than one call for each query."""
     Classify: _aio.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]  # type: ignore[assignment]
-    """Give a query the label that its nearest rows carry."""
+    """Give a query the label that its nearest rows have."""
 
 class SearchServiceServicer:
     """Finds the rows nearest to a query."""
@@ -67,13 +67,13 @@ class SearchServiceServicer:
         request: _search_pb2.SearchBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchBatchResponse, _abc.Awaitable[_search_pb2.SearchBatchResponse]]:
-        """Answer many queries of one collection; cheaper than one call each."""
+        """Answer many queries of one collection; cheaper than one call for each query."""
 
     def Classify(
         self,
         request: _search_pb2.ClassifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ClassifyResponse, _abc.Awaitable[_search_pb2.ClassifyResponse]]:
-        """Give a query the label that its nearest rows carry."""
+        """Give a query the label that its nearest rows have."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

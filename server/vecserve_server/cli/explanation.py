@@ -74,7 +74,7 @@ def _lexical(part: Part) -> str:
     told = f"looked for {_words(part['terms'])}"
     if part["dropped_terms"]:
         told += f"; left out {_words(part['dropped_terms'])}"
-    return told + ("; not all rows that hold them were compared" if part["is_cut"] else "")
+    return told + ("; not all rows with these words were compared" if part["is_cut"] else "")
 
 
 def _rows(part: Part) -> str:

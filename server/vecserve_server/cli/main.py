@@ -32,7 +32,7 @@ def _run() -> int:
     except ModuleNotFoundError as missing:
         if missing.name not in EXTRA_LIBRARIES:
             raise
-        print("vecserve: the command needs more libraries: install vecserve[cli]", file=sys.stderr)
+        print("vecserve: the command needs more packages: install vecserve[cli]", file=sys.stderr)
         return 2
     return run(sys.argv[1:])
 

@@ -22,14 +22,14 @@ Target = Annotated[
         "--server",
         metavar="HOST:PORT",
         envvar="VECSERVE_SERVER_TARGET",
-        help="Server to talk to.",
+        help="Server to connect to.",
     ),
 ]
 
 Patience = Annotated[
     float,
     typer.Option(
-        "--patience", metavar="SECONDS", min=0.1, help="How long to wait for the next answer."
+        "--patience", metavar="SECONDS", min=0.1, help="Longest wait for the next answer."
     ),
 ]
 
@@ -39,7 +39,7 @@ NoText = Annotated[bool, typer.Option("--no-text", help="Leave out the texts of 
 
 Prompt = Annotated[
     str | None,
-    typer.Option("--prompt", help="Name of the model's prompt for it. Default: the model's own."),
+    typer.Option("--prompt", help="Name of the prompt for the text. Default: the model's."),
 ]
 
 Where = Annotated[list[str] | None, typer.Option("--where", help=CONDITIONS)]

@@ -300,7 +300,7 @@ def _nested(payload: dict[str, Any], types: FieldTypes) -> dict[str, Any]:
         for key in above:
             inner = inner.setdefault(key, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"{name!r} lies within {key!r}, which has a value of its own")
+                raise ValueError(f"{name!r} is inside {key!r}, which is not an object")
         inner[last] = value
     return payload
 

@@ -67,7 +67,7 @@ CURES: Final = (
         r"vector: has \d+ components; the collection has",
         "`vecserve index --create --dim` makes a collection for vectors of that length",
     ),
-    (r"was embedded by model", "`vecserve reindex start COLLECTION` embeds it anew"),
+    (r"was embedded by model", "`vecserve reindex start COLLECTION` embeds it again"),
 )
 _FIELD = re.compile(r"((?P<method>\w+): )?(?P<field>[a-z_]+(\.[a-z_]+)*)(\[[^\]]*\][^: ]*)?: ")
 

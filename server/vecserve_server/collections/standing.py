@@ -39,7 +39,7 @@ def down(name: str, error: StoreGone) -> Standing:
     """Judge a collection whose rows are not where they were opened."""
     what, cure = "are gone", "or drop it"
     if error.replaced:
-        what, cure = "were replaced", "or restart the server to serve what lies there now"
+        what, cure = "were replaced", "or restart the server to serve the files that are there now"
     reason = (
         f"files of {name!r} {what} while they were served, and nothing is written to it any more; "
         f"put back those that were there, {cure}"
@@ -51,6 +51,6 @@ def without_segments(name: str, folders: Sequence[str]) -> Standing:
     """Judge a collection whose rows are there, but not the files of its index."""
     reason = (
         f"files of the index of {name!r} are gone ({folders[0]}); no row is lost: searches go on "
-        "from memory, and the next start builds them anew"
+        "from memory, and the next start builds them again"
     )
     return Standing(state=State.DEGRADED, reason=reason)

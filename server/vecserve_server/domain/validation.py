@@ -118,7 +118,7 @@ def check_field_name(field: str | FieldPath, name: str) -> str:
     if CONTROL_CHARACTERS.search(name) or '"' in name or "\\" in name:
         raise InvalidArgument(field, "holds a quote, a backslash or a control character")
     if not all(name.split(".")):
-        raise InvalidArgument(field, f"{name!r} has an empty part; dots stand between keys")
+        raise InvalidArgument(field, f"{name!r} has an empty part; dots separate keys")
     return name
 
 

@@ -100,7 +100,7 @@ class UpkeepJobs:
         if len(self._jobs) >= self._max_jobs:
             raise Overloaded(
                 f"{len(self._jobs)} snapshots, restores, checks and compactions are under way or "
-                f"wait; limits.max_upkeep_jobs = {self._max_jobs}: come back later, or raise it",
+                f"wait; limits.max_upkeep_jobs = {self._max_jobs}: try again later, or raise it",
                 retry_after_ms=RETRY_AFTER_MS,
             )
         job = _Job(limit=ReadLimit(clock_ns=self._clock_ns))

@@ -20,7 +20,9 @@ Name = Annotated[str, typer.Argument(metavar="ALIAS", help="The second name.")]
 @app.command("set")
 def set_one(
     name: Name,
-    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="What it stands for.")],
+    collection: Annotated[
+        str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")
+    ],
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:

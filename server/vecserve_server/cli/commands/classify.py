@@ -22,16 +22,16 @@ def classify(
     label_field: Annotated[
         str, typer.Option("--label-field", help="Payload field that holds the label.")
     ],
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Rows that vote.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of rows that vote.")] = 10,
     min_confidence: Annotated[
         float | None,
-        typer.Option("--min-confidence", min=0, max=1, help="Below: out of scope. Default: 0.5."),
+        typer.Option("--min-confidence", min=0, max=1, help="Out of scope below. Default: 0.5."),
     ] = None,
     no_text: NoText = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
-    """Give a text the label that its nearest rows carry."""
+    """Give a text the label that its nearest rows vote for."""
     with connect(server) as client:
         found = client.classify(
             collection,

@@ -43,20 +43,24 @@ Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the col
 @app.command("create")
 def create(
     name: Name,
-    model: Annotated[str, typer.Option("--model", help="Default: the server's.")] = "",
-    dim: Annotated[int, typer.Option("--dim", min=0, help="0: the model's.")] = 0,
+    model: Annotated[
+        str, typer.Option("--model", help="Name of the model. Default: the server's.")
+    ] = "",
+    dim: Annotated[
+        int, typer.Option("--dim", min=0, help="Components of a vector; 0: the model's.")
+    ] = 0,
     field: Annotated[
         list[str] | None,
         typer.Option("--field", help="Payload field to index, NAME:TYPE (repeatable)."),
     ] = None,
     tokeniser: Annotated[
-        TokeniserName, typer.Option("--tokeniser", help="Of the text fields.")
+        TokeniserName, typer.Option("--tokeniser", help="For the text fields.")
     ] = TokeniserName.WORDS,
     stemming: Annotated[
-        StemmingName, typer.Option("--stemming", help="Of the text fields.")
+        StemmingName, typer.Option("--stemming", help="For the text fields.")
     ] = StemmingName.NONE,
     discard_text: Annotated[
-        bool, typer.Option("--discard-text", help="Keep no texts: no re-index later.")
+        bool, typer.Option("--discard-text", help="Keep no texts; prevents re-indexing.")
     ] = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
@@ -106,7 +110,7 @@ def drop(
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
-    """Delete a collection with all its rows; asks first."""
+    """Delete a collection with all its rows; ask first."""
     with connect(server) as client:
         found = client.get_collection(name)
         if not yes and not typer.confirm(f"Drop {name} with {found.row_count} rows?", err=True):

@@ -57,13 +57,13 @@ class Indexed:
 
 def demo(
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Keep the data here. Default: thrown away.")
+        Path | None, typer.Option("--data-dir", help="Keep the data here. Default: deleted.")
     ] = None,
     model_repository: Annotated[
         str, typer.Option("--model-repository", metavar="DIR", help="Folder of the models.")
     ] = "model_repository",
     queries: Annotated[int, typer.Option("--queries", min=1, help="Searches to time.")] = 200,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Documents at most; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Most documents; 0: all.")] = 0,
     json: Json = False,
 ) -> None:
     """Serve, index the standard library's docstrings, search them, measure, stop."""

@@ -19,9 +19,12 @@ from vecserve_server.cli.output import complain, print_json, print_table
 
 def embed(
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Default: lines of stdin.")
+        list[str] | None,
+        typer.Argument(metavar="[TEXT]...", help="Texts to embed. Default: the lines of stdin."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", help="Default: the server's.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", help="Name of the model. Default: the server's.")
+    ] = "",
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="Name of one of the model's prompts.")
     ] = None,
@@ -32,7 +35,7 @@ def embed(
     """Embed texts, or the lines of standard input."""
     wanted = texts or _stdin_lines()
     if not wanted:
-        raise UsageProblem("no texts: give some, or lines on standard input")
+        raise UsageProblem("no texts: name some, or write lines to standard input")
     options = EmbedOptions(prompt_name=prompt, dimensions=dimensions)
     with connect(server) as client:
         result = client.embed(wanted, model=model, options=options)

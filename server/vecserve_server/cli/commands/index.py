@@ -81,34 +81,35 @@ def index(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         typer.Option("--payload-field", help="Field to keep (repeatable). Default: the rest."),
     ] = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the file's name; - is jsonl.")
+        Format | None,
+        typer.Option("--format", help="Format of the file. Default: by its name; -: jsonl."),
     ] = None,
-    on_error: Annotated[OnError, typer.Option("--on-error")] = OnError.STOP,
-    create: Annotated[bool, typer.Option("--create", help="Create the collection.")] = False,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="At a bad line.")] = OnError.STOP,
+    create: Annotated[bool, typer.Option("--create", help="Create it if it is missing.")] = False,
     model: Annotated[str, typer.Option("--model", help="Model of a new collection.")] = "",
     dim: Annotated[
-        int, typer.Option("--dim", min=0, help="Of a new collection's vectors; 0: the model's.")
+        int, typer.Option("--dim", min=0, help="Dim of a new collection; 0: the model's.")
     ] = 0,
     field: Annotated[
         list[str] | None,
         typer.Option(
             "--field",
-            help="NAME:TYPE of a payload field (repeatable): declared by a new collection, and the "
-            "type of a CSV column.",
+            help="NAME:TYPE of a payload field (repeatable): declares it in a new collection, sets "
+            "the type of a CSV column.",
         ),
     ] = None,
     tokeniser: Annotated[
-        TokeniserName, typer.Option("--tokeniser", help="Of a new collection's text fields.")
+        TokeniserName, typer.Option("--tokeniser", help="For text fields of a new collection.")
     ] = TokeniserName.WORDS,
     stemming: Annotated[
-        StemmingName, typer.Option("--stemming", help="Of a new collection's text fields.")
+        StemmingName, typer.Option("--stemming", help="For text fields of a new collection.")
     ] = StemmingName.NONE,
     prompt: Prompt = None,
     server: Server = DEFAULT_TARGET,
     patience: Patience = DEFAULT_PATIENCE_S,
     json: Json = False,
 ) -> None:
-    """Write a file of records into a collection; the same file twice changes nothing."""
+    """Write a file of records into a collection. Writing it again changes nothing."""
     kind = file_format or _format_of(file)
     declared = Declared(
         types=read_field_types(field or ()), tokeniser=tokeniser.value, stemming=stemming.value
@@ -238,7 +239,7 @@ class _Indexing:
     def _state(self, collection: str) -> str:
         return (
             f"{self.indexed} rows of {self._file} are in {collection}; run the same command again "
-            "to go on, it leaves them as they are"
+            "to go on, it skips rows that are already stored"
         )
 
 

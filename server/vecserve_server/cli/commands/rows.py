@@ -31,7 +31,7 @@ from vecserve_server.cli.where import read_where
 EXPORT_PAGE_ROWS = 500
 
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name or alias.")]
-Vectors = Annotated[bool, typer.Option("--vectors", help="Vectors, too.")]
+Vectors = Annotated[bool, typer.Option("--vectors", help="Show vectors too.")]
 
 
 def get(
@@ -42,7 +42,7 @@ def get(
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
-    """Show rows by id; code 4 if some do not exist."""
+    """Show rows by id; exit code 4 if some do not exist."""
     with connect(server) as client:
         found = client.get(collection, ids, include_vector=vectors, with_text=not no_text)
     if json:
@@ -60,7 +60,9 @@ def scan(
     collection: Name,
     where: Where = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rows to show.")] = 20,
-    vectors: Annotated[bool, typer.Option("--vectors", help="Vectors, too, with --json.")] = False,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Show vectors too, with --json.")
+    ] = False,
     no_text: NoText = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
@@ -80,7 +82,7 @@ def scan(
         print_json({"rows": [row_as_dict(row) for row in shown], "has_more": len(rows) > limit})
         return
     print_rows(shown)
-    more = "; there are more: --limit shows them" if len(rows) > limit else ""
+    more = "; there are more rows: raise --limit" if len(rows) > limit else ""
     print(f"{len(shown)} rows{more}")
 
 
@@ -106,16 +108,16 @@ def delete(
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
-    """Delete rows by id, or all that match; asks first where conditions choose them."""
+    """Delete rows by id, or all rows that match; ask first with --where."""
     if bool(ids) == bool(where):
-        raise UsageProblem("delete: name ids, or give conditions with --where, one of the two")
+        raise UsageProblem("delete: name ids or conditions (--where), not both")
     with connect(server) as client:
         condition = read_where(client, collection, where)
         if condition is not None and not yes:
             matching = client.count(collection, where=condition)
             if not sys.stdin.isatty():
                 raise UsageProblem(
-                    f"{matching} rows of {collection} would be deleted; --yes says that they may be"
+                    f"{matching} rows of {collection} would be deleted; --yes confirms this"
                 )
             if not typer.confirm(f"Delete {matching} rows of {collection}?", err=True):
                 raise typer.Exit(Exit.FAILURE)
@@ -133,13 +135,13 @@ def export(
     where: Where = None,
     vectors: Annotated[
         bool,
-        typer.Option("--vectors", help="Vectors, too; rows without a text always have theirs."),
+        typer.Option("--vectors", help="Write vectors too; rows without a text always have one."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     server: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:
-    """Write rows as JSON lines, which `index` reads back."""
+    """Write rows as JSON lines, which `index` can read."""
     if json and file == "-":
         raise UsageProblem("--json: goes only with a FILE; the rows are on standard output")
     with connect(server) as client:

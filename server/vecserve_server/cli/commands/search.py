@@ -32,19 +32,22 @@ def search(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     collection: Annotated[str, typer.Argument(metavar="COLLECTION")],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Hits to return.")] = 10,
-    mode: Annotated[Mode, typer.Option("--mode", help="By vectors, words, or both.")] = Mode.DENSE,
+    mode: Annotated[Mode, typer.Option("--mode", help="By vectors, words or both.")] = Mode.DENSE,
     where: Where = None,
     group_by: Annotated[
         str, typer.Option("--group-by", help="Best hit for each value of a payload field.")
     ] = "",
     lexical_weight: Annotated[
-        float, typer.Option("--lexical-weight", min=0, max=1000, help="In mode hybrid.")
+        float,
+        typer.Option("--lexical-weight", min=0, max=1000, help="Weight of words in mode hybrid."),
     ] = 1.0,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", help="Leave out hits below.")
+        float | None, typer.Option("--min-score", help="Leave out hits with a lower score.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say how it came about.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show how the hits were found.")
+    ] = False,
     field: Annotated[
         list[str] | None, typer.Option("--field", help="Payload field to show (repeatable).")
     ] = None,

@@ -22,10 +22,10 @@ ConfigFile = Annotated[
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option("--port", help="gRPC port; 0: any free port.")]
 MetricsPort = Annotated[
-    int | None, typer.Option("--metrics-port", help="Port of the metrics; 0: any, -1: off.")
+    int | None, typer.Option("--metrics-port", help="Metrics port; 0: any free port, -1: off.")
 ]
 ReadyFile = Annotated[
-    Path | None, typer.Option("--ready-file", help="Written when the server is ready.")
+    Path | None, typer.Option("--ready-file", help="File to write when the server is ready.")
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the collections.")]
 DefaultModel = Annotated[
@@ -64,7 +64,7 @@ def serve(
 
 
 def check_config(config: ConfigFile = None, json: Json = False) -> None:
-    """Print the settings as `serve` would use them; exit 2 where one is wrong."""
+    """Print the settings that `serve` would use; exit code 2 if one is wrong."""
     effective = as_dict(load_settings(config_path=config, environ=environment(), flags={}))
     if json:
         print_json(effective)

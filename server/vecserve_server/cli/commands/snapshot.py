@@ -70,7 +70,7 @@ def delete(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> N
 def restore(
     name: Name, collection: Collection, server: Target = DEFAULT_TARGET, json: Json = False
 ) -> None:
-    """Make a collection, which must not exist, from a snapshot."""
+    """Create a collection from a snapshot; the collection must not exist."""
     with connect(server, deadline_s=PATIENCE_S) as client, waiting("restoring", silent=json):
         row_count = client.admin.restore_snapshot(name, collection)
     if json:

@@ -22,15 +22,13 @@ PATIENCE_S: Final = 3600.0
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.")]
 
 
-Repair = Annotated[
-    bool, typer.Option("--repair", help="Make anew from the rows what is damaged beside them.")
-]
+Repair = Annotated[bool, typer.Option("--repair", help="Rebuild damaged parts from the rows.")]
 
 
 def verify(
     name: Name, server: Target = DEFAULT_TARGET, repair: Repair = False, json: Json = False
 ) -> None:
-    """Check every record of a collection, what was made of them, and that rows are findable."""
+    """Check a collection: every record, everything derived from records, and searches."""
     with connect(server, deadline_s=PATIENCE_S) as client, waiting("checking", silent=json):
         found = client.admin.verify_collection(name, repair=repair)
     if json:
@@ -52,10 +50,10 @@ def _cure(found: Verification) -> str:
 
 
 def compact(name: Name, server: Target = DEFAULT_TARGET, json: Json = False) -> None:
-    """Rewrite a collection's files so that nothing of deleted rows is left in them."""
+    """Rewrite a collection's files so that they contain nothing of deleted rows."""
     with connect(server, deadline_s=PATIENCE_S) as client, waiting("rewriting", silent=json):
         freed_bytes = client.admin.compact_collection(name)
     if json:
         print_json({"name": name, "freed_bytes": freed_bytes})
     else:
-        print(f"{name}: gave back {size_text(freed_bytes)}")
+        print(f"{name}: freed {size_text(freed_bytes)}")

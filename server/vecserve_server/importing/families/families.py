@@ -33,7 +33,7 @@ _CLASS_ENDING = re.compile(r"Model|LMHeadModel|PreTrainedModel|For[A-Z]\w*")
 
 _REFUSED: Mapping[str, str] = MappingProxyType(
     {
-        "is_decoder": "a decoder, whose tokens see only what stands before them",
+        "is_decoder": "a decoder, whose tokens see only the tokens before them",
         "add_cross_attention": "attention to another model's states",
         "pruned_heads": "layers with fewer heads than the others",
         "quantization_config": "quantised weights: import the checkpoint they were made from",
