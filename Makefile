@@ -129,7 +129,7 @@ $(TRITON)/wheels/.fetched: requirements/triton.txt | $(VENV)/.installed
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement requirements/triton.txt --dest $(TRITON)/wheels
 	touch $@
 
-$(TRITON)/tools/.unpacked: $(TRITON)/wheels/.fetched clients/bench/triton_tools.py | $(VENV)/.installed
+$(TRITON)/tools/.unpacked: $(TRITON)/wheels/.fetched server/vecserve_server/measuring/triton/tools.py | $(VENV)/.installed
 	$(BIN)/python clients/bench/triton_tools.py --wheels $(TRITON)/wheels --folder $(TRITON)/tools
 
 .PHONY: tools-triton

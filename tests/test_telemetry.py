@@ -12,14 +12,11 @@ import pytest
 from vecserve_server.telemetry import SWITCHES, turn_off, warning
 
 ROOT = Path(__file__).parents[1]
-TRITONS_OWN = "triton_model.py"
-"""Runs in a process of Triton's, whose environment `triton_tools.py` makes."""
-
 IMPORTERS = sorted(
     path
     for folder in ("clients", "tests")
     for path in (ROOT / folder).rglob("*.py")
-    if "import onnxruntime" in path.read_text("utf-8") and path.name != TRITONS_OWN
+    if "import onnxruntime" in path.read_text("utf-8")
 )
 
 

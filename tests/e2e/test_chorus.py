@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
-from chorus import read_products, read_relevant
-from search_quality import CHECKED, RANKINGS, index, is_good_enough, measured_quality
 
 from vecserve_client import Client
+from vecserve_server.measuring.datasets.chorus import read_products, read_relevant
+from vecserve_server.measuring.quality.searching import (
+    CHECKED,
+    RANKINGS,
+    index,
+    is_good_enough,
+    measured_quality,
+)
 
 
 @pytest.mark.slow

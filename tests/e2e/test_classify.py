@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 
-import classify as bench
 import pytest
 
 from tests.e2e.server_process import ServerProcess
 from vecserve_client import AsyncClient, Client, InvalidArgument, NotFound, Record
 from vecserve_server.cli.program import run
+from vecserve_server.measuring.datasets.banking77 import banking77_folder, read_labelled
+from vecserve_server.measuring.datasets.test_data import VARIABLE
+from vecserve_server.measuring.quality.classifying import calibration_error, index, judged
 
 TEXTS = {
     "card": ["my card was stolen", "I lost my bank card", "somebody took my card"],
@@ -91,12 +93,12 @@ def test_the_asynchronous_client_and_the_command_line_agree(
 
 @pytest.mark.slow
 def test_banking77(server: ServerProcess) -> None:
-    data = bench.data_folder()
+    data = banking77_folder()
     if data is None:
-        pytest.skip(f"{bench.DATA_VARIABLE} does not name a folder with text/banking77")
-    train, test = bench.read(data / "train.csv"), bench.read(data / "test.csv")
+        pytest.skip(f"{VARIABLE} does not name a folder with text/banking77")
+    train, test = read_labelled(data / "train.csv"), read_labelled(data / "test.csv")
     with Client(target=server.target, deadline_s=300) as client:
-        bench.index(client, "banking", train)
-    right, confidence = bench.judged(server.target, "banking", test, k=10)
+        index(client, "banking", train)
+    right, confidence = judged(server.target, "banking", test, k=10)
     assert right.mean() >= 0.90
-    assert bench.calibration_error(right, confidence) < 0.1
+    assert calibration_error(right, confidence) < 0.1

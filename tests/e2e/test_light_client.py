@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from light_client import DEADLINE_EXCEEDED, OK, LightClient
 
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.stubs import Stubs
 from vecserve.v1 import embedding_pb2
+from vecserve_server.measuring.load.light_client import DEADLINE_EXCEEDED, OK, LightClient
 
 EMBED = "/vecserve.v1.EmbeddingService/Embed"
 PATIENCE_S = 30.0

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from light_client import OK, LightClient
 
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.stubs import Stubs
 from vecserve.v1 import embedding_pb2
+from vecserve_server.measuring.load.light_client import OK, LightClient
 
 LONG = " ".join(["every text is another one and fills most of a run"] * 20)
 DEADLINE_S, PATIENCE_S = 1.0, 60.0

@@ -9,10 +9,19 @@ import re
 from pathlib import Path
 
 import pytest
-from triton_load import Figures, Load, LoadFailed, run, sweep, write_texts
-from triton_tools import Tools, ToolsMissing, find
 
 from tests.e2e.server_process import ServerProcess
+from vecserve_server.measuring.triton.perf_analyzer import (
+    Figures,
+    Load,
+    LoadFailed,
+    run,
+    sweep,
+    write_texts,
+)
+from vecserve_server.measuring.triton.tools import DEFAULT_FOLDER, Tools, ToolsMissing, find
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +35,7 @@ LIMIT_S = 90.0
 @pytest.fixture(scope="module")
 def tools() -> Tools:
     try:
-        return find()
+        return find(ROOT / DEFAULT_FOLDER)
     except ToolsMissing as missing:
         pytest.skip(str(missing))
 

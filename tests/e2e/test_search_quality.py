@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.server_process import ServerProcess
 from vecserve_client import Client
-from vecserve_server.cli.stdlib_corpus import read_corpus, stdlib_folder, to_record
+from vecserve_server.measuring.datasets.stdlib_corpus import read_corpus, stdlib_folder, to_record
 
 QUERIES = 500
 K = 10

@@ -185,7 +185,8 @@ async def test_texts_shorter_than_a_row_are_planned_at_any_load() -> None:
     )
 
     def choose(lengths: Sequence[int]) -> Sequence[int]:
-        return [index for row in planner.first_run(lengths).rows for index in row]
+        runs = ([index for row in run.rows for index in row] for run in planner.packed(lengths))
+        return next(members for members in runs if 0 in members)
 
     gate = Gate()
     async with encoding(gate, choose=choose) as batcher:

@@ -228,11 +228,6 @@ class SegmentedIndex:
             clip_rate=max((view.segment.record.clip_rate for view in views), default=0.0),
         )
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether something is built or due."""
-        return self._building.locked() or self._next_build() is not None
-
     def __len__(self) -> int:
         return len(self._live)
 

@@ -19,12 +19,12 @@ import typer
 
 from vecserve_client import Client, Hit, NotFound
 from vecserve_server.cli.exits import CommandFailed, UsageProblem
-from vecserve_server.cli.latency import Latency, measure_searches
 from vecserve_server.cli.options import Json
 from vecserve_server.cli.output import hit_as_dict, print_json, print_table
 from vecserve_server.cli.progress import RowProgress
-from vecserve_server.cli.server_process import ServerProcess
-from vecserve_server.cli.stdlib_corpus import read_corpus, stdlib_folder, to_record
+from vecserve_server.measuring.datasets.stdlib_corpus import read_corpus, stdlib_folder, to_record
+from vecserve_server.measuring.load.searches import Latency, measure_searches
+from vecserve_server.measuring.server_process import ServerProcess
 
 COLLECTION: Final = "python-stdlib"
 READY_S: Final = 120.0
