@@ -25,7 +25,8 @@ from triton_forms import (
 from triton_load import Figures, write_texts, write_tokens
 from triton_report import MIX, TARGETS, VECSERVE, Measurement, summarise
 from triton_tools import ToolsMissing, find, unpack
-from tritonclient.grpc import model_config_pb2
+
+from vecserve.inference import model_config_pb2
 
 CORES = 3
 

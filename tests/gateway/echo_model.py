@@ -14,8 +14,8 @@ from typing import Any
 
 from google.protobuf import text_format
 from grpc import aio
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from vecserve.inference import model_config_pb2, service_pb2_grpc
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.common.admission import Admission
@@ -26,6 +26,7 @@ from vecserve_server.gateway.common.interceptor import CallInterceptor
 from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.kserve.shared_memory import SHARED_MEMORY_FOLDER, SharedMemoryRegions
 from vecserve_server.observability.metrics import make_metrics
+from vecserve_server.observability.model_statistics import ModelStatistics, VersionStatistics
 from vecserve_server.serving.control import READY, ModelEntry
 from vecserve_server.serving.tensor_model import TensorModel, TensorReply, TensorRequest
 from vecserve_server.settings.server_settings import ServerSettings
@@ -110,9 +111,11 @@ class OneModel:
     async def unload(self, name: str, unload_dependents: bool) -> None:
         self.asked.append(("unload", name, unload_dependents))
 
-    async def statistics(self, name: str, version: str) -> list[service_pb2.ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> list[VersionStatistics]:
         self.asked.append(("statistics", name, version))
-        return [service_pb2.ModelStatistics(name="echo", version="1", inference_count=3)]
+        counted = ModelStatistics(wall_clock_ms=int)
+        counted.executed(3, 0, 0, 0)
+        return [VersionStatistics("echo", "1", counted)]
 
     @contextmanager
     def lease(self, name: str, version: str) -> Iterator[TensorModel]:

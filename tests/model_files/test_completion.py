@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tritonclient.grpc import model_config_pb2
 
 from tests.engines.tiny_models import config
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError
 from vecserve_server.model_files.completion import completed
 from vecserve_server.model_files.config import normalised

@@ -270,9 +270,9 @@ async def test_every_version_counts_for_itself(tmp_path: Path) -> None:
     async with controlled(tmp_path, mode="none") as control:
         for version in ("1", "2", "2", ""):
             await answer(control, version)
-        counted = {m.version: m for m in await control.statistics("", "")}
+        counted = {m.version: m.counted for m in await control.statistics("", "")}
         assert {v: m.inference_count for v, m in counted.items()} == {"1": 1, "2": 3}
-        assert {v: m.inference_stats.success.count for v, m in counted.items()} == {"1": 1, "2": 3}
+        assert {v: m.success.count for v, m in counted.items()} == {"1": 1, "2": 3}
         assert [m.version for m in await control.statistics(NAME, "2")] == ["2"]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import DeadlineExceeded, InvalidArgument
 from vecserve_server.observability.model_statistics import ModelStatistics

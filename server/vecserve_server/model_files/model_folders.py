@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from google.protobuf import json_format
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
 from vecserve_server.errors import InvalidArgument, ModelError
 from vecserve_server.model_files.model_config import read_model_config

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import EngineError, InvalidArgument, ModelError
 from vecserve_server.model_files.datatypes import Datatype, from_proto, name_of
 from vecserve_server.model_files.graph import Shape

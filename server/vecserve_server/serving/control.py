@@ -10,8 +10,7 @@ from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from tritonclient.grpc import service_pb2
-
+from vecserve_server.observability.model_statistics import VersionStatistics
 from vecserve_server.serving.tensor_model import TensorModel
 
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
@@ -60,7 +59,7 @@ class ModelControl(Protocol):
         """Take a model out of service; its requests in progress are answered."""
         ...
 
-    async def statistics(self, name: str, version: str) -> Sequence[service_pb2.ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> Sequence[VersionStatistics]:
         """Return what was counted for each version; an empty name asks for all models."""
         ...
 

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tritonclient.grpc import service_pb2
-
 from vecserve_server.domain.names import SHIPPED_MODEL
 from vecserve_server.errors import (
     FailedPrecondition,
@@ -44,7 +42,7 @@ from vecserve_server.model_files.model_folders import (
     unusable,
 )
 from vecserve_server.observability.logging import get_logger, log_event
-from vecserve_server.observability.model_statistics import StatisticsTable
+from vecserve_server.observability.model_statistics import StatisticsTable, VersionStatistics
 from vecserve_server.serving.control import READY, UNAVAILABLE, ModelEntry
 from vecserve_server.serving.model_lifecycle import ModelLifecycle, WantedModel
 from vecserve_server.serving.model_record import UNKNOWN, ModelRecord
@@ -193,12 +191,12 @@ class ModelControl:
         self._check_change(name)
         await self._see_through(self._lifecycle.unload(name), _Change())
 
-    async def statistics(self, name: str, version: str) -> Sequence[service_pb2.ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> Sequence[VersionStatistics]:
         """Return what the ready versions counted; an empty name asks for all models."""
         if name:
             self._check_counted(name, version)
         return [
-            self._statistics.of(record.name, number).as_proto(record.name, number)
+            VersionStatistics(record.name, number, self._statistics.of(record.name, number))
             for record in (self._lifecycle.models[key] for key in sorted(self._lifecycle.models))
             for number in record.serving()
             if name in ("", record.name) and version in ("", number)

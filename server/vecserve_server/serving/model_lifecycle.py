@@ -14,8 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError, Overloaded, VecserveError
 from vecserve_server.model_files.model_folders import (
     FoundModel,

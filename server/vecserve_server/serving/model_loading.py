@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError, ModelLimit, VecserveError
 from vecserve_server.observability.logging import get_logger

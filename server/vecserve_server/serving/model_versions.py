@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.leases import Leases

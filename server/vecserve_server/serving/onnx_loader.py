@@ -12,8 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.engines.loading import LoadLimits, load_version
 from vecserve_server.engines.openvino_runtime import openvino_module
 from vecserve_server.model_files.config import is_onnx_model

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.timings import Timings
 from vecserve_server.engines.loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument

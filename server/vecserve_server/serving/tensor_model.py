@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.timings import Timings
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]

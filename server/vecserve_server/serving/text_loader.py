@@ -13,8 +13,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeAlias
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
 from vecserve_server.encoding.text_preprocessor import TextPreprocessor

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.inputs import Text
 from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tritonclient.grpc import model_config_pb2, service_pb2
-
+from vecserve.inference import model_config_pb2, service_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.kserve.parameters import RequestedOutput, requested_output
 from vecserve_server.gateway.kserve.tensors import BYTES, check_shape

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
+from vecserve.inference import service_pb2
 from vecserve_server.errors import EngineError, InvalidArgument
 from vecserve_server.gateway.common.call import CallScope
 from vecserve_server.gateway.kserve.classification import classify

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tritonclient.grpc import service_pb2
-
+from vecserve.inference import service_pb2
 from vecserve_server.gateway.kserve.contract import TensorTerms, make_contract
 from vecserve_server.serving.tensor_model import TensorModel
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tritonclient.grpc import service_pb2
-
+from vecserve.inference import service_pb2
 from vecserve_server.errors import InvalidArgument, LoadFailed, ModelError, Unsupported
 from vecserve_server.serving.control import ModelControl
 

@@ -12,8 +12,8 @@ from functools import wraps
 from typing import Any
 
 from grpc import aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from vecserve.inference import service_pb2, service_pb2_grpc
 from vecserve_server import __version__
 from vecserve_server.errors import InvalidArgument, Unsupported
 from vecserve_server.gateway.common.call import CallScope
@@ -25,6 +25,7 @@ from vecserve_server.gateway.kserve.log_levels import LogLevels, Value
 from vecserve_server.gateway.kserve.metadata import EXTENSIONS, model_metadata
 from vecserve_server.gateway.kserve.parameters import FINAL_RESPONSE
 from vecserve_server.gateway.kserve.shared_memory import SharedMemoryRegions
+from vecserve_server.gateway.kserve.statistics import statistics_message
 from vecserve_server.gateway.kserve.trace_log import TraceLog
 from vecserve_server.observability.logging import LOGGER_NAME, get_logger
 from vecserve_server.serving.control import ModelControl
@@ -49,7 +50,7 @@ def admitted(call: Call) -> Call:
     return wrapper
 
 
-class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The KServe v2 / Triton protocol over every served model."""
 
     def __init__(
@@ -124,7 +125,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.ModelStatisticsResponse:
         """Return what was counted for a model, or for all."""
         counted = await self._control.statistics(request.name, request.version)
-        return service_pb2.ModelStatisticsResponse(model_stats=counted)
+        return service_pb2.ModelStatisticsResponse(model_stats=map(statistics_message, counted))
 
     async def ModelInfer(
         self, request: service_pb2.ModelInferRequest, context: Context

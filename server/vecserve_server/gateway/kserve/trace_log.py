@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
+from vecserve.inference import service_pb2
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import InvalidArgument, Unsupported
 from vecserve_server.gateway.kserve.tensors import BYTES
