@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import numpy as np
+from tritonclient.grpc import service_pb2_grpc
 
-from vecserve.inference import service_pb2_grpc
 from vecserve.v1 import (
     collection_pb2_grpc,
     common_pb2,

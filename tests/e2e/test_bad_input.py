@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2
 
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.stubs import (
@@ -20,7 +21,6 @@ from tests.e2e.stubs import (
     upsert_request,
     vector_of,
 )
-from vecserve.inference import service_pb2
 from vecserve.v1 import collection_pb2, index_pb2, search_pb2
 from vecserve_client import Client
 from vecserve_server.gateway.common.page_tokens import write_page_token

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.own_repository import PATIENCE_S, Repository, eventually, scrape
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.triton_requests import MODEL, text_input
-from vecserve.inference import model_config_pb2
 from vecserve_client import Client, FailedPrecondition, Record
 
 TEXTS = ["a red car", "Grüße aus Köln", "def f(x): return x"]

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import numpy as np
 import tritonclient.utils.shared_memory as shm
+from tritonclient.grpc import service_pb2
 
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.stubs import TIMEOUT_S, Stubs
 from tests.e2e.triton_requests import MODEL
 from tests.gateway.mutations import COUNT, mutated
-from vecserve.inference import service_pb2
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 IN_FLIGHT = 32

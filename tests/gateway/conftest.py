@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from grpc import aio
+from tritonclient.grpc import service_pb2_grpc
 
 from tests.gateway.echo_model import EchoModel, EchoServer, echo_server
-from vecserve.inference import service_pb2_grpc
 from vecserve_server.observability.logging import LOGGER_NAME
 
 

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from tritonclient.grpc import service_pb2
+
 from tests.gateway.echo_model import DATATYPES
-from vecserve.inference import service_pb2
 from vecserve_server.gateway.kserve.tensors import TYPED_CONTENTS
 
 Request: TypeAlias = service_pb2.ModelInferRequest

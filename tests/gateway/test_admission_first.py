@@ -9,9 +9,9 @@ import grpc
 import pytest
 import pytest_asyncio
 from grpc import aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.gateway.echo_model import EchoServer
-from vecserve.inference import service_pb2, service_pb2_grpc
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 HEALTH = {"ServerLive", "ServerReady", "ModelReady"}

@@ -6,8 +6,8 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from vecserve.inference.service_pb2 import ModelInferRequest
 from vecserve.v1 import embedding_pb2, index_pb2
 from vecserve_server.gateway.common.decoding import Deserialise, Undecodable, tolerant
 

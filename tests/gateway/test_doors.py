@@ -15,9 +15,9 @@ import pytest
 from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import EchoModel, echo_doors, echo_scope, echo_server
-from vecserve.inference import service_pb2
 from vecserve_server.errors import DeadlineExceeded, Overloaded
 from vecserve_server.gateway.common.arrivals import Arrivals
 from vecserve_server.observability.metrics import make_metrics

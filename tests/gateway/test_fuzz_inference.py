@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import (
     EchoModel,
@@ -25,7 +26,6 @@ from tests.gateway.echo_model import (
     echo_scope,
 )
 from tests.gateway.mutations import COUNT, PARAMETERS, mutated, scrambled
-from vecserve.inference import service_pb2
 from vecserve_server.errors import RequestError
 from vecserve_server.gateway.kserve.contract import make_contract
 from vecserve_server.gateway.kserve.infer import Inference

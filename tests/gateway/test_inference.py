@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 from grpc import aio
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from tests.gateway.echo_model import DATATYPES, NUMBERS, EchoServer
-from vecserve.inference import service_pb2
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import (
     Draining,

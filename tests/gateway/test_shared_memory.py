@@ -17,10 +17,10 @@ import tritonclient.utils.shared_memory as shm
 from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from tests.gateway.echo_model import EchoServer, echo_regions, echo_scope
-from vecserve.inference import service_pb2
 from vecserve_server.errors import (
     AlreadyExists,
     FailedPrecondition,

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from tritonclient.grpc import service_pb2
 
 from tests.gateway.echo_model import STREAM_WINDOW, EchoServer
-from vecserve.inference import service_pb2
 from vecserve_server.errors import Draining
 from vecserve_server.gateway.common.streams import answer_stream
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from vecserve.inference import service_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.kserve.tensors import (
     NUMPY_TYPES,

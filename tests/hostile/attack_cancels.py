@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 from grpc import aio
+from tritonclient.grpc import service_pb2
 
 from tests.hostile.target import UNLIMITED, Target
 from tests.hostile.watching import ROOT
-from vecserve.inference import service_pb2
 from vecserve.v1 import embedding_pb2, search_pb2
 
 Call = Callable[[Any], Any]

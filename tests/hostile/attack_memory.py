@@ -6,10 +6,10 @@ import time
 from threading import Thread
 
 import grpc
+from tritonclient.grpc import service_pb2
 
 from tests.hostile.half_sent import HalfSent
 from tests.hostile.target import Target, outcomes
-from vecserve.inference import service_pb2
 from vecserve.v1 import collection_pb2, embedding_pb2
 
 MIB = 1 << 20

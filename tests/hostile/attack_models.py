@@ -10,10 +10,10 @@ import grpc
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from tritonclient.grpc import service_pb2
 
 from tests.hostile.target import Target, outcomes
 from tests.hostile.watching import size_of
-from vecserve.inference import service_pb2
 
 Code = grpc.StatusCode
 MIB = 1 << 20

@@ -16,8 +16,8 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from vecserve.inference import service_pb2, service_pb2_grpc
 from vecserve.v1 import embedding_pb2, embedding_pb2_grpc, search_pb2, search_pb2_grpc
 
 PAUSE_S, PATIENCE_S = 0.05, 20.0
