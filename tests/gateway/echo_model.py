@@ -16,6 +16,8 @@ from google.protobuf import text_format
 from grpc import aio
 
 from vecserve.inference import model_config_pb2, service_pb2_grpc
+from vecserve_server.domain.models import ModelEntry, ModelState
+from vecserve_server.domain.tensors import TensorReply, TensorRequest
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.common.admission import Admission
@@ -27,8 +29,7 @@ from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.kserve.shared_memory import SHARED_MEMORY_FOLDER, SharedMemoryRegions
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics, VersionStatistics
-from vecserve_server.serving.control import READY, ModelEntry
-from vecserve_server.serving.tensor_model import TensorModel, TensorReply, TensorRequest
+from vecserve_server.services.inference import TensorModel
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings
 
@@ -81,21 +82,21 @@ class EchoModel:
             raise
         outputs = {f"OUT_{name}": tensor for name, tensor in request.inputs.items()}
         for name in set(request.outputs).difference(outputs):
-            raise InvalidArgument(f"input {name.removeprefix('OUT_')!r}", "is missing")
+            raise InvalidArgument(("inputs", name.removeprefix("OUT_")), "is missing")
         return TensorReply(outputs=outputs, times=Timings())
 
 
 @dataclass(kw_only=True)
 class OneModel:
-    """A ModelControl of one model that writes down what it is asked."""
+    """The face of one model, which writes down what it is asked."""
 
     model: EchoModel
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     load_failure: Exception | None = None
 
     async def index(self, ready_only: bool) -> list[ModelEntry]:
-        broken = ModelEntry("broken", "", "UNAVAILABLE", "no model file")
-        ready = ModelEntry(self.model.name, self.model.version, READY, "")
+        broken = ModelEntry("broken", "", ModelState.UNAVAILABLE, "no model file")
+        ready = ModelEntry(self.model.name, self.model.version, ModelState.READY, "")
         return [ready] if ready_only else [broken, ready]
 
     async def load(
@@ -190,7 +191,7 @@ async def echo_server(
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
         InferenceServicer(
-            control=control,
+            models=control,
             scope=scope,
             regions=echo_regions(scope),
             logs_tensor_values=logs_tensor_values,

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from vecserve_server.domain.tensors import TensorReply
 from vecserve_server.domain.timings import Timings
 from vecserve_server.gateway.kserve.statistics import statistics_message
 from vecserve_server.observability.model_metrics import ModelMetrics
@@ -17,7 +18,6 @@ from vecserve_server.observability.model_statistics import (
     StatisticsTable,
     VersionStatistics,
 )
-from vecserve_server.serving.tensor_model import TensorReply
 
 NS = st.integers(0, 10**9)
 RUNS = st.lists(st.tuples(st.integers(1, 64), NS, NS, NS), max_size=10)

@@ -63,7 +63,7 @@ class TensorSpec:
 
     def check(self, array: NDArray[Any]) -> None:
         """Refuse a caller's tensor of another datatype or shape; raises `InvalidArgument`."""
-        field = f"input {self.name!r}"
+        field = ("inputs", self.name)
         if array.dtype != self.datatype.numpy:
             problem = f"has the datatype {name_of(array)}; the model takes {self.datatype.name}"
             raise InvalidArgument(field, problem)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from vecserve.inference import service_pb2
 from vecserve_server.gateway.kserve.contract import TensorTerms, make_contract
-from vecserve_server.serving.tensor_model import TensorModel
+from vecserve_server.services.inference import TensorModel
 
 EXTENSIONS = (
     "classification",
