@@ -68,10 +68,10 @@ class NotFound(RequestError):
 class UnknownModel(NotFound):
     """There is no such model, or no such version of it."""
 
-    def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"model {name!r}: {problem}")
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"model {name!r}: {reason}")
         self.name = name
-        self.problem = problem
+        self.reason = reason
 
 
 class AlreadyExists(RequestError):

@@ -85,7 +85,8 @@ class ModelRecord:
         Raises UnknownModel where there is none, ModelUnavailable for one that does not serve now,
         and InvalidArgument.
         """
-        number = version or next(reversed(self.serving()), "")
+        ready = (number for number, record in self.versions.items() if record.loaded is not None)
+        number = version or max(ready, key=int, default="")
         record = self.versions.get(number)
         if record is not None and record.loaded is not None:
             return record.loaded

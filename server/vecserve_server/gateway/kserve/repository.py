@@ -34,7 +34,7 @@ async def load(models: Models, request: service_pb2.RepositoryModelLoadRequest) 
         field = f"{_failed(name)}: {field_name(error.path)}"
         raise InvalidArgument(field, error.problem) from error
     except UnknownModel as error:
-        problem = f"failed to poll from model repository: {error.problem}"
+        problem = f"failed to poll from model repository: {error.reason}"
         raise NotFound(f"{_failed(name)}, {problem}") from error
     except ModelError as error:
         # Whoever loads models may know what is wrong with one.

@@ -35,7 +35,7 @@ def reworded(error: InvalidArgument | UnknownModel | ModelUnavailable) -> Vecser
         case InvalidArgument():
             return InvalidArgument(field_name(error.path), error.problem)
         case UnknownModel():
-            return NotFound(f"{UNKNOWN}: {error.name!r} {error.problem}")
+            return NotFound(f"{UNKNOWN}: {error.name!r} {error.reason}")
         case ModelUnavailable():
             # The reason may name files; it stands in the index.
             return CapacityError(
