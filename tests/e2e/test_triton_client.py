@@ -105,7 +105,7 @@ def test_reflection_lists_every_service(server: ServerProcess) -> None:
         ("inference.GRPCInferenceService", "vecserve/inference/service.proto"),
         ("inference.ModelConfig", "vecserve/inference/model_config.proto"),
         ("vecserve.v1.SearchService", "vecserve/v1/search.proto"),
-        ("grpc.health.v1.Health", "grpc/health/v1/health.proto"),
+        ("grpc.health.v1.Health", "grpc_health/v1/health.proto"),
         ("google.rpc.BadRequest", "google/rpc/error_details.proto"),
     ],
 )
