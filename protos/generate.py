@@ -1,4 +1,4 @@
-"""Generate the Python stubs of protos/vecserve/v1 beside the .proto files.
+"""Generate the Python stubs of protos/vecserve beside the .proto files.
 
 With --check, generate into a temporary folder and fail if the committed stubs differ.
 """
@@ -30,7 +30,7 @@ def main() -> int:
 
 def generate(target: Path) -> None:
     """Write all stubs below `target`."""
-    protos = sorted(str(path) for path in (ROOT / "vecserve" / "v1").glob("*.proto"))
+    protos = sorted(str(path) for path in (ROOT / "vecserve").glob("*/*.proto"))
     scripts = Path(sys.executable).parent
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc"),
@@ -44,6 +44,30 @@ def generate(target: Path) -> None:
         f"--mypy_grpc_out=quiet,generate_concrete_servicer_stubs:{target}",
     ]
     subprocess.run([*command, *protos], check=True)  # noqa: S603
+    for module in (target / "vecserve" / "inference").glob("*_pb2.py"):
+        move_to_own_pool(module)
+    # A module without services needs no gRPC.
+    for stub in (target / "vecserve" / "inference").glob("model_config_pb2_grpc.py*"):
+        stub.unlink()
+
+
+def move_to_own_pool(module: Path) -> None:
+    """Register a module's messages beside the default pool.
+
+    tritonclient registers the same names there, in any version, before or after ours.
+    """
+    code = module.read_text()
+    for ours, generated in (
+        (
+            "from vecserve.inference.pool import POOL as _POOL",
+            "from google.protobuf import descriptor_pool as _descriptor_pool",
+        ),
+        ("_POOL.AddSerializedFile(", "_descriptor_pool.Default().AddSerializedFile("),
+    ):
+        if code.count(generated) != 1:
+            raise ValueError(f"{module.name}: {generated!r} is not there once")
+        code = code.replace(generated, ours)
+    module.write_text(code)
 
 
 def drift(fresh: Path, committed: Path) -> list[str]:

@@ -198,7 +198,7 @@ class _Application:
         await asyncio.to_thread(upkeep.open)
         return Core(
             catalog=catalog,
-            control=models.control,
+            models=models.control,
             collections=collections,
             writer=writer,
             embedding=EmbeddingService(catalog=catalog, embedder=embedder),

@@ -7,6 +7,7 @@ a status.
     ├── RequestError          the caller can mend it
     │   ├── InvalidArgument
     │   ├── NotFound
+    │   │   └── UnknownModel
     │   ├── AlreadyExists
     │   ├── FailedPrecondition
     │   └── Unsupported
@@ -64,6 +65,15 @@ class NotFound(RequestError):
     """The named resource does not exist."""
 
 
+class UnknownModel(NotFound):
+    """There is no such model, or no such version of it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"model {name!r}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
 class AlreadyExists(RequestError):
     """The named resource exists already."""
 
@@ -98,6 +108,12 @@ class Starting(CapacityError):
 
 class ModelUnavailable(CapacityError):
     """The model is known, but the version asked for does not serve now."""
+
+    def __init__(self, name: str, version: str, state: str) -> None:
+        super().__init__(f"model {name!r}: version {version} does not serve: it is {state}")
+        self.name = name
+        self.version = version
+        self.state = state
 
 
 class Superseded(CapacityError):

@@ -184,7 +184,8 @@ def reindexing_of(collections: Collections) -> ReindexingService:
     for ref in MODELS:
         text: Any = SimpleNamespace(ref=ref, config=SimpleNamespace(dim=DIM))
         served: Any = SimpleNamespace(text=text)
-        catalog.put(served)
+        loaded: Any = SimpleNamespace(name=ref.name, version=ref.version, text=served)
+        catalog.put(loaded)
     embedding: Any = None
     return ReindexingService(
         collections=collections,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -96,6 +97,27 @@ def test_reflection_lists_every_service(server: ServerProcess) -> None:
         "vecserve.v1.IndexService",
         "vecserve.v1.SearchService",
     }
+
+
+@pytest.mark.parametrize(
+    ("symbol", "file"),
+    [
+        ("inference.GRPCInferenceService", "vecserve/inference/service.proto"),
+        ("inference.ModelConfig", "vecserve/inference/model_config.proto"),
+        ("vecserve.v1.SearchService", "vecserve/v1/search.proto"),
+        ("grpc.health.v1.Health", "grpc_health/v1/health.proto"),
+        ("google.rpc.BadRequest", "google/rpc/error_details.proto"),
+    ],
+)
+def test_reflection_describes_services_messages_and_errors(
+    server: ServerProcess, symbol: str, file: str
+) -> None:
+    with grpc.insecure_channel(server.target) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        ask = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        (reply,) = stub.ServerReflectionInfo(iter([ask]), timeout=TIMEOUT_S)
+    described = reply.file_descriptor_response.file_descriptor_proto
+    assert FileDescriptorProto.FromString(described[0]).name == file
 
 
 @pytest.mark.parametrize("service", ["", "vecserve.v1.SearchService"])

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from google.protobuf import text_format
 from onnx import TensorProto, helper
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.model_files.datatypes import Datatype
 
 Shape = Sequence[int | str]

@@ -14,8 +14,10 @@ from typing import Any
 
 from google.protobuf import text_format
 from grpc import aio
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from vecserve.inference import model_config_pb2, service_pb2_grpc
+from vecserve_server.domain.models import ModelEntry, ModelState
+from vecserve_server.domain.tensors import TensorReply, TensorRequest
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.gateway.common.admission import Admission
@@ -26,8 +28,8 @@ from vecserve_server.gateway.common.interceptor import CallInterceptor
 from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.kserve.shared_memory import SHARED_MEMORY_FOLDER, SharedMemoryRegions
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.serving.control import READY, ModelEntry
-from vecserve_server.serving.tensor_model import TensorModel, TensorReply, TensorRequest
+from vecserve_server.observability.model_statistics import ModelStatistics, VersionStatistics
+from vecserve_server.services.inference import TensorModel
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings
 
@@ -80,21 +82,21 @@ class EchoModel:
             raise
         outputs = {f"OUT_{name}": tensor for name, tensor in request.inputs.items()}
         for name in set(request.outputs).difference(outputs):
-            raise InvalidArgument(f"input {name.removeprefix('OUT_')!r}", "is missing")
+            raise InvalidArgument(("inputs", name.removeprefix("OUT_")), "is missing")
         return TensorReply(outputs=outputs, times=Timings())
 
 
 @dataclass(kw_only=True)
 class OneModel:
-    """A ModelControl of one model that writes down what it is asked."""
+    """The face of one model, which writes down what it is asked."""
 
     model: EchoModel
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     load_failure: Exception | None = None
 
     async def index(self, ready_only: bool) -> list[ModelEntry]:
-        broken = ModelEntry("broken", "", "UNAVAILABLE", "no model file")
-        ready = ModelEntry(self.model.name, self.model.version, READY, "")
+        broken = ModelEntry("broken", "", ModelState.UNAVAILABLE, "no model file")
+        ready = ModelEntry(self.model.name, self.model.version, ModelState.READY, "")
         return [ready] if ready_only else [broken, ready]
 
     async def load(
@@ -110,9 +112,11 @@ class OneModel:
     async def unload(self, name: str, unload_dependents: bool) -> None:
         self.asked.append(("unload", name, unload_dependents))
 
-    async def statistics(self, name: str, version: str) -> list[service_pb2.ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> list[VersionStatistics]:
         self.asked.append(("statistics", name, version))
-        return [service_pb2.ModelStatistics(name="echo", version="1", inference_count=3)]
+        counted = ModelStatistics(wall_clock_ms=int)
+        counted.executed(3, 0, 0, 0)
+        return [VersionStatistics("echo", "1", counted)]
 
     @contextmanager
     def lease(self, name: str, version: str) -> Iterator[TensorModel]:
@@ -187,7 +191,7 @@ async def echo_server(
     port = server.add_insecure_port("127.0.0.1:0")
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
         InferenceServicer(
-            control=control,
+            models=control,
             scope=scope,
             regions=echo_regions(scope),
             logs_tensor_values=logs_tensor_values,

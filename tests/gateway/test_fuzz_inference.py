@@ -137,7 +137,7 @@ async def test_mutated_messages_are_answered_or_refused(tmp_path: Path) -> None:
     model = EchoModel()
     model.gate.set()
     inference = Inference(
-        control=OneModel(model=model),
+        models=OneModel(model=model),
         regions=regions,
         traces=TraceLog(logger=logging.getLogger("vecserve.trace")),
         scope=scope,

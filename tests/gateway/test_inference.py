@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from tests.gateway.echo_model import DATATYPES, NUMBERS, EchoServer
+from vecserve_server.domain.tensors import TensorReply, TensorRequest
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import (
     Draining,
@@ -25,7 +26,6 @@ from vecserve_server.errors import (
 )
 from vecserve_server.gateway.kserve import infer
 from vecserve_server.gateway.kserve.tensors import write_raw
-from vecserve_server.serving.tensor_model import TensorReply, TensorRequest
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Code = grpc.StatusCode

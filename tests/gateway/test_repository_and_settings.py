@@ -71,7 +71,7 @@ async def test_a_model_that_cannot_be_loaded_says_why(echo: EchoServer, client: 
         await client.load_model("m")
     assert failure.value.status() == "StatusCode.INTERNAL"
     assert failure.value.message().startswith("failed to load 'm': ")
-    echo.control.load_failure = InvalidArgument("parameters[config]", "is wrong")
+    echo.control.load_failure = InvalidArgument("config", "is wrong")
     with pytest.raises(triton.InferenceServerException) as failure:
         await client.load_model("m")
     assert failure.value.message() == "failed to load 'm': parameters[config]: is wrong"

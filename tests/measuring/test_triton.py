@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.measuring.triton.forms import (
     BEST,
     PLAIN_ONNX,

@@ -11,9 +11,9 @@ import pytest
 
 from tests.serving.controlled_models import controlled
 from tests.serving.tiny_onnx import add_version, config_text
+from vecserve_server.domain.models import ModelState
 from vecserve_server.errors import InvalidArgument, ModelError, NotFound
 from vecserve_server.model_files.model_folders import check_name, scan, unusable
-from vecserve_server.serving.control import UNAVAILABLE
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_they_stand_in_the_index_and_once_in_the_log(
     assert [entry.name for entry in ready] == ["_x"]
     assert entries.keys() == {"_x", *strays}
     for name, reason in strays.items():
-        assert entries[name].state == UNAVAILABLE
+        assert entries[name].state == ModelState.UNAVAILABLE
         assert reason in entries[name].reason
     told = [record for record in caplog.records if record.getMessage() == "model_folder_refused"]
     assert len(told) == len(strays)
@@ -83,7 +83,7 @@ async def test_a_model_without_versions_says_what_a_version_is_called(tmp_path: 
     async with controlled(tmp_path, mode="none") as control:
         [entry] = await control.index(ready_only=False)
 
-    assert (entry.name, entry.state) == ("add", UNAVAILABLE)
+    assert (entry.name, entry.state) == ("add", ModelState.UNAVAILABLE)
     assert "version folders are named 1, 2, 3 ... (found: v1)" in entry.reason
 
 

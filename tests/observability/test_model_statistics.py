@@ -8,10 +8,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from vecserve_server.domain.tensors import TensorReply
 from vecserve_server.domain.timings import Timings
+from vecserve_server.gateway.kserve.statistics import statistics_message
 from vecserve_server.observability.model_metrics import ModelMetrics
-from vecserve_server.observability.model_statistics import Failure, ModelStatistics, StatisticsTable
-from vecserve_server.serving.tensor_model import TensorReply
+from vecserve_server.observability.model_statistics import (
+    Failure,
+    ModelStatistics,
+    StatisticsTable,
+    VersionStatistics,
+)
 
 NS = st.integers(0, 10**9)
 RUNS = st.lists(st.tuples(st.integers(1, 64), NS, NS, NS), max_size=10)
@@ -46,7 +52,7 @@ def test_perf_analyzer_finds_what_it_requires(
 ) -> None:
     statistics = ModelStatistics(wall_clock_ms=lambda: 77)
     counted(statistics, runs, replies, failures)
-    proto = statistics.as_proto("m", "1")
+    proto = statistics_message(VersionStatistics("m", "1", statistics))
     stats = proto.inference_stats
     computed = [reply for reply in replies if not reply[0]]
     assert proto.inference_count == sum(rows for rows, *_ in runs)
@@ -79,7 +85,7 @@ def test_prometheus_reads_the_same_numbers_under_triton_s_names(
     statistics.queued = lambda: 4
     registry = CollectorRegistry()
     registry.register(ModelMetrics(table, with_cache=True))
-    proto = statistics.as_proto("m", "3")
+    proto = statistics_message(VersionStatistics("m", "3", statistics))
     stats = proto.inference_stats
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError
 from vecserve_server.scheduling.triton_settings import (
     QueuePolicySettings,

@@ -98,7 +98,9 @@ class World:
     def serve(self, version: int) -> None:
         text: Any = SimpleNamespace(ref=ref(version), config=SimpleNamespace(dim=DIM))
         batcher: Any = None
-        self.catalog.put(ServedModel(text=text, batcher=batcher, preprocessors={}))
+        served = ServedModel(text=text, batcher=batcher, preprocessors={})
+        loaded: Any = SimpleNamespace(name=text.ref.name, version=text.ref.version, text=served)
+        self.catalog.put(loaded)
 
     async def fill(self) -> None:
         collection = await self.collections.create(SPEC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from tests.serving.tiny_onnx import config_text
+from vecserve_server.domain.models import ModelState
+from vecserve_server.domain.tensors import TensorRequest
 from vecserve_server.engines.loading import LoadLimits
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
 from vecserve_server.scheduling.cores import Cores
+from vecserve_server.services.inference import TensorModel
 from vecserve_server.serving.catalog import Catalog
 from vecserve_server.serving.load_turns import LoadPool, LoadTurns
 from vecserve_server.serving.model_control import ControlMode, ControlPolicy, ModelControl
@@ -24,11 +27,10 @@ from vecserve_server.serving.model_lifecycle import ModelLifecycle
 from vecserve_server.serving.model_loading import ModelLoading
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.onnx_loader import OnnxDefaults, OnnxLoader
-from vecserve_server.serving.tensor_model import TensorModel, TensorRequest
 
 NAME = "add"
 PATIENCE_S = 60.0
-READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+READY, UNAVAILABLE = ModelState.READY, ModelState.UNAVAILABLE
 
 
 class Gate:
@@ -130,7 +132,7 @@ async def answer(control: ModelControl, version: str = "") -> float:
         return await ask(model)
 
 
-async def states(control: ModelControl) -> dict[str, str]:
+async def states(control: ModelControl) -> dict[str, ModelState | None]:
     return {entry.version: entry.state for entry in await control.index(ready_only=False)}
 
 
@@ -140,7 +142,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def eventually_states(control: ModelControl, wanted: dict[str, str]) -> None:
+async def eventually_states(control: ModelControl, wanted: Mapping[str, ModelState]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while await states(control) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.005)

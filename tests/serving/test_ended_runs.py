@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.engines.tiny_models import config, endless, save
+from vecserve_server.domain.tensors import TensorRequest
 from vecserve_server.errors import DeadlineExceeded, Draining
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
@@ -19,7 +20,6 @@ from vecserve_server.scheduling.cores import Cores
 from vecserve_server.serving.load_turns import LoadPool
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.onnx_loader import OnnxDefaults, OnnxLoader
-from vecserve_server.serving.tensor_model import TensorRequest
 
 PATIENCE_S = 60.0
 FOREVER = np.ones(1, np.float32)
@@ -49,7 +49,7 @@ async def looping(
 async def ask(loaded: LoadedVersion, x: np.ndarray, *, patience_s: float | None = None) -> float:
     deadline_ns = None if patience_s is None else time.perf_counter_ns() + int(patience_s * 1e9)
     async with asyncio.timeout(PATIENCE_S):
-        reply = await loaded.model.infer(TensorRequest(inputs={"x": x}, deadline_ns=deadline_ns))
+        reply = await loaded.infer(TensorRequest(inputs={"x": x}, deadline_ns=deadline_ns))
     return float(reply.outputs["y"][0])
 
 

@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from tests.engines import tiny_models
 from tests.engines.tiny_models import config, identity, save, scaled, sum_and_double, table_lookup
+from vecserve_server.domain.tensors import TensorRequest
 from vecserve_server.engines.openvino_runtime import openvino_is_installed
 from vecserve_server.errors import InvalidArgument, ModelError, RequestError
 from vecserve_server.model_files.datatypes import DATATYPES, Datatype
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.cores import Cores
+from vecserve_server.services.inference import TensorModel
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.onnx_loader import OnnxDefaults, OnnxLoader
-from vecserve_server.serving.tensor_model import TensorModel, TensorRequest
 
 PATIENCE_S = 60.0
 Load = Callable[..., Awaitable[TensorModel]]
@@ -78,7 +79,7 @@ async def load_whole(tmp_path: Path, runs: Runs) -> AsyncIterator[LoadWhole]:
 @pytest.fixture
 def load(load_whole: LoadWhole) -> Load:
     async def loaded(*args: Any, **options: Any) -> TensorModel:
-        return (await load_whole(*args, **options)).model
+        return await load_whole(*args, **options)
 
     return loaded
 
@@ -204,7 +205,7 @@ async def test_a_poisoned_request_fails_alone(load: Load, runs: Runs) -> None:
 
 async def test_an_input_that_is_missing_is_refused_by_its_name(load: Load, runs: Runs) -> None:
     model = await load(sum_and_double())
-    with pytest.raises(InvalidArgument, match="input 'x': is missing"):
+    with pytest.raises(InvalidArgument, match=r"inputs\.x: is missing"):
         await infer(model)
     assert runs.rows == []
 
@@ -343,7 +344,7 @@ async def test_openvino_refuses_numbers_that_it_would_cut_off(
 ) -> None:
     datatype = next(each for each in DATATYPES if each.name == name)
     model = await load(identity(["n", 2], datatype), OPENVINO)
-    with pytest.raises(RequestError, match=f"input 'x': holds {value}; OpenVINO takes"):
+    with pytest.raises(RequestError, match=f"inputs.x: holds {value}; OpenVINO takes"):
         await infer(model, x=np.array([[1, value]], datatype.numpy))
     within = np.array([[2**31 - 1, 0]], datatype.numpy)
     np.testing.assert_array_equal((await infer(model, x=within))["y"], within)

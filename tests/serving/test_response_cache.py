@@ -6,20 +6,18 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import DeadlineExceeded, InvalidArgument
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.serving.response_cache import ENTRY_BYTES, CachedModel, ResponseCache
-from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
+from vecserve_server.serving.response_cache import ENTRY_BYTES, CachedInference, ResponseCache
 
 ENTRY = ENTRY_BYTES + 8
 ROOM = 1 << 22
@@ -29,11 +27,8 @@ class Doubling:
     """A model that doubles its input as soon as its gate is open."""
 
     name, version = "double", "1"
-    labels: Mapping[str, Sequence[str]] = MappingProxyType({})
-    unlisted_inputs: Sequence[model_config_pb2.ModelInput] = ()
 
     def __init__(self) -> None:
-        self.config = model_config_pb2.ModelConfig(name="double")
         self.gate = asyncio.Event()
         self.gate.set()
         self.runs: list[Tensors] = []
@@ -73,15 +68,19 @@ def statistics() -> ModelStatistics:
 
 
 @pytest.fixture
-def cached(model: Doubling, statistics: ModelStatistics) -> CachedModel:
+def cached(model: Doubling, statistics: ModelStatistics) -> CachedInference:
     return caching(model, statistics, ResponseCache(max_bytes=ROOM))
 
 
 def caching(
     model: Doubling, statistics: ModelStatistics, cache: ResponseCache, digest: str = "d"
-) -> CachedModel:
-    return CachedModel(
-        model, digest=digest, cache=cache, statistics=statistics, clock_ns=time.perf_counter_ns
+) -> CachedInference:
+    return CachedInference(
+        model.infer,
+        identity=(model.name, model.version, digest),
+        cache=cache,
+        statistics=statistics,
+        clock_ns=time.perf_counter_ns,
     )
 
 
@@ -93,7 +92,9 @@ def question(
     return TensorRequest(inputs=inputs, priority=priority, deadline_ns=deadline_ns, outputs=outputs)
 
 
-async def asking(cached: CachedModel, *requests: TensorRequest) -> list[asyncio.Task[TensorReply]]:
+async def asking(
+    cached: CachedInference, *requests: TensorRequest
+) -> list[asyncio.Task[TensorReply]]:
     """Start asking; each has come as far as it can on its own."""
     tasks = [asyncio.create_task(cached.infer(request)) for request in requests]
     for _ in range(5):
@@ -142,7 +143,7 @@ async def test_the_cache_counts_for_all_models_and_says_what_it_dropped(model: D
 
 
 async def test_the_second_answer_is_the_first_and_takes_no_run(
-    cached: CachedModel, model: Doubling, statistics: ModelStatistics
+    cached: CachedInference, model: Doubling, statistics: ModelStatistics
 ) -> None:
     first, second = await cached.infer(question(1, 2)), await cached.infer(question(1, 2))
     assert len(model.runs) == 1
@@ -191,7 +192,7 @@ async def test_outputs_weights_and_names_are_part_of_the_question(
     assert len(model.runs) == 8
 
 
-async def test_large_inputs_are_told_apart_too(cached: CachedModel, model: Doubling) -> None:
+async def test_large_inputs_are_told_apart_too(cached: CachedInference, model: Doubling) -> None:
     large = np.zeros(1 << 16)
     other = large.copy()
     other[-1] = 1
@@ -200,7 +201,7 @@ async def test_large_inputs_are_told_apart_too(cached: CachedModel, model: Doubl
     assert len(model.runs) == 2
 
 
-async def test_a_long_byte_string_is_hashed_in_a_thread(cached: CachedModel) -> None:
+async def test_a_long_byte_string_is_hashed_in_a_thread(cached: CachedInference) -> None:
     threads: list[threading.Thread] = []
 
     class Text(bytes):
@@ -225,7 +226,7 @@ async def test_what_is_larger_than_the_cache_is_not_kept(
 
 
 async def test_the_same_pending_question_is_computed_once(
-    cached: CachedModel, model: Doubling, statistics: ModelStatistics
+    cached: CachedInference, model: Doubling, statistics: ModelStatistics
 ) -> None:
     model.gate.clear()
     tasks = await asking(cached, *[question(1)] * 5, question(2))
@@ -238,7 +239,7 @@ async def test_the_same_pending_question_is_computed_once(
 
 
 async def test_a_cancelled_leader_fails_nobody_who_follows(
-    cached: CachedModel, model: Doubling
+    cached: CachedInference, model: Doubling
 ) -> None:
     model.gate.clear()
     leader, follower = await asking(cached, question(1), question(1))
@@ -251,7 +252,7 @@ async def test_a_cancelled_leader_fails_nobody_who_follows(
 
 
 async def test_a_run_that_nobody_waits_for_is_cancelled_and_forgotten(
-    cached: CachedModel, model: Doubling
+    cached: CachedInference, model: Doubling
 ) -> None:
     model.gate.clear()
     tasks = await asking(cached, question(1), question(1))
@@ -267,7 +268,7 @@ async def test_a_run_that_nobody_waits_for_is_cancelled_and_forgotten(
 
 
 async def test_a_leader_that_is_out_of_time_takes_nobody_along(
-    cached: CachedModel, model: Doubling
+    cached: CachedInference, model: Doubling
 ) -> None:
     model.gate.clear()
     leader, follower = await asking(cached, question(1, deadline_s=0.02), question(1))
@@ -278,7 +279,7 @@ async def test_a_leader_that_is_out_of_time_takes_nobody_along(
 
 
 async def test_a_follower_waits_no_longer_than_its_own_deadline(
-    cached: CachedModel, model: Doubling
+    cached: CachedInference, model: Doubling
 ) -> None:
     model.gate.clear()
     leader, follower = await asking(cached, question(1), question(1, deadline_s=0.02))
@@ -289,7 +290,7 @@ async def test_a_follower_waits_no_longer_than_its_own_deadline(
 
 
 async def test_a_more_urgent_request_does_not_wait_for_a_less_urgent_one(
-    cached: CachedModel, model: Doubling
+    cached: CachedInference, model: Doubling
 ) -> None:
     model.gate.clear()
     tasks = await asking(cached, question(1, priority=2), question(1, priority=1))
@@ -299,7 +300,7 @@ async def test_a_more_urgent_request_does_not_wait_for_a_less_urgent_one(
 
 
 async def test_a_failure_is_everybody_s_and_is_not_kept(
-    cached: CachedModel, model: Doubling
+    cached: CachedInference, model: Doubling
 ) -> None:
     model.gate.clear()
     model.error = InvalidArgument("x", "is wrong")

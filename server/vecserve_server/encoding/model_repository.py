@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import (
     MODEL_CONFIG_FILE,
     MODEL_NAME_PATTERN,

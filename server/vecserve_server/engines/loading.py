@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.engines.instances import Placement, placements, with_instance_groups
 from vecserve_server.engines.openvino_session import OpenVinoSession
 from vecserve_server.engines.session import OnnxSession, cuda_is_available

@@ -94,7 +94,7 @@ def _refuse_large(name: str, array: NDArray[Any]) -> None:
     for value in (array.min(initial=0), array.max(initial=0)):
         if not _INT32.min <= value <= _INT32.max:
             problem = f"holds {value}; OpenVINO takes {_INT32.min} to {_INT32.max}"
-            raise InvalidArgument(f"input {name!r}", problem)
+            raise InvalidArgument(("inputs", name), problem)
 
 
 def _settings(streams: int, threads: int) -> dict[str, Any]:

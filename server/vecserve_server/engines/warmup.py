@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import InvalidArgument, ModelError
 from vecserve_server.model_files.config import is_plain_name
 from vecserve_server.model_files.datatypes import Datatype, from_proto, proto_name

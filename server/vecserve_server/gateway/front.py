@@ -29,11 +29,11 @@ from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.inference import Models
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.serving.catalog import Catalog
-from vecserve_server.serving.model_control import ModelControl
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings, Settings
 from vecserve_server.storage.rows.writer import RowWriter
@@ -44,7 +44,7 @@ class Core:
     """What the servicers work with."""
 
     catalog: Catalog
-    control: ModelControl
+    models: Models
     collections: Collections
     writer: RowWriter
     embedding: EmbeddingService
@@ -95,7 +95,7 @@ def build_servicers(
             scope=scope,
         ),
         inference=InferenceServicer(
-            control=core.control,
+            models=core.models,
             scope=scope,
             regions=shared_memory_regions(settings.server, metrics),
             logs_tensor_values=settings.log.trace_tensors == "values",

@@ -11,11 +11,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+from google.rpc import error_details_pb2
 from grpc import aio
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from vecserve.inference import service_pb2, service_pb2_grpc
 from vecserve.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -33,6 +34,7 @@ from vecserve_server.gateway.common.doors import make_doors
 from vecserve_server.gateway.common.failures import Failures
 from vecserve_server.gateway.common.health import HealthServicer
 from vecserve_server.gateway.common.interceptor import CallInterceptor
+from vecserve_server.gateway.common.reflection import gathered
 from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.vecserve.admin_servicer import AdminServicer
 from vecserve_server.gateway.vecserve.collection_servicer import CollectionServicer
@@ -43,17 +45,12 @@ from vecserve_server.observability.metrics import Metrics
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings
 
+API = (embedding_pb2, collection_pb2, index_pb2, search_pb2, admin_pb2, service_pb2)
 SERVICES: tuple[str, ...] = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (embedding_pb2, "EmbeddingService"),
-        (collection_pb2, "CollectionService"),
-        (index_pb2, "IndexService"),
-        (search_pb2, "SearchService"),
-        (admin_pb2, "AdminService"),
-        (service_pb2, "GRPCInferenceService"),
-    )
+    service.full_name for module in API for service in module.DESCRIPTOR.services_by_name.values()
 )
+DESCRIBED = (*API, health_pb2, reflection_pb2, error_details_pb2)
+"""What reflection tells of: the services, and what the details of an error are made of."""
 MAX_UNSEEN_CALLS = 1 << 16
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 """A client that does not answer within the second, asked after the first, is gone."""
@@ -122,7 +119,8 @@ class GrpcServer:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-        add_reflection(reflection.aio.ReflectionServicer(names), server)
+        pool = gathered(module.DESCRIPTOR for module in DESCRIBED)
+        add_reflection(reflection.aio.ReflectionServicer(names, pool), server)
 
 
 def open_server(

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.model_files.config import fill_batching
 from vecserve_server.model_files.graph import Graph, GraphTensor
 from vecserve_server.model_files.supported import refused

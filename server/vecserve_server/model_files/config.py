@@ -6,10 +6,10 @@ Owns Triton's defaults and the checks that need no graph. Must not know sessions
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError
 from vecserve_server.model_files.datatypes import from_proto, proto_name
 from vecserve_server.model_files.supported import check_fields, refused
@@ -80,7 +80,11 @@ def _fill_backend(config: model_config_pb2.ModelConfig) -> None:
 
 
 def _check_tensors(config: model_config_pb2.ModelConfig) -> None:
-    for side, tensors in (("input", config.input), ("output", config.output)):
+    sides: tuple[tuple[str, Sequence[TensorProto]], ...] = (
+        ("input", config.input),
+        ("output", config.output),
+    )
+    for side, tensors in sides:
         counts = Counter(tensor.name for tensor in tensors)
         for index, tensor in enumerate(tensors):
             if not tensor.name:

@@ -13,7 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
+
+from vecserve.inference import model_config_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,10 @@ class Datatype:
     numpy: np.dtype[Any]
 
     @property
-    def proto(self) -> int:
+    def proto(self) -> model_config_pb2.DataType.ValueType:
         """Number in `ModelConfig`: `TYPE_FP32`, `TYPE_STRING`."""
         label = "STRING" if self.name == "BYTES" else self.name
-        return int(model_config_pb2.DataType.Value(f"TYPE_{label}"))
+        return model_config_pb2.DataType.Value(f"TYPE_{label}")
 
     @property
     def is_bytes(self) -> bool:

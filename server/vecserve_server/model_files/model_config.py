@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import MODEL_CONFIG_FILE
 from vecserve_server.domain.shapes import MAX_SHAPES, count_shapes
 from vecserve_server.errors import ModelError

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from google.protobuf import json_format
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
 from vecserve_server.errors import InvalidArgument, ModelError
 from vecserve_server.model_files.model_config import read_model_config
@@ -119,7 +119,7 @@ def parse_config(name: str, config_json: str) -> model_config_pb2.ModelConfig:
         proto = json_format.Parse(config_json, model_config_pb2.ModelConfig())
         return _named(proto, name)
     except (json_format.ParseError, ModelError) as error:
-        raise InvalidArgument("parameters[config]", str(error)) from error
+        raise InvalidArgument("config", str(error)) from error
 
 
 def chosen_versions(proto: model_config_pb2.ModelConfig, found: Iterable[str]) -> list[str]:
@@ -142,7 +142,7 @@ def materialise(name: str, files: Mapping[str, bytes]) -> FoundModel:
     The caller removes `root`. Raises InvalidArgument for a path that leads elsewhere.
     """
     if len(files) > MAX_FILES:
-        raise InvalidArgument("parameters", f"hold {len(files)} files; the limit is {MAX_FILES}")
+        raise InvalidArgument("files", f"hold {len(files)} files; the limit is {MAX_FILES}")
     paths = {_safe_path(key): content for key, content in files.items()}
     root = Path(tempfile.mkdtemp(prefix="vecserve-model-"))
     try:
@@ -153,7 +153,7 @@ def materialise(name: str, files: Mapping[str, bytes]) -> FoundModel:
             target.write_bytes(content)
     except OSError as error:
         shutil.rmtree(root, ignore_errors=True)
-        raise InvalidArgument("parameters", f"files cannot be stored: {error.strerror}") from error
+        raise InvalidArgument("files", f"files cannot be stored: {error.strerror}") from error
     found = _look(root, root / name)
     versions = dict.fromkeys(found.versions if found else (), _content_signature(paths))
     return FoundModel(name=name, root=root, versions=versions)
@@ -214,7 +214,7 @@ def _safe_path(key: str) -> PurePosixPath:
     path = PurePosixPath(key)
     parts = path.parts
     if len(parts) < 2 or not _VERSION.fullmatch(parts[0]) or ".." in parts or not key.isprintable():
-        raise InvalidArgument(f"parameters[{'file:' + key!r}]", "must be file:<version>/<path>")
+        raise InvalidArgument(("files", key), "must be file:<version>/<path>")
     return path
 
 

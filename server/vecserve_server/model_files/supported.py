@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import Message
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import MODEL_CONFIG_FILE
 from vecserve_server.errors import ModelError
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import EngineError, InvalidArgument, ModelError
 from vecserve_server.model_files.datatypes import Datatype, from_proto, name_of
 from vecserve_server.model_files.graph import Shape
@@ -63,7 +63,7 @@ class TensorSpec:
 
     def check(self, array: NDArray[Any]) -> None:
         """Refuse a caller's tensor of another datatype or shape; raises `InvalidArgument`."""
-        field = f"input {self.name!r}"
+        field = ("inputs", self.name)
         if array.dtype != self.datatype.numpy:
             problem = f"has the datatype {name_of(array)}; the model takes {self.datatype.name}"
             raise InvalidArgument(field, problem)

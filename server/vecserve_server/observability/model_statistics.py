@@ -1,6 +1,6 @@
 """What each version of a model has done, counted the way Triton counts.
 
-Owns the counters and their form on the wire. Must not know who runs models. The event loop alone
+Owns the counters. Must not know who runs models, nor protocols. The event loop alone
 writes; other threads may read: every number is whole, and numbers read together may be one event
 apart.
 """
@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
-
-from tritonclient.grpc import service_pb2
+from typing import NamedTuple, Protocol
 
 
 class Times(Protocol):
@@ -77,13 +75,9 @@ class Duration:
         self.count += 1
         self.ns += max(0, duration_ns)
 
-    def as_proto(self) -> service_pb2.StatisticDuration:
-        """Write it for the protocol."""
-        return service_pb2.StatisticDuration(count=self.count, ns=self.ns)
-
 
 @dataclass(slots=True)
-class _Compute:
+class Compute:
     """The stages of runs."""
 
     input: Duration = field(default_factory=Duration)
@@ -91,6 +85,7 @@ class _Compute:
     output: Duration = field(default_factory=Duration)
 
     def add(self, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Count one run, or one request."""
         self.input.add(input_ns)
         self.infer.add(infer_ns)
         self.output.add(output_ns)
@@ -104,7 +99,7 @@ class ModelStatistics:
         self._wall_clock_ms = wall_clock_ms
         self.success = Duration()
         self.queue = Duration()
-        self.compute = _Compute()
+        self.compute = Compute()
         self.cache_hit = Duration()
         self.cache_miss = Duration()
         self.failures = {reason: Duration() for reason in Failure}
@@ -115,7 +110,7 @@ class ModelStatistics:
         self.load_seconds = 0.0
         self.queued: Callable[[], int] = _nothing
         """Tells what waits for a run at this moment; whoever owns the queue sets it."""
-        self._runs: dict[int, _Compute] = {}
+        self._runs: dict[int, Compute] = {}
 
     def executed(
         self, rows: int, compute_input_ns: int, compute_infer_ns: int, compute_output_ns: int
@@ -126,7 +121,7 @@ class ModelStatistics:
         self.last_inference_ms = self._wall_clock_ms()
         if rows not in self._runs:
             # A reader iterates over the old mapping meanwhile.
-            self._runs = self._runs | {rows: _Compute()}
+            self._runs = self._runs | {rows: Compute()}
         self._runs[rows].add(compute_input_ns, compute_infer_ns, compute_output_ns)
 
     def succeeded(self, reply: Reply, total_ns: int) -> None:
@@ -156,38 +151,24 @@ class ModelStatistics:
         """Let go of the queue: the version does not serve any more."""
         self.queued = _nothing
 
-    def as_proto(self, name: str, version: str) -> service_pb2.ModelStatistics:
-        """Write the counters for the protocol."""
+    def failed_in_all(self) -> Duration:
+        """Add up the requests that got no answer, for whatever reason."""
         failures = list(self.failures.values())
-        return service_pb2.ModelStatistics(
-            name=name,
-            version=version,
-            last_inference=self.last_inference_ms,
-            inference_count=self.inference_count,
-            execution_count=self.execution_count,
-            inference_stats=service_pb2.InferStatistics(
-                success=self.success.as_proto(),
-                fail=service_pb2.StatisticDuration(
-                    count=sum(failure.count for failure in failures),
-                    ns=sum(failure.ns for failure in failures),
-                ),
-                queue=self.queue.as_proto(),
-                compute_input=self.compute.input.as_proto(),
-                compute_infer=self.compute.infer.as_proto(),
-                compute_output=self.compute.output.as_proto(),
-                cache_hit=self.cache_hit.as_proto(),
-                cache_miss=self.cache_miss.as_proto(),
-            ),
-            batch_stats=[
-                service_pb2.InferBatchStatistics(
-                    batch_size=rows,
-                    compute_input=runs.input.as_proto(),
-                    compute_infer=runs.infer.as_proto(),
-                    compute_output=runs.output.as_proto(),
-                )
-                for rows, runs in sorted(self._runs.items())
-            ],
+        return Duration(
+            sum(failure.count for failure in failures), sum(failure.ns for failure in failures)
         )
+
+    def runs(self) -> list[tuple[int, Compute]]:
+        """Return the stages of runs by their rows, fewest first."""
+        return sorted(self._runs.items())
+
+
+class VersionStatistics(NamedTuple):
+    """The counters of a version, and whose they are."""
+
+    name: str
+    version: str
+    counted: ModelStatistics
 
 
 class StatisticsTable:

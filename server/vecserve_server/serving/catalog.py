@@ -1,42 +1,29 @@
-"""The text models that are being served.
+"""Every model that somebody has asked to load, and which of its versions serve.
 
-Owns the look-up by name, version and weights. Must not know how models are loaded or run, nor
-when they come and go. Loop only.
+Owns the records by name, and the look-up of text encoders by name, version and weights. Must not
+know how models are loaded or run, nor when they come and go. Loop only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from vecserve_server.domain.inputs import Modality
 from vecserve_server.domain.vectors import ModelRef
-from vecserve_server.encoding.model_repository import TextModel
-from vecserve_server.encoding.preprocessor import Preprocessor
 from vecserve_server.errors import InvalidArgument, NotFound
-from vecserve_server.scheduling.batcher import DynamicBatcher
-from vecserve_server.serving.leases import Leases
+from vecserve_server.serving.model_record import ModelRecord
+from vecserve_server.serving.model_versions import LoadedVersion, ServedModel
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A loaded model with its batcher."""
-
-    text: TextModel
-    batcher: DynamicBatcher
-    preprocessors: Mapping[Modality, Preprocessor]
-    """What prepares the inputs that it takes."""
-    leases: Leases = field(default_factory=Leases)
-    """Hold one while the batcher is in use: the model may be replaced at any time."""
+__all__ = ["Catalog", "ServedModel"]
 
 
 class Catalog:
-    """Served models by name and version."""
+    """Models by name and version: the one place that says what serves."""
 
     def __init__(self, *, default: str) -> None:
-        self._versions: dict[str, dict[str, ServedModel]] = {}
         self._default = default
         self._watchers: list[Callable[[ServedModel], None]] = []
+        self.records: dict[str, ModelRecord] = {}
+        """By name; only `ModelLifecycle` changes them."""
 
     @property
     def default(self) -> str:
@@ -44,19 +31,21 @@ class Catalog:
         return self._default
 
     def all(self) -> list[ServedModel]:
-        """Return every served version, by name, oldest first."""
+        """Return every text encoder that serves, by name, oldest first."""
         return [
-            versions[version]
-            for _, versions in sorted(self._versions.items())
-            for version in sorted(versions, key=int)
+            texts[version]
+            for _, record in sorted(self.records.items())
+            for texts in (record.texts(),)
+            for version in sorted(texts, key=int)
         ]
 
     def get(self, name: str, version: str = "") -> ServedModel:
-        """Find a model; empty strings ask for the default and the latest served version."""
+        """Find an encoder; empty strings ask for the default and the latest served version."""
         name = name or self._default
-        versions = self._versions.get(name)
+        versions = self._texts(name)
         if not versions:
-            raise NotFound(f"model: {name!r} is not loaded; loaded are {', '.join(self._versions)}")
+            loaded = ", ".join(key for key in self.records if self._texts(key))
+            raise NotFound(f"model: {name!r} is not loaded; loaded are {loaded}")
         if version and not version.isdecimal():
             raise InvalidArgument("model_version", f"{version!r} is not a decimal number")
         if version and version not in versions:
@@ -68,26 +57,22 @@ class Catalog:
 
     def with_weights(self, ref: ModelRef) -> ServedModel:
         """Find the version that made a vector, or the latest where it is not served."""
-        versions = self._versions.get(ref.name, {}).values()
+        versions = self._texts(ref.name).values()
         same = [served for served in versions if served.text.ref.digest == ref.digest]
         return same[0] if same else self.get(ref.name)
 
     def watch(self, watcher: Callable[[ServedModel], None]) -> None:
-        """Let a watcher hear of every version that comes to serve, once others can find it."""
+        """Let a watcher hear of every encoder that comes to serve, once others can find it."""
         self._watchers.append(watcher)
 
-    def put(self, served: ServedModel) -> None:
+    def put(self, loaded: LoadedVersion) -> None:
         """Serve a version, in place of the one that has its number."""
-        ref = served.text.ref
-        self._versions.setdefault(ref.name, {})[ref.version] = served
-        for watcher in self._watchers:
-            watcher(served)
+        record = self.records.setdefault(loaded.name, ModelRecord(loaded.name))
+        record.version(loaded.version).loaded = loaded
+        if loaded.text is not None:
+            for watcher in self._watchers:
+                watcher(loaded.text)
 
-    def remove(self, served: ServedModel) -> None:
-        """Stop serving a version, unless another has taken its place."""
-        ref = served.text.ref
-        versions = self._versions.get(ref.name, {})
-        if versions.get(ref.version) is served:
-            del versions[ref.version]
-        if not versions:
-            self._versions.pop(ref.name, None)
+    def _texts(self, name: str) -> dict[str, ServedModel]:
+        record = self.records.get(name)
+        return record.texts() if record is not None else {}

@@ -22,16 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tritonclient.grpc import service_pb2
-
+from vecserve_server.domain.models import ModelEntry, ModelState
 from vecserve_server.domain.names import SHIPPED_MODEL
 from vecserve_server.errors import (
     FailedPrecondition,
     InvalidArgument,
     ModelError,
     ModelUnavailable,
-    NotFound,
     Overloaded,
+    UnknownModel,
     VecserveError,
 )
 from vecserve_server.model_files.model_folders import (
@@ -44,11 +43,10 @@ from vecserve_server.model_files.model_folders import (
     unusable,
 )
 from vecserve_server.observability.logging import get_logger, log_event
-from vecserve_server.observability.model_statistics import StatisticsTable
-from vecserve_server.serving.control import READY, UNAVAILABLE, ModelEntry
+from vecserve_server.observability.model_statistics import StatisticsTable, VersionStatistics
 from vecserve_server.serving.model_lifecycle import ModelLifecycle, WantedModel
-from vecserve_server.serving.model_record import UNKNOWN, ModelRecord
-from vecserve_server.serving.tensor_model import TensorModel
+from vecserve_server.serving.model_record import ModelRecord
+from vecserve_server.serving.model_versions import LoadedVersion
 
 RETRY_AFTER_MS = 1000
 
@@ -86,7 +84,7 @@ class _Change:
 
 
 class ModelControl:
-    """Every model by name and version; the gateway's `ModelControl`."""
+    """Every model by name and version; see `Models` of services/inference.py."""
 
     def __init__(
         self,
@@ -162,9 +160,9 @@ class ModelControl:
         for name in sorted({*found, *reasons, *self._lifecycle.models}):
             record = self._lifecycle.models.get(name)
             reason = reasons.get(name, "")
-            unknown = ModelEntry(name, "", UNAVAILABLE if reason else "", reason)
+            unknown = ModelEntry(name, "", ModelState.UNAVAILABLE if reason else None, reason)
             entries += record.entries() if record else [unknown]
-        return [entry for entry in entries if entry.state == READY or not ready_only]
+        return [entry for entry in entries if entry.state is ModelState.READY or not ready_only]
 
     async def load(
         self,
@@ -177,7 +175,7 @@ class ModelControl:
         `files` are its contents by `<version>/<path>`, in place of those of the repository; the
         mapping is emptied. A load that has begun goes on when its caller leaves, one that waits
         for others does not. Raises FailedPrecondition in another mode than explicit, Overloaded
-        where too much is in progress, NotFound, InvalidArgument or ModelError.
+        where too much is in progress, UnknownModel, InvalidArgument or ModelError.
         """
         self._check_change(name)
         self._check_room(name)
@@ -193,47 +191,46 @@ class ModelControl:
         self._check_change(name)
         await self._see_through(self._lifecycle.unload(name), _Change())
 
-    async def statistics(self, name: str, version: str) -> Sequence[service_pb2.ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> Sequence[VersionStatistics]:
         """Return what the ready versions counted; an empty name asks for all models."""
         if name:
             self._check_counted(name, version)
         return [
-            self._statistics.of(record.name, number).as_proto(record.name, number)
+            VersionStatistics(record.name, number, self._statistics.of(record.name, number))
             for record in (self._lifecycle.models[key] for key in sorted(self._lifecycle.models))
             for number in record.serving()
             if name in ("", record.name) and version in ("", number)
         ]
 
     @contextmanager
-    def lease(self, name: str, version: str) -> Iterator[TensorModel]:
+    def lease(self, name: str, version: str) -> Iterator[LoadedVersion]:
         """Yield a ready version, the latest when `version` is empty; it stays open meanwhile.
 
-        Raises NotFound, InvalidArgument or ModelUnavailable.
+        Raises UnknownModel, InvalidArgument or ModelUnavailable.
         """
         loaded = self._record(name).find(version)
         with loaded.leases.hold():
-            yield loaded.model
+            yield loaded
 
     def is_ready(self, name: str, version: str) -> bool:
         """Tell whether a version, or any when empty, takes requests."""
         try:
             self._record(name).find(version)
-        except (NotFound, InvalidArgument, ModelUnavailable):
+        except (UnknownModel, InvalidArgument, ModelUnavailable):
             return False
         return True
 
     def _check_counted(self, name: str, version: str) -> None:
         serving = self._record(name).serving()
         if not serving:
-            raise InvalidArgument("name", f"requested model {name!r} is not available")
+            raise InvalidArgument("name", f"no version of model {name!r} serves")
         if version and version not in serving:
-            problem = f"requested model version is not available for model {name!r}"
-            raise InvalidArgument("version", problem)
+            raise InvalidArgument("version", f"version {version} of {name!r} does not serve")
 
     def _record(self, name: str) -> ModelRecord:
         record = self._lifecycle.models.get(name)
         if record is None:
-            raise NotFound(f"{UNKNOWN}: {name!r} is not found")
+            raise UnknownModel(name, "is not found")
         return record
 
     def _check_change(self, name: str) -> None:
@@ -281,7 +278,7 @@ class ModelControl:
     ) -> None:
         with self._holding(sum(map(len, files.values()))):
             if files and config_json is None:
-                raise InvalidArgument("parameters[config]", "is missing; files need one")
+                raise InvalidArgument("config", "is missing; files need one")
             if config_json is not None:
                 parse_config(name, config_json)
             found = await (self._brought(name, files) if files else self._kept(name))
@@ -303,9 +300,7 @@ class ModelControl:
         found = (await self._scan((name,))).get(name)
         if found is None:
             reason = (await self._unusable()).get(name, "it is not in the model repository")
-            raise NotFound(
-                f"failed to load {name!r}, failed to poll from model repository: {reason}"
-            )
+            raise UnknownModel(name, reason)
         return found
 
     async def _brought(self, name: str, files: MutableMapping[str, bytes]) -> FoundModel:

@@ -1,6 +1,6 @@
 """The life of every version: load and warm up, publish, retire, drain its leases, close.
 
-Owns the records of the models. A version serves until its successor is ready. Must not know who
+Owns every change of the records. A version serves until its successor is ready. Must not know who
 asks for a change, nor what kinds of models there are. Loop only.
 """
 
@@ -14,8 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError, Overloaded, VecserveError
 from vecserve_server.model_files.model_folders import (
     FoundModel,
@@ -64,7 +63,7 @@ class WantedModel:
 
 
 class ModelLifecycle:
-    """Records of the models, and the changes that they go through."""
+    """The changes that models go through."""
 
     def __init__(
         self,
@@ -89,8 +88,11 @@ class ModelLifecycle:
         self._drain_s = drain_s
         self._log = get_logger("models")
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.models: dict[str, ModelRecord] = {}
-        """By name; who looks at them changes nothing."""
+
+    @property
+    def models(self) -> Mapping[str, ModelRecord]:
+        """Every record by name; who looks at them changes nothing."""
+        return self._catalog.records
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something that ends with the server at the latest."""
@@ -128,7 +130,7 @@ class ModelLifecycle:
             for entry in record.versions.values()
             if entry.loaded is not None
         ]
-        self.models.clear()
+        self._catalog.records.clear()
         await asyncio.gather(*(version.close(timeout_s) for version in loaded))
 
     async def unload(self, name: str, *, gone: bool = False) -> None:
@@ -160,7 +162,7 @@ class ModelLifecycle:
         """
         name = wanted.found.name
         while True:
-            record = self.models.setdefault(name, ModelRecord(name))
+            record = self._catalog.records.setdefault(name, ModelRecord(name))
             try:
                 async with record.lock:
                     if self.models.get(name) is record:  # it was not dropped meanwhile
@@ -249,9 +251,8 @@ class ModelLifecycle:
         entry = record.version(version)
         if entry.loaded is not None:
             self._let_go(record, version, entry.loaded)
-        entry.loaded, entry.reason = loaded, ""
-        if loaded.text is not None:
-            self._catalog.put(loaded.text)
+        entry.reason = ""
+        self._catalog.put(loaded)
         log_event(
             self._log,
             logging.INFO,
@@ -273,8 +274,6 @@ class ModelLifecycle:
         self, record: ModelRecord, version: str, loaded: LoadedVersion
     ) -> asyncio.Task[None]:
         """Close what served of a version when it is not in use any more."""
-        if loaded.text is not None:
-            self._catalog.remove(loaded.text)
         record.version(version).draining += 1
         return self.spawn(self._drain(record, version, loaded))
 
@@ -302,7 +301,7 @@ class ModelLifecycle:
         if record.versions or record.is_listed or record.lock.locked():
             return
         if self.models.get(record.name) is record:
-            del self.models[record.name]
+            del self._catalog.records[record.name]
             self._loading.forget(record.name)
 
     def _note(self, record: ModelRecord, version: str, error: VecserveError) -> None:

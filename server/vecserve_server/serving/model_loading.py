@@ -1,6 +1,6 @@
 """From a version's files to a model that is counted and, where asked for, cached.
 
-Owns the choice of the loader and what every kind of model is wrapped in. Must not know which
+Owns the choice of the loader and what every version's `infer` passes through. Must not know which
 versions are wanted. Loop only.
 """
 
@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.names import MODEL_CONFIG_FILE
+from vecserve_server.domain.tensors import Infer
 from vecserve_server.errors import ModelError, ModelLimit, VecserveError
 from vecserve_server.observability.logging import get_logger
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
-from vecserve_server.serving.counted_model import CountedModel
+from vecserve_server.serving.counting import counted
 from vecserve_server.serving.load_memory import check_fits, file_sizes
 from vecserve_server.serving.load_turns import LoadTurns
 from vecserve_server.serving.model_versions import LoadedVersion, VersionLoader, VersionSource
-from vecserve_server.serving.response_cache import CachedModel, ResponseCache
-from vecserve_server.serving.tensor_model import TensorModel
+from vecserve_server.serving.response_cache import CachedInference, ResponseCache
 
 
 class ModelLoading:
@@ -78,7 +77,7 @@ class ModelLoading:
                 "details"
             ) from error
         statistics.load_seconds = (self._clock_ns() - started_ns) / 1e9
-        return replace(loaded, model=self._wrapped(loaded, statistics))
+        return replace(loaded, infer=self._chained(loaded, statistics))
 
     def refuse_too_large(self, what: str, sizes: Mapping[str, int]) -> None:
         """Raise ModelLimit where files that are to be loaded take more memory than there is."""
@@ -101,16 +100,21 @@ class ModelLoading:
             "is not supported"
         )
 
-    def _wrapped(self, loaded: LoadedVersion, statistics: ModelStatistics) -> TensorModel:
-        model = loaded.model
-        if self._cache is not None and model.config.response_cache.enable:
-            model = CachedModel(
-                model,
-                digest=loaded.digest,
+    def _chained(self, loaded: LoadedVersion, statistics: ModelStatistics) -> Infer:
+        """Count what a version answers and, where its configuration asks for it, answer once."""
+        infer = loaded.infer
+        if self._cache is not None and loaded.config.response_cache.enable:
+            infer = CachedInference(
+                infer,
+                identity=(loaded.name, loaded.version, loaded.digest),
                 cache=self._cache,
                 statistics=statistics,
                 clock_ns=self._clock_ns,
-            )
-        return CountedModel(
-            model, statistics=statistics, metrics=self._metrics, clock_ns=self._clock_ns
+            ).infer
+        return counted(
+            infer,
+            model=loaded.name,
+            statistics=statistics,
+            metrics=self._metrics,
+            clock_ns=self._clock_ns,
         )

@@ -10,12 +10,10 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vecserve_server.errors import InvalidArgument, ModelUnavailable, NotFound
+from vecserve_server.domain.models import ModelEntry, ModelState
+from vecserve_server.errors import InvalidArgument, ModelUnavailable, UnknownModel
 from vecserve_server.model_files.model_folders import Signature
-from vecserve_server.serving.control import LOADING, READY, UNAVAILABLE, UNLOADING, ModelEntry
-from vecserve_server.serving.model_versions import LoadedVersion
-
-UNKNOWN = "Request for unknown model"
+from vecserve_server.serving.model_versions import LoadedVersion, ServedModel
 
 
 @dataclass(slots=True)
@@ -33,13 +31,13 @@ class VersionRecord:
     """Why it does not serve, or why its last change is not in force."""
 
     @property
-    def state(self) -> str:
-        """As the repository's index says it."""
+    def state(self) -> ModelState:
+        """Where it stands."""
         if self.loaded is not None:
-            return READY
+            return ModelState.READY
         if self.loading:
-            return LOADING
-        return UNLOADING if self.draining else UNAVAILABLE
+            return ModelState.LOADING
+        return ModelState.UNLOADING if self.draining else ModelState.UNAVAILABLE
 
 
 @dataclass(slots=True)
@@ -73,32 +71,41 @@ class ModelRecord:
             if record.loaded is not None
         }
 
+    def texts(self) -> dict[str, ServedModel]:
+        """Return the versions that serve and embed texts, in no order."""
+        return {
+            number: record.loaded.text
+            for number, record in self.versions.items()
+            if record.loaded is not None and record.loaded.text is not None
+        }
+
     def find(self, version: str) -> LoadedVersion:
         """Return a version that serves, the latest when empty.
 
-        Raises, in the words that clients of Triton know, NotFound where there is none,
-        ModelUnavailable for one that does not serve now, and InvalidArgument.
+        Raises UnknownModel where there is none, ModelUnavailable for one that does not serve now,
+        and InvalidArgument.
         """
-        number = version or next(reversed(self.serving()), "")
+        ready = (number for number, record in self.versions.items() if record.loaded is not None)
+        number = version or max(ready, key=int, default="")
         record = self.versions.get(number)
         if record is not None and record.loaded is not None:
             return record.loaded
         if version and not (version.isascii() and version.isdecimal()):
             raise InvalidArgument("model_version", f"{version!r} is not a decimal number")
         if not version:
-            raise NotFound(f"{UNKNOWN}: {self.name!r} has no available versions")
+            raise UnknownModel(self.name, "has no available versions")
         if record is None:
-            raise NotFound(f"{UNKNOWN}: {self.name!r} version {version} is not found")
-        # The reason may name files; it stands in the index.
-        raise ModelUnavailable(
-            f"{UNKNOWN}: {self.name!r} version {version} is not at ready state: "
-            f"it is {record.state}"
-        )
+            raise UnknownModel(self.name, f"version {version} is not found")
+        raise ModelUnavailable(self.name, version, record.state.value)
 
     def entries(self) -> list[ModelEntry]:
         """Return the model's lines of the index, oldest version first."""
         if not self.versions:
-            return [ModelEntry(self.name, "", UNAVAILABLE if self.reason else "", self.reason)]
+            return [
+                ModelEntry(
+                    self.name, "", ModelState.UNAVAILABLE if self.reason else None, self.reason
+                )
+            ]
         return [
             ModelEntry(self.name, number, record.state, record.reason)
             for number, record in sorted(self.versions.items(), key=_number)
@@ -107,7 +114,11 @@ class ModelRecord:
     def forget(self, version: str) -> bool:
         """Drop a version that neither serves nor lies in the repository; tell whether it did."""
         record = self.versions.get(version)
-        if record is None or record.state != UNAVAILABLE or version in (self.found or ()):
+        if (
+            record is None
+            or record.state is not ModelState.UNAVAILABLE
+            or version in (self.found or ())
+        ):
             return False
         del self.versions[version]
         return True

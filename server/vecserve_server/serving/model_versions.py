@@ -5,17 +5,19 @@ Owns the seam between the control of models and the kinds of models that there a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
+from vecserve_server.domain.inputs import Modality
+from vecserve_server.domain.tensors import Infer
+from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.encoding.preprocessor import Preprocessor
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.serving.catalog import ServedModel
+from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.serving.leases import Leases
-from vecserve_server.serving.tensor_model import TensorModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +38,34 @@ class VersionSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedVersion:
-    """A version that is warm and ready to answer."""
+class ServedModel:
+    """What embeds inputs: a loaded encoder with its batcher."""
 
-    model: TensorModel
+    text: TextModel
+    batcher: DynamicBatcher
+    preprocessors: Mapping[Modality, Preprocessor]
+    """What prepares the inputs that it takes."""
+    leases: Leases = field(default_factory=Leases)
+    """Hold one while the batcher is in use: the model may be replaced at any time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedVersion:
+    """A version that is warm and ready to answer; `TensorModel` of services/inference.py."""
+
+    name: str
+    version: str
+    config: model_config_pb2.ModelConfig
+    """The configuration in force."""
+    infer: Infer
     digest: str
     """Two versions with the same digest give the same answers."""
     close: Callable[[float], Awaitable[bool]]
     """Free it, within so many seconds; nobody uses it any more."""
+    unlisted_inputs: Sequence[model_config_pb2.ModelInput] = ()
+    """Inputs that it takes although its configuration does not list them."""
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of the classes, by output, where the model has them."""
     text: ServedModel | None = None
     """What embeds texts with it; None for a model that is no text encoder."""
     leases: Leases = field(default_factory=Leases)

@@ -12,8 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.engines.loading import LoadLimits, load_version
 from vecserve_server.engines.openvino_runtime import openvino_module
 from vecserve_server.model_files.config import is_onnx_model
@@ -26,7 +25,7 @@ from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, ab
 from vecserve_server.scheduling.triton_policy import TritonPolicy
 from vecserve_server.scheduling.triton_settings import TritonPolicySettings, triton_policy_settings
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
-from vecserve_server.serving.onnx_model import OnnxModel
+from vecserve_server.serving.onnx_model import OnnxInference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +91,15 @@ class OnnxLoader:
             cores=self._cores if loaded.uses_cpu else None,
         )
         statistics.queued = lambda: batcher.queued
-        model = OnnxModel(version=source.version, loaded=loaded, batcher=batcher)
-        return LoadedVersion(model=model, digest=loaded.digest, close=batcher.close)
+        return LoadedVersion(
+            name=loaded.config.name,
+            version=source.version,
+            config=loaded.config,
+            labels=loaded.labels,
+            infer=OnnxInference(loaded=loaded, batcher=batcher).infer,
+            digest=loaded.digest,
+            close=batcher.close,
+        )
 
 
 def _policy(settings: TritonPolicySettings, hold: int) -> BatchPolicy[Waiting]:

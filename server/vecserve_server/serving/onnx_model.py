@@ -6,58 +6,29 @@ know the wire or the threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
 from vecserve_server.domain.timings import Timings
 from vecserve_server.engines.loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher
 from vecserve_server.scheduling.tensor_run import Part
-from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
 
 
-class OnnxModel:
-    """A `TensorModel` over one version of an ONNX model. Loop only."""
+class OnnxInference:
+    """One version of an ONNX model. Loop only."""
 
-    def __init__(self, *, version: str, loaded: LoadedOnnx, batcher: TensorBatcher) -> None:
-        self._version = version
+    def __init__(self, *, loaded: LoadedOnnx, batcher: TensorBatcher) -> None:
         self._config = loaded.config
         self._inputs = loaded.inputs
         self._outputs = loaded.outputs
-        self._labels = loaded.labels
         self._batcher = batcher
 
-    @property
-    def name(self) -> str:
-        """See `TensorModel`."""
-        return str(self._config.name)
-
-    @property
-    def version(self) -> str:
-        """See `TensorModel`."""
-        return self._version
-
-    @property
-    def config(self) -> model_config_pb2.ModelConfig:
-        """See `TensorModel`."""
-        return self._config
-
-    @property
-    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
-        """See `TensorModel`: there are none."""
-        return ()
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[str]]:
-        """See `TensorModel`."""
-        return self._labels
-
     async def infer(self, request: TensorRequest) -> TensorReply:
-        """See `TensorModel`; raises also what `TensorBatcher.submit` raises."""
+        """Answer; raises what the batcher raises, and InvalidArgument where an input is missing."""
         wanted = tuple(request.outputs) or tuple(self._outputs)
         feeds = self._feeds(request.inputs)
         rows = self._rows(request.inputs)
@@ -82,7 +53,7 @@ class OnnxModel:
         """Return the tensors as the graph takes them, in the order of the configuration."""
         for name, spec in self._inputs.items():
             if name not in tensors and not spec.optional:
-                raise InvalidArgument(f"input {name!r}", "is missing")
+                raise InvalidArgument(("inputs", name), "is missing")
         return {
             name: spec.to_graph(tensors[name])
             for name, spec in self._inputs.items()

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -18,16 +18,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.domain.tensors import Infer, TensorReply, TensorRequest, Tensors
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import DeadlineExceeded, QueueTimeout
 from vecserve_server.observability.cache_metrics import CacheStatistics
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.serving.tensor_model import (
-    TensorModel,
-    TensorReply,
-    TensorRequest,
-    Tensors,
-)
 
 Key: TypeAlias = bytes
 ENTRY_BYTES = 1024
@@ -79,6 +74,15 @@ class ResponseCache:
         self.statistics.lookups += 1
         self.statistics.lookup_ns += lookup_ns
 
+    def hit(self) -> None:
+        """Count a request that was answered without a run of its own."""
+        self.statistics.hits += 1
+
+    def missed(self, insertion_ns: int) -> None:
+        """Count a request that had to be computed."""
+        self.statistics.misses += 1
+        self.statistics.insertion_ns += insertion_ns
+
     def _drop(self, key: Key) -> None:
         _, size_bytes = self._entries.pop(key, (None, 0))
         self.statistics.size_bytes -= size_bytes
@@ -92,8 +96,8 @@ class _Flight:
     waiting: int = 0
 
 
-class CachedModel:
-    """A `TensorModel` that computes the answer to a question once.
+class CachedInference:
+    """Compute the answer to a question once.
 
     A request joins one that asks the same with the same priority and timeout. The run belongs to
     nobody: it goes on while anyone waits for it, and where it ends with its first asker's
@@ -102,25 +106,23 @@ class CachedModel:
 
     def __init__(
         self,
-        model: TensorModel,
+        infer: Infer,
         *,
-        digest: str,
+        identity: Sequence[str],
         cache: ResponseCache,
         statistics: ModelStatistics,
         clock_ns: Callable[[], int],
     ) -> None:
-        self.name, self.version = model.name, model.version
-        self.config, self.labels = model.config, model.labels
-        self.unlisted_inputs = model.unlisted_inputs
-        self._model = model
-        self._digest = digest
+        """Answer in place of `infer`; `identity` names all of a version that answers depend on."""
+        self._infer = infer
+        self._identity = identity
         self._cache = cache
         self._statistics = statistics
         self._clock_ns = clock_ns
         self._flights: dict[_Place, _Flight] = {}
 
     async def infer(self, request: TensorRequest) -> TensorReply:
-        """See `TensorModel`; a reply without a run of its own is marked as a hit."""
+        """Answer; a reply without a run of its own is marked as a hit."""
         started_ns = self._clock_ns()
         key = await self._key(request)
         found = self._cache.get(key)
@@ -144,18 +146,17 @@ class CachedModel:
         return await self._wait(place, flight, request.deadline_ns)
 
     async def _run(self, key: Key, request: TensorRequest, lookup_ns: int) -> TensorReply:
-        reply = _kept(await self._model.infer(request))
+        reply = _kept(await self._infer(request))
         started_ns = self._clock_ns()
         self._cache.put(key, reply)
         insertion_ns = self._clock_ns() - started_ns
+        self._cache.missed(insertion_ns)
         self._statistics.missed(lookup_ns + insertion_ns)
-        self._cache.statistics.misses += 1
-        self._cache.statistics.insertion_ns += insertion_ns
         return reply
 
     def _hit(self, lookup_ns: int) -> None:
         self._statistics.hit(lookup_ns)
-        self._cache.statistics.hits += 1
+        self._cache.hit()
 
     async def _wait(self, place: _Place, flight: _Flight, deadline_ns: int | None) -> TensorReply:
         timeout_s = None if deadline_ns is None else (deadline_ns - self._clock_ns()) / 1e9
@@ -187,7 +188,7 @@ class CachedModel:
     def _hash(self, request: TensorRequest) -> Key:
         """Hash all that an answer depends on; every part says how long it is."""
         hashed = hashlib.blake2b(digest_size=32)
-        for text in (self.name, self.version, self._digest, *request.outputs):
+        for text in (*self._identity, *request.outputs):
             _add(hashed, text.encode())
         for name, tensor in sorted(request.inputs.items()):
             _add(hashed, f"input {name}".encode())

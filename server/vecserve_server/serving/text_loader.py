@@ -13,8 +13,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeAlias
 
-from tritonclient.grpc import model_config_pb2
-
+from vecserve.inference import model_config_pb2
 from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
 from vecserve_server.encoding.text_preprocessor import TextPreprocessor
@@ -26,7 +25,7 @@ from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.embedder import Embedder
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
-from vecserve_server.serving.text_model import TextTensorModel
+from vecserve_server.serving.text_model import TextInference, unlisted_inputs
 
 StartBatcher: TypeAlias = Callable[[TextModel, ModelStatistics], DynamicBatcher]
 
@@ -85,8 +84,13 @@ class TextLoader:
             batcher=self._start_batcher(text, statistics),
             preprocessors={preprocessor.modality: preprocessor},
         )
+        infer = TextInference(served=served, embedder=self._embedder, clock_ns=self._clock_ns).infer
         return LoadedVersion(
-            model=TextTensorModel(served=served, embedder=self._embedder, clock_ns=self._clock_ns),
+            name=text.ref.name,
+            version=text.ref.version,
+            config=text.proto,
+            unlisted_inputs=unlisted_inputs(text.proto),
+            infer=infer,
             digest=_digest(text),
             close=partial(_close, served),
             text=served,

@@ -5,29 +5,29 @@ Owns the mapping between tensors and the embedding use case. Must not know proto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
+from vecserve.inference import model_config_pb2
 from vecserve_server.domain.inputs import Text
+from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
 from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.embedder import Embedder, EmbedOptions, finish
-from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
 
 TEXT, TOKENS, MASK, OUTPUT = "text", "input_ids", "attention_mask", "embedding"
 
 
-class TextTensorModel:
+class TextInference:
     """A served text encoder: `text`, or `input_ids` with `attention_mask`, to `embedding`.
 
-    It is a TensorModel. Loop only.
+    Loop only.
     """
 
     def __init__(
@@ -36,39 +36,6 @@ class TextTensorModel:
         self._served = served
         self._embedder = embedder
         self._clock_ns = clock_ns
-        listed = {tensor.name for tensor in served.text.proto.input}
-        self._unlisted = tuple(
-            model_config_pb2.ModelInput(
-                name=name, data_type=model_config_pb2.TYPE_INT64, dims=[-1], optional=True
-            )
-            for name in (TOKENS, MASK)
-            if name not in listed
-        )
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self._served.text.ref.name
-
-    @property
-    def version(self) -> str:
-        """Version, a decimal number."""
-        return self._served.text.ref.version
-
-    @property
-    def config(self) -> model_config_pb2.ModelConfig:
-        """The configuration in force."""
-        return self._served.text.proto
-
-    @property
-    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
-        """See `TensorModel`: token ids are taken whether they are listed or not."""
-        return self._unlisted
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[str]]:
-        """See `TensorModel`: vectors have no classes."""
-        return {}
 
     async def infer(self, request: TensorRequest) -> TensorReply:
         """Embed texts, or token ids; raises InvalidArgument that names the tensor at fault."""
@@ -89,7 +56,7 @@ class TextTensorModel:
             self._served,
             [Text(text) for text in texts],
             EmbedOptions(),
-            names=[(f"input {TEXT!r}", index) for index in range(len(texts))],
+            names=[("inputs", TEXT, index) for index in range(len(texts))],
             urgency=Urgency(
                 priority=request.priority,
                 deadline_ns=request.deadline_ns,
@@ -133,7 +100,7 @@ class TextTensorModel:
         _check_pair(tokens, mask)
         vocabulary = self._served.text.tokenizer.vocabulary_size
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocabulary:
-            raise InvalidArgument(f"input {TOKENS!r}", f"holds ids outside 0 to {vocabulary - 1}")
+            raise InvalidArgument(("inputs", TOKENS), f"holds ids outside 0 to {vocabulary - 1}")
         sequences = [
             row[kept != 0].astype(np.int64) for row, kept in zip(tokens, mask, strict=True)
         ]
@@ -141,34 +108,46 @@ class TextTensorModel:
         for index, sequence in enumerate(sequences):
             if not 1 <= len(sequence) <= limit:
                 raise InvalidArgument(
-                    f"input {TOKENS!r}[{index}]",
+                    ("inputs", TOKENS, index),
                     f"has {len(sequence)} tokens; 1 to {limit} are allowed",
                 )
         if not sequences:
-            raise InvalidArgument(f"input {TOKENS!r}", "has no rows")
+            raise InvalidArgument(("inputs", TOKENS), "has no rows")
         return sequences
+
+
+def unlisted_inputs(config: model_config_pb2.ModelConfig) -> list[model_config_pb2.ModelInput]:
+    """Return the inputs that are taken whether the configuration lists them or not: token ids."""
+    listed = {tensor.name for tensor in config.input}
+    return [
+        model_config_pb2.ModelInput(
+            name=name, data_type=model_config_pb2.TYPE_INT64, dims=[-1], optional=True
+        )
+        for name in (TOKENS, MASK)
+        if name not in listed
+    ]
 
 
 def _texts(tensor: NDArray[Any]) -> list[str]:
     if tensor.dtype != object or tensor.ndim not in (1, 2) or tensor.shape[1:] not in ((), (1,)):
         raise InvalidArgument(
-            f"input {TEXT!r}", f"must be BYTES of the shape [N, 1], not {list(tensor.shape)}"
+            ("inputs", TEXT), f"must be BYTES of the shape [N, 1], not {list(tensor.shape)}"
         )
     texts = []
     for index, element in enumerate(tensor.ravel()):
         try:
             texts.append(element.decode())
         except UnicodeDecodeError:
-            raise InvalidArgument(f"input {TEXT!r}[{index}]", "is not valid UTF-8") from None
+            raise InvalidArgument(("inputs", TEXT, index), "is not valid UTF-8") from None
     return texts
 
 
 def _check_pair(tokens: NDArray[Any], mask: NDArray[Any]) -> None:
     for name, tensor in ((TOKENS, tokens), (MASK, mask)):
         if tensor.dtype.kind not in "iu" or tensor.ndim != 2:
-            raise InvalidArgument(f"input {name!r}", "must be INT64 of the shape [N, T]")
+            raise InvalidArgument(("inputs", name), "must be INT64 of the shape [N, T]")
     if mask.shape != tokens.shape:
         raise InvalidArgument(
-            f"input {MASK!r}",
+            ("inputs", MASK),
             f"has the shape {list(mask.shape)}; {TOKENS!r} has {list(tokens.shape)}",
         )

@@ -25,6 +25,7 @@ Code = grpc.StatusCode
 CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
     errors.InvalidArgument: Code.INVALID_ARGUMENT,
     errors.NotFound: Code.NOT_FOUND,
+    errors.UnknownModel: Code.NOT_FOUND,
     errors.AlreadyExists: Code.ALREADY_EXISTS,
     errors.FailedPrecondition: Code.FAILED_PRECONDITION,
     errors.LoadFailed: Code.FAILED_PRECONDITION,

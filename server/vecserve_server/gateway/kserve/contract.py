@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tritonclient.grpc import model_config_pb2, service_pb2
-
+from vecserve.inference import model_config_pb2, service_pb2
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.kserve.parameters import RequestedOutput, requested_output
 from vecserve_server.gateway.kserve.tensors import BYTES, check_shape
-from vecserve_server.serving.tensor_model import TensorModel
+from vecserve_server.services.inference import TensorModel
 
 Config: TypeAlias = model_config_pb2.ModelConfig
 TensorConfig: TypeAlias = model_config_pb2.ModelInput | model_config_pb2.ModelOutput

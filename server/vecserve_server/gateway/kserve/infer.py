@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
+from vecserve.inference import service_pb2
+from vecserve_server.domain.tensors import TensorReply, TensorRequest
 from vecserve_server.errors import EngineError, InvalidArgument
 from vecserve_server.gateway.common.call import CallScope
 from vecserve_server.gateway.kserve.classification import classify
@@ -30,8 +31,8 @@ from vecserve_server.gateway.kserve.parameters import (
 from vecserve_server.gateway.kserve.shared_memory import Region, SharedMemoryRegions
 from vecserve_server.gateway.kserve.tensors import BYTES, read_raw, read_typed, write_raw
 from vecserve_server.gateway.kserve.trace_log import TraceLog
-from vecserve_server.serving.control import ModelControl
-from vecserve_server.serving.tensor_model import TensorModel, TensorReply, TensorRequest
+from vecserve_server.gateway.kserve.words import REWORDED, reworded
+from vecserve_server.services.inference import Models, TensorModel
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Response: TypeAlias = service_pb2.ModelInferResponse
@@ -45,12 +46,12 @@ class Inference:
     def __init__(
         self,
         *,
-        control: ModelControl,
+        models: Models,
         regions: SharedMemoryRegions,
         traces: TraceLog,
         scope: CallScope,
     ) -> None:
-        self._control = control
+        self._models = models
         self._regions = regions
         self._traces = traces
         self._scope = scope
@@ -60,8 +61,11 @@ class Inference:
         self, request: Request, deadline_ns: int | None, *, streamed: bool = False
     ) -> Response:
         """Infer; raises the errors of `errors.py`, naming the tensor at fault."""
-        with self._scope.admit(request) as arrived_ns:
-            response = await self._answer(request, deadline_ns, arrived_ns)
+        try:
+            with self._scope.admit(request) as arrived_ns:
+                response = await self._answer(request, deadline_ns, arrived_ns)
+        except REWORDED as error:
+            raise reworded(error) from error
         if streamed:
             response.parameters[FINAL_RESPONSE].bool_param = True
         return response
@@ -70,7 +74,7 @@ class Inference:
         if not request.model_name:
             raise InvalidArgument("model_name", "is empty")
         parameters = request_parameters(request)
-        lease = self._control.lease(request.model_name, request.model_version)
+        lease = self._models.lease(request.model_name, request.model_version)
         with lease as model:
             contract = self._contracts.of(model)
             rows = contract.check_inputs(request)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tritonclient.grpc import service_pb2
-
+from vecserve.inference import service_pb2
 from vecserve_server.gateway.kserve.contract import TensorTerms, make_contract
-from vecserve_server.serving.tensor_model import TensorModel
+from vecserve_server.services.inference import TensorModel
 
 EXTENSIONS = (
     "classification",

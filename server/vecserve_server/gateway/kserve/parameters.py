@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tritonclient.grpc import service_pb2
-
+from vecserve.inference import service_pb2
 from vecserve_server.errors import InvalidArgument, Unsupported
 
 FINAL_RESPONSE_WANTED = "triton_enable_empty_final_response"

@@ -1,4 +1,4 @@
-"""The model repository extension: what a request says of the model to load or unload.
+"""The model repository extension: its index, and what a request says of a model to load or unload.
 
 Owns the names and types of the parameters. Must not know how models are loaded, nor which
 configurations and files make one.
@@ -8,22 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from tritonclient.grpc import service_pb2
-
-from vecserve_server.errors import InvalidArgument, LoadFailed, ModelError, Unsupported
-from vecserve_server.serving.control import ModelControl
+from vecserve.inference import service_pb2
+from vecserve_server.domain.models import ModelEntry
+from vecserve_server.errors import (
+    InvalidArgument,
+    LoadFailed,
+    ModelError,
+    NotFound,
+    UnknownModel,
+    Unsupported,
+)
+from vecserve_server.gateway.kserve.words import STATES, field_name
+from vecserve_server.services.inference import Models
 
 CONFIG, FILE_PREFIX, DEPENDENTS = "config", "file:", "unload_dependents"
 
 
-async def load(control: ModelControl, request: service_pb2.RepositoryModelLoadRequest) -> None:
+async def load(models: Models, request: service_pb2.RepositoryModelLoadRequest) -> None:
     """Load a model, with the configuration and the files of the request if it brings them."""
     _check_names(request)
     name = request.model_name
     try:
-        await control.load(name, *_contents(request))
+        await models.load(name, *_contents(request))
     except InvalidArgument as error:
-        raise InvalidArgument(f"{_failed(name)}: {error.field}", error.problem) from error
+        field = f"{_failed(name)}: {field_name(error.path)}"
+        raise InvalidArgument(field, error.problem) from error
+    except UnknownModel as error:
+        problem = f"failed to poll from model repository: {error.reason}"
+        raise NotFound(f"{_failed(name)}, {problem}") from error
     except ModelError as error:
         # Whoever loads models may know what is wrong with one.
         raise LoadFailed(f"{_failed(name)}: {error}") from error
@@ -49,7 +61,7 @@ def _contents(
     return config, files
 
 
-async def unload(control: ModelControl, request: service_pb2.RepositoryModelUnloadRequest) -> None:
+async def unload(models: Models, request: service_pb2.RepositoryModelUnloadRequest) -> None:
     """Unload a model."""
     _check_names(request)
     dependents = False
@@ -57,7 +69,14 @@ async def unload(control: ModelControl, request: service_pb2.RepositoryModelUnlo
         if name != DEPENDENTS:
             raise InvalidArgument("parameters", f"{name!r} is unknown")
         dependents = _typed(name, parameter, "bool_param")
-    await control.unload(request.model_name, dependents)
+    await models.unload(request.model_name, dependents)
+
+
+def index_entry(entry: ModelEntry) -> service_pb2.RepositoryIndexResponse.ModelIndex:
+    """Write a line of the index."""
+    return service_pb2.RepositoryIndexResponse.ModelIndex(
+        name=entry.name, version=entry.version, state=STATES[entry.state], reason=entry.reason
+    )
 
 
 def check_repository_name(name: str) -> None:

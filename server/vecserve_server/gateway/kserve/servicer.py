@@ -12,8 +12,8 @@ from functools import wraps
 from typing import Any
 
 from grpc import aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from vecserve.inference import service_pb2, service_pb2_grpc
 from vecserve_server import __version__
 from vecserve_server.errors import InvalidArgument, Unsupported
 from vecserve_server.gateway.common.call import CallScope
@@ -25,9 +25,11 @@ from vecserve_server.gateway.kserve.log_levels import LogLevels, Value
 from vecserve_server.gateway.kserve.metadata import EXTENSIONS, model_metadata
 from vecserve_server.gateway.kserve.parameters import FINAL_RESPONSE
 from vecserve_server.gateway.kserve.shared_memory import SharedMemoryRegions
+from vecserve_server.gateway.kserve.statistics import statistics_message
 from vecserve_server.gateway.kserve.trace_log import TraceLog
+from vecserve_server.gateway.kserve.words import REWORDED, not_available, reworded
 from vecserve_server.observability.logging import LOGGER_NAME, get_logger
-from vecserve_server.serving.control import ModelControl
+from vecserve_server.services.inference import Models
 
 Context = aio.ServicerContext[Any, Any]
 # Metadata by which a client asks that the first failure ends its stream, with a status.
@@ -43,31 +45,34 @@ def admitted(call: Call) -> Call:
 
     @wraps(call)
     async def wrapper(self: InferenceServicer, request: Any, context: Context) -> Any:
-        with self._scope.admit(request):
-            return await call(self, request, context)
+        try:
+            with self._scope.admit(request):
+                return await call(self, request, context)
+        except REWORDED as error:
+            raise reworded(error) from error
 
     return wrapper
 
 
-class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The KServe v2 / Triton protocol over every served model."""
 
     def __init__(
         self,
         *,
-        control: ModelControl,
+        models: Models,
         scope: CallScope,
         regions: SharedMemoryRegions,
         logs_tensor_values: bool = False,
     ) -> None:
         """Let traces hold the values of tensors only where `logs_tensor_values`."""
-        self._control = control
+        self._models = models
         self._scope = scope
         self._regions = regions
         self._traces = TraceLog(logger=get_logger("trace"), with_values=logs_tensor_values)
         self._log_levels = LogLevels(logging.getLogger(LOGGER_NAME))
         self._inference = Inference(
-            control=control, regions=self._regions, traces=self._traces, scope=scope
+            models=models, regions=self._regions, traces=self._traces, scope=scope
         )
 
     async def ServerLive(
@@ -86,7 +91,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.ModelReadyRequest, context: Context
     ) -> service_pb2.ModelReadyResponse:
         """Tell whether a model takes work."""
-        known = bool(request.name) and self._control.is_ready(request.name, request.version)
+        known = bool(request.name) and self._models.is_ready(request.name, request.version)
         return service_pb2.ModelReadyResponse(ready=known and not self._scope.closing.is_set())
 
     @admitted
@@ -104,9 +109,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.ModelMetadataResponse:
         """Describe a model's tensors, and name its ready versions."""
         _require_model(request.name)
-        index = await self._control.index(ready_only=True)
+        index = await self._models.index(ready_only=True)
         ready = [entry.version for entry in index if entry.name == request.name]
-        with self._control.lease(request.name, request.version) as model:
+        with self._models.lease(request.name, request.version) as model:
             return model_metadata(model, [request.version] if request.version else ready)
 
     @admitted
@@ -115,7 +120,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.ModelConfigResponse:
         """Return a model's configuration as it is in force."""
         _require_model(request.name)
-        with self._control.lease(request.name, request.version) as model:
+        with self._models.lease(request.name, request.version) as model:
             return service_pb2.ModelConfigResponse(config=model.config)
 
     @admitted
@@ -123,8 +128,11 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.ModelStatisticsRequest, context: Context
     ) -> service_pb2.ModelStatisticsResponse:
         """Return what was counted for a model, or for all."""
-        counted = await self._control.statistics(request.name, request.version)
-        return service_pb2.ModelStatisticsResponse(model_stats=counted)
+        try:
+            counted = await self._models.statistics(request.name, request.version)
+        except InvalidArgument as error:
+            raise not_available(error, request.name) from error
+        return service_pb2.ModelStatisticsResponse(model_stats=map(statistics_message, counted))
 
     async def ModelInfer(
         self, request: service_pb2.ModelInferRequest, context: Context
@@ -167,22 +175,15 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.RepositoryIndexResponse:
         """List the models of the repository with their states."""
         repository.check_repository_name(request.repository_name)
-        models = await self._control.index(request.ready)
-        return service_pb2.RepositoryIndexResponse(
-            models=[
-                service_pb2.RepositoryIndexResponse.ModelIndex(
-                    name=name, version=version, state=state, reason=reason
-                )
-                for name, version, state, reason in models
-            ]
-        )
+        entries = await self._models.index(request.ready)
+        return service_pb2.RepositoryIndexResponse(models=map(repository.index_entry, entries))
 
     @admitted
     async def RepositoryModelLoad(
         self, request: service_pb2.RepositoryModelLoadRequest, context: Context
     ) -> service_pb2.RepositoryModelLoadResponse:
         """Load or reload a model, as its files say or as the request does."""
-        await repository.load(self._control, request)
+        await repository.load(self._models, request)
         return service_pb2.RepositoryModelLoadResponse()
 
     @admitted
@@ -190,7 +191,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.RepositoryModelUnloadRequest, context: Context
     ) -> service_pb2.RepositoryModelUnloadResponse:
         """Take a model out of service."""
-        await repository.unload(self._control, request)
+        await repository.unload(self._models, request)
         return service_pb2.RepositoryModelUnloadResponse()
 
     @admitted
@@ -257,7 +258,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.TraceSettingResponse:
         """Set, clear and return the trace settings of a model, or of all."""
         if request.model_name:
-            with self._control.lease(request.model_name, ""):
+            with self._models.lease(request.model_name, ""):
                 pass  # NotFound for what is not served
         self._traces.update(
             request.model_name, {name: each.value for name, each in request.settings.items()}

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from tritonclient.grpc import service_pb2
 
+from vecserve.inference import service_pb2
 from vecserve_server.errors import InvalidArgument
 
 BYTES = "BYTES"

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
+from vecserve.inference import service_pb2
+from vecserve_server.domain.tensors import Tensors
 from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import InvalidArgument, Unsupported
 from vecserve_server.gateway.kserve.tensors import BYTES
 from vecserve_server.observability.logging import log_event
-from vecserve_server.serving.tensor_model import Tensors
 
 LEVEL, RATE, COUNT = "trace_level", "trace_rate", "trace_count"
 FREQUENCY, FILE, MODE = "log_frequency", "trace_file", "trace_mode"

@@ -1,16 +1,15 @@
-"""A model as the inference protocol sees it: tensors in, tensors out.
+"""What goes into a model and comes out of it, as tensors.
 
-Owns the seam between the protocol and whatever computes. Must not know either side.
+Owns the request and the reply. Pure data; must not know the wire or what computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.domain.timings import Timings
 
@@ -46,34 +45,5 @@ class TensorReply:
     cache_hit: bool = False
 
 
-class TensorModel(Protocol):
-    """One loaded version of a model. Loop only."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Version, a decimal number."""
-        ...
-
-    @property
-    def config(self) -> model_config_pb2.ModelConfig:
-        """The configuration in force."""
-        ...
-
-    @property
-    def unlisted_inputs(self) -> Sequence[model_config_pb2.ModelInput]:
-        """Inputs that it takes although its configuration does not list them."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[str]]:
-        """Names of the classes, by output, where the model has them."""
-        ...
-
-    async def infer(self, request: TensorRequest) -> TensorReply:
-        """Compute; raises the errors of `errors.py`, naming the tensor at fault."""
-        ...
+Infer: TypeAlias = Callable[[TensorRequest], Awaitable[TensorReply]]
+"""Compute; raises the errors of `errors.py`, with the path `("inputs", name)` of what is wrong."""
