@@ -33,9 +33,9 @@ from vecserve_server.observability.process import usable_physical_cores, usable_
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, abandoned
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.hold_policy import HoldPolicy
-from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
 from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.serving.catalog import Catalog
 from vecserve_server.serving.embedder import Embedder

@@ -15,8 +15,8 @@ from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, Encoded, RunEncoder, abandoned
-from vecserve_server.scheduling.encoder_policy import Choose, EncoderPolicy
-from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.policies.encoder_policy import Choose, EncoderPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
 
 PATIENCE_S = 10.0
 

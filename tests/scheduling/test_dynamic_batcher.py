@@ -14,9 +14,12 @@ from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, QueueTimeout
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.scheduling.computation import Computation, abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 
 @pytest.fixture

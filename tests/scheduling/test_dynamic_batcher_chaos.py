@@ -21,7 +21,7 @@ from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import Computation, Ticket, abandoned
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
 
 OPERATIONS = int(os.environ.get("VECSERVE_TEST_OPERATIONS", "5000"))
 PATIENCE_S = 60.0

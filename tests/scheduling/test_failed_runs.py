@@ -23,7 +23,7 @@ from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
 from vecserve_server.scheduling.computation import abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
 
 
 @pytest.fixture

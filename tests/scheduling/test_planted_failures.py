@@ -19,12 +19,12 @@ from vecserve_server.errors import EngineError, is_for_caller
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.scheduling.computation import Computation
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.scheduling.instance_pool import InstancePool
 from vecserve_server.scheduling.pace import Pace
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import TritonPolicySettings
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import TritonPolicySettings
 
 
 class Planted:

@@ -19,11 +19,14 @@ from vecserve_server.errors import (
     VecserveError,
 )
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
 from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
 PATIENCE_S = 10.0
 POISON, MURDER = -1.0, -2.0

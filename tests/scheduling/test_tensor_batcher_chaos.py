@@ -16,11 +16,14 @@ import pytest
 
 from vecserve_server.errors import CapacityError, DeadlineExceeded, VecserveError
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
 from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
 
 OPERATIONS = int(os.environ.get("VECSERVE_TEST_OPERATIONS", "2500"))
 PATIENCE_S = 30.0

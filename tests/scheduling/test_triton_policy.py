@@ -8,9 +8,12 @@ import pytest
 
 from tests.scheduling.triton_model import Work
 from vecserve_server.errors import Overloaded
-from vecserve_server.scheduling.policy import Entry
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.policy import Entry
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 
 class Queue:

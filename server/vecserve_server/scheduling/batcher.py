@@ -33,7 +33,7 @@ from vecserve_server.scheduling.computation import (
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.instance_pool import Finished, InstancePool
 from vecserve_server.scheduling.pace import Pace
-from vecserve_server.scheduling.policy import RETRY_AFTER_MS, BatchPolicy, Entry
+from vecserve_server.scheduling.policies.policy import RETRY_AFTER_MS, BatchPolicy, Entry
 
 # Times the wait that is expected: calls wait for the event loop as well, and the pace varies.
 _CAUTION = 1.6

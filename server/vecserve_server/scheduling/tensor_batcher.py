@@ -28,7 +28,7 @@ from vecserve_server.scheduling.alarm import Alarm
 from vecserve_server.scheduling.answer_order import Answer, AnswerOrder
 from vecserve_server.scheduling.cores import Cores
 from vecserve_server.scheduling.instance_pool import Finished, InstancePool
-from vecserve_server.scheduling.policy import BatchPolicy, Entry
+from vecserve_server.scheduling.policies.policy import BatchPolicy, Entry
 from vecserve_server.scheduling.tensor_run import (
     Arrays,
     Part,

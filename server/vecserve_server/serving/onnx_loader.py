@@ -20,11 +20,14 @@ from vecserve_server.model_files.config import is_onnx_model
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.scheduling.hold_policy import HoldPolicy
-from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.policies.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    TritonPolicySettings,
+    triton_policy_settings,
+)
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import TritonPolicySettings, triton_policy_settings
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.onnx_model import OnnxModel
 

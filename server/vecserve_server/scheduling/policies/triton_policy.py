@@ -13,9 +13,12 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Generic
 
 from vecserve_server.errors import Overloaded
-from vecserve_server.scheduling.live_heap import LiveHeap
-from vecserve_server.scheduling.policy import RETRY_AFTER_MS, Batch, Entry, T
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.live_heap import LiveHeap
+from vecserve_server.scheduling.policies.policy import RETRY_AFTER_MS, Batch, Entry, T
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 _LOOKS_PER_REFUSAL = 64
 
