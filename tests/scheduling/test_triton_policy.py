@@ -228,7 +228,7 @@ def test_each_level_has_its_own_limit_in_requests() -> None:
     )
     for _ in range(2):
         queue.add(priority=1, rows=4)
-    with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
+    with pytest.raises(Overloaded, match="2 requests wait"):
         queue.add(priority=1)
     queue.add(priority=2)
     queue.run()

@@ -88,7 +88,7 @@ class PolicyMachine(RuleBasedStateMachine):
             shape=shape,
         )
         if self.model.is_full(priority):
-            with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
+            with pytest.raises(Overloaded, match="which is its limit"):
                 self.policy.add(arrived)
             return
         self.count += 1

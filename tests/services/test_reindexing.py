@@ -97,8 +97,8 @@ class World:
 
     def serve(self, version: int) -> None:
         text: Any = SimpleNamespace(ref=ref(version), config=SimpleNamespace(dim=DIM))
-        batcher: Any = None
-        self.catalog.put(ServedModel(text=text, batcher=batcher, preprocessors={}))
+        compute: Any = None
+        self.catalog.put(ServedModel(text=text, compute=compute, preprocessors={}))
 
     async def fill(self) -> None:
         collection = await self.collections.create(SPEC)

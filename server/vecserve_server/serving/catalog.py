@@ -6,28 +6,28 @@ when they come and go. Loop only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vecserve_server.domain.inputs import Modality
-from vecserve_server.domain.vectors import ModelRef
+from vecserve_server.domain.vectors import Encodings, ModelRef, TokenIds
 from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.encoding.preprocessor import Preprocessor
 from vecserve_server.errors import InvalidArgument, NotFound
-from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.compute import Compute
 from vecserve_server.serving.leases import Leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A loaded model with its batcher."""
+    """A loaded model, and what computes for it."""
 
     text: TextModel
-    batcher: DynamicBatcher
+    compute: Compute[Sequence[TokenIds], Encodings]
     preprocessors: Mapping[Modality, Preprocessor]
     """What prepares the inputs that it takes."""
     leases: Leases = field(default_factory=Leases)
-    """Hold one while the batcher is in use: the model may be replaced at any time."""
+    """Hold one while it computes: the model may be replaced at any time."""
 
 
 class Catalog:

@@ -42,6 +42,8 @@ class LoadedVersion:
     model: TensorModel
     digest: str
     """Two versions with the same digest give the same answers."""
+    queued: Callable[[], int] = lambda: 0
+    """Tells what waits for a run at this moment."""
     close: Callable[[float], Awaitable[bool]]
     """Free it, within so many seconds; nobody uses it any more."""
     text: ServedModel | None = None

@@ -1,35 +1,42 @@
 """Any ONNX model behind the inference protocol.
 
-Owns the way of a request's tensors through the batcher, and which of them may be left out. Must not
+Owns the way of a request's tensors through the queue, and which of them may be left out. Must not
 know the wire or the threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from vecserve_server.domain.timings import Timings
 from vecserve_server.engines.loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.scheduling.tensor_batcher import TensorBatcher
-from vecserve_server.scheduling.tensor_run import Part
+from vecserve_server.scheduling.compute import Compute
+from vecserve_server.scheduling.tensor_run import Arrays, Part
 from vecserve_server.serving.tensor_model import TensorReply, TensorRequest, Tensors
 
 
 class OnnxModel:
     """A `TensorModel` over one version of an ONNX model. Loop only."""
 
-    def __init__(self, *, version: str, loaded: LoadedOnnx, batcher: TensorBatcher) -> None:
+    def __init__(
+        self,
+        *,
+        version: str,
+        loaded: LoadedOnnx,
+        compute: Compute[Part, Arrays],
+        clock_ns: Callable[[], int],
+    ) -> None:
         self._version = version
         self._config = loaded.config
         self._inputs = loaded.inputs
         self._outputs = loaded.outputs
         self._labels = loaded.labels
-        self._batcher = batcher
+        self._compute = compute
+        self._clock_ns = clock_ns
 
     @property
     def name(self) -> str:
@@ -57,25 +64,16 @@ class OnnxModel:
         return self._labels
 
     async def infer(self, request: TensorRequest) -> TensorReply:
-        """See `TensorModel`; raises also what `TensorBatcher.submit` raises."""
+        """See `TensorModel`; raises also what `Compute.submit` raises."""
         wanted = tuple(request.outputs) or tuple(self._outputs)
         feeds = self._feeds(request.inputs)
         rows = self._rows(request.inputs)
-        answer = await self._batcher.submit(
-            Part(inputs=feeds, outputs=wanted, rows=rows),
-            shape=tuple((name, array.shape[1:]) for name, array in feeds.items()),
-            priority=request.priority,
-            timeout_us=request.timeout_us,
-            deadline_ns=request.deadline_ns,
+        answer = await self._compute.submit(
+            Part(inputs=feeds, outputs=wanted, rows=rows), request.urgency(self._clock_ns())
         )
         return TensorReply(
-            outputs={name: self._outputs[name].from_graph(answer.outputs[name]) for name in wanted},
-            times=Timings(
-                queue_ns=answer.queue_ns,
-                compute_input_ns=answer.times.input_ns,
-                compute_infer_ns=answer.times.infer_ns,
-                compute_output_ns=answer.times.output_ns,
-            ),
+            outputs={name: self._outputs[name].from_graph(answer.result[name]) for name in wanted},
+            times=answer.timings,
         )
 
     def _feeds(self, tensors: Tensors) -> dict[str, NDArray[Any]]:

@@ -108,7 +108,10 @@ class TritonPolicy(Generic[T]):
             level.looks = 0
             self._drop([n for n, entry in level.in_order() if self._abandoned(entry.work)])
         if level.is_full():
-            raise Overloaded("Exceeds maximum queue size", retry_after_ms=RETRY_AFTER_MS)
+            raise Overloaded(
+                f"{len(level)} requests wait for the model, which is its limit",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
 
     def _expire(self, now_ns: int) -> list[Entry[T]]:
         expired = []
