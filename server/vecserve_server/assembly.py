@@ -6,12 +6,15 @@ Owns the wiring of loaders, batchers, statistics and the control over them. `app
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from vecserve_server.collections.collections import Collections
 from vecserve_server.collections.opening import Bounds, readers_of
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.encoding.tokenising import Tokenising
 from vecserve_server.engines.loading import LoadLimits
@@ -28,14 +31,16 @@ from vecserve_server.observability.machine_metrics import MachineMetrics
 from vecserve_server.observability.memory import available_memory_bytes
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_metrics import ModelMetrics
-from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
+from vecserve_server.observability.model_statistics import StatisticsTable
 from vecserve_server.observability.process import usable_physical_cores, usable_threads
 from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
-from vecserve_server.scheduling.computation import Computation, abandoned
+from vecserve_server.scheduling.computation import Computation, Computations, abandoned
+from vecserve_server.scheduling.compute import Compute
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.hold_policy import HoldPolicy
-from vecserve_server.scheduling.policy import BatchPolicy
+from vecserve_server.scheduling.dispatcher import OnBatch
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
 from vecserve_server.services.upkeep import UpkeepService
 from vecserve_server.serving.catalog import Catalog
 from vecserve_server.serving.embedder import Embedder
@@ -240,11 +245,17 @@ def _text_loader(
     clock_ns: Callable[[], int],
     cores: Cores,
 ) -> TextLoader:
-    def start_batcher(text: TextModel, statistics: ModelStatistics) -> DynamicBatcher:
+    def start(text: TextModel, on_run: OnBatch) -> Compute[Sequence[TokenIds], Encodings]:
         return DynamicBatcher(
             name=text.ref.name,
             dim=text.config.dim,
             runs=[text.encoder.run] * (text.config.instance_count or usable_physical_cores()),
+            computations=Computations(
+                key=np.ndarray.tobytes,
+                cost=len,
+                # The test hook counts what waits; what is joined does not.
+                share_identical=not settings.models.delay_scheduler,
+            ),
             policy=_encoder_policy(text, hold=settings.models.delay_scheduler),
             bounds=QueueBounds(
                 entries=settings.limits.max_pending_items,
@@ -252,16 +263,14 @@ def _text_loader(
             ),
             clock_ns=clock_ns,
             metrics=metrics,
-            statistics=statistics,
+            on_run=on_run,
             cores=cores,
-            # The test hook counts what waits; what is joined does not.
-            share_identical=not settings.models.delay_scheduler,
         )
 
     return TextLoader(
         default_instances=usable_physical_cores(),
         precision=settings.models.precision or None,
-        start_batcher=start_batcher,
+        start_compute=start,
         embedder=embedder,
         tokenising=Tokenising(
             pool=pools.tokenise,
@@ -301,8 +310,8 @@ def _onnx_loader(
     )
 
 
-def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Computation]:
-    policy: EncoderPolicy[Computation] = EncoderPolicy(
+def _encoder_policy(text: TextModel, *, hold: int) -> BatchPolicy[Computation[TokenIds]]:
+    policy: EncoderPolicy[Computation[TokenIds]] = EncoderPolicy(
         run_tokens=text.config.run_tokens,
         min_share_tokens=MIN_SHARE_TOKENS,
         look_ahead_entries=LOOK_AHEAD_ENTRIES,

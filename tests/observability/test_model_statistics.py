@@ -82,7 +82,7 @@ def test_prometheus_reads_the_same_numbers_under_triton_s_names(
     table = StatisticsTable(wall_clock_ms=int)
     statistics = table.of("m", "3")
     counted(statistics, runs, replies, failures)
-    statistics.queued = lambda: 4
+    statistics.loaded(seconds=0, queued=lambda: 4)
     registry = CollectorRegistry()
     registry.register(ModelMetrics(table, with_cache=True))
     proto = statistics_message(VersionStatistics("m", "3", statistics))

@@ -9,14 +9,25 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from tests.scheduling.steered_encoder import PATIENCE_S, Gate, answers, encoding, ids, make_batcher
+from tests.scheduling.steered_encoder import (
+    PATIENCE_S,
+    Gate,
+    Sequences,
+    TextBatcher,
+    answers,
+    encoding,
+    ids,
+    make_batcher,
+)
 from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.errors import DeadlineExceeded, Draining, Overloaded, QueueTimeout
-from vecserve_server.scheduling.batcher import DynamicBatcher
-from vecserve_server.scheduling.computation import Computation, abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.computation import abandoned
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 
 @pytest.fixture
@@ -25,13 +36,13 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def batcher(gate: Gate) -> AsyncIterator[DynamicBatcher]:
+async def batcher(gate: Gate) -> AsyncIterator[TextBatcher]:
     async with encoding(gate) as started:
         yield started
 
 
 @pytest.fixture
-async def patient_batcher(gate: Gate) -> AsyncIterator[DynamicBatcher]:
+async def patient_batcher(gate: Gate) -> AsyncIterator[TextBatcher]:
     """Waits for company for 2 ms, and refuses what has waited for 50."""
     settings = TritonPolicySettings(
         max_batch_size=8,
@@ -45,7 +56,7 @@ async def patient_batcher(gate: Gate) -> AsyncIterator[DynamicBatcher]:
     await made.close(PATIENCE_S)
 
 
-async def test_each_caller_gets_its_own_rows(batcher: DynamicBatcher) -> None:
+async def test_each_caller_gets_its_own_rows(batcher: TextBatcher) -> None:
     rng = np.random.default_rng(0)
     calls = [rng.integers(1, 10_000, size=rng.integers(1, 5)).tolist() for _ in range(25)]
     answers = await asyncio.gather(*(batcher.submit(ids(*call)) for call in calls))
@@ -55,9 +66,7 @@ async def test_each_caller_gets_its_own_rows(batcher: DynamicBatcher) -> None:
         assert norms.tolist() == (vectors[:, 0] * 10).tolist()
 
 
-async def test_a_batch_forms_while_the_instance_is_busy(
-    batcher: DynamicBatcher, gate: Gate
-) -> None:
+async def test_a_batch_forms_while_the_instance_is_busy(batcher: TextBatcher, gate: Gate) -> None:
     gate.opened.clear()
     first = asyncio.create_task(batcher.submit(ids(1)))
     await gate.wait_for_a_run()
@@ -69,7 +78,7 @@ async def test_a_batch_forms_while_the_instance_is_busy(
 
 
 async def test_a_cancelled_caller_costs_no_run_and_hurts_no_neighbour(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.opened.clear()
     first = asyncio.create_task(batcher.submit(ids(1)))
@@ -86,7 +95,7 @@ async def test_a_cancelled_caller_costs_no_run_and_hurts_no_neighbour(
 
 
 async def test_a_caller_cancelled_during_its_run_hurts_no_neighbour(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.opened.clear()
     busy = asyncio.create_task(batcher.submit(ids(1)))
@@ -101,7 +110,7 @@ async def test_a_caller_cancelled_during_its_run_hurts_no_neighbour(
 
 
 async def test_work_past_its_deadline_fails_and_is_not_run(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.opened.clear()
     busy = asyncio.create_task(batcher.submit(ids(1)))
@@ -116,7 +125,7 @@ async def test_work_past_its_deadline_fails_and_is_not_run(
 
 
 async def test_a_policy_that_waits_for_company_is_asked_again(
-    patient_batcher: DynamicBatcher, gate: Gate
+    patient_batcher: TextBatcher, gate: Gate
 ) -> None:
     async with asyncio.timeout(PATIENCE_S):
         await patient_batcher.submit(ids(1, 2))
@@ -124,7 +133,7 @@ async def test_a_policy_that_waits_for_company_is_asked_again(
 
 
 async def test_a_policy_s_timeout_takes_effect_although_no_instance_is_free(
-    patient_batcher: DynamicBatcher, gate: Gate
+    patient_batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.opened.clear()
     busy = asyncio.create_task(patient_batcher.submit(ids(1)))
@@ -137,16 +146,14 @@ async def test_a_policy_s_timeout_takes_effect_although_no_instance_is_free(
     assert gate.runs == [[1]]
 
 
-async def test_work_that_comes_too_late_is_never_queued(
-    batcher: DynamicBatcher, gate: Gate
-) -> None:
+async def test_work_that_comes_too_late_is_never_queued(batcher: TextBatcher, gate: Gate) -> None:
     with pytest.raises(DeadlineExceeded):
         await batcher.submit(ids(1), deadline_ns=time.perf_counter_ns())
     assert gate.runs == []
 
 
 async def test_a_failing_run_fails_its_callers_and_nobody_else(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.error = RuntimeError("the engine is unwell")
     with pytest.raises(RuntimeError, match="unwell"):
@@ -155,7 +162,7 @@ async def test_a_failing_run_fails_its_callers_and_nobody_else(
     assert (await batcher.submit(ids(2))).encodings.vectors[0, 0] == 2
 
 
-async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate) -> None:
+async def test_a_full_queue_answers_at_once(batcher: TextBatcher, gate: Gate) -> None:
     gate.opened.clear()
     busy = asyncio.create_task(batcher.submit(ids(1)))
     await gate.wait_for_a_run()
@@ -167,7 +174,7 @@ async def test_a_full_queue_answers_at_once(batcher: DynamicBatcher, gate: Gate)
     await asyncio.gather(busy, waiting)
 
 
-async def test_a_queue_is_full_by_its_tokens_too(batcher: DynamicBatcher, gate: Gate) -> None:
+async def test_a_queue_is_full_by_its_tokens_too(batcher: TextBatcher, gate: Gate) -> None:
     long = [np.full(250, 7, np.int64)]
     gate.opened.clear()
     tasks = [asyncio.create_task(batcher.submit(ids(1)))]
@@ -192,7 +199,7 @@ async def test_who_cannot_be_answered_in_time_is_refused_at_once(gate: Gate) -> 
         now_ns += run_ns
         return gate.run(sequences)
 
-    policy: EncoderPolicy[Computation] = EncoderPolicy(
+    policy: EncoderPolicy[Sequences] = EncoderPolicy(
         run_tokens=3, min_share_tokens=3, look_ahead_entries=64, abandoned=abandoned
     )
     batcher = make_batcher(gate, policy, run=slow, clock_ns=lambda: now_ns)
@@ -221,7 +228,7 @@ async def test_who_cannot_be_answered_in_time_is_refused_at_once(gate: Gate) -> 
 
 
 async def test_a_closed_batcher_fails_what_waits_and_takes_no_more(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.opened.clear()
     running = asyncio.create_task(batcher.submit(ids(1)))
@@ -251,5 +258,5 @@ async def test_a_higher_priority_goes_first(gate: Gate) -> None:
     assert gate.runs == [[0], [3], [2], [1]]
 
 
-async def test_no_sequences_are_answered_at_once(batcher: DynamicBatcher) -> None:
+async def test_no_sequences_are_answered_at_once(batcher: TextBatcher) -> None:
     assert (await batcher.submit([])).encodings.vectors.shape == (0, 2)

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tests.scheduling.steered_encoder import Sequences, TextBatcher
 from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.errors import CapacityError, DeadlineExceeded, QueueTimeout, VecserveError
-from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
+from vecserve_server.scheduling.batcher import QueueBounds
 from vecserve_server.scheduling.computation import Computation, Ticket, abandoned
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
 
 OPERATIONS = int(os.environ.get("VECSERVE_TEST_OPERATIONS", "5000"))
 PATIENCE_S = 60.0
@@ -48,7 +47,7 @@ def run(sequences: Sequence[TokenIds]) -> Encodings:
 class Caller:
     """Asks for the vectors of random texts and judges the answer."""
 
-    def __init__(self, batcher: DynamicBatcher, dice: random.Random) -> None:
+    def __init__(self, batcher: TextBatcher, dice: random.Random) -> None:
         self._batcher = batcher
         self.poison = dice.choices([0, POISON, MURDER], [94, 5, 1])[0]
         self._texts = [self._text(dice.randrange(TEXTS)) for _ in range(dice.choice([1, 1, 2, 9]))]
@@ -88,23 +87,19 @@ class Caller:
         vectors = np.array([embed(ids) for ids in self._texts], np.float32)
         np.testing.assert_array_equal(answer.encodings.vectors, vectors, strict=True)
         np.testing.assert_array_equal(answer.encodings.norms, vectors[:, 2] * 10)
-        assert min(answer.queue_us, answer.encode_us) >= 0
+        assert min(answer.timings.queue_ns, answer.timings.compute_infer_ns) >= 0
         return "answered"
 
 
-def start(cores: Cores, *, share_identical: bool) -> DynamicBatcher:
-    policy: EncoderPolicy[Computation] = EncoderPolicy(
+def start(cores: Cores, *, share_identical: bool) -> TextBatcher:
+    policy: EncoderPolicy[Sequences] = EncoderPolicy(
         run_tokens=64, min_share_tokens=8, look_ahead_entries=8, abandoned=abandoned
     )
-    return DynamicBatcher(
-        name="chaos",
+    return TextBatcher(
         dim=3,
         runs=[run, run],
         policy=policy,
         bounds=QueueBounds(entries=256, tokens=1 << 20),
-        clock_ns=time.perf_counter_ns,
-        metrics=make_metrics(),
-        statistics=ModelStatistics(wall_clock_ms=int),
         cores=cores,
         share_identical=share_identical,
     )

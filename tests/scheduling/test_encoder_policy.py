@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from vecserve_server.scheduling.encoder_policy import Choose, EncoderPolicy
-from vecserve_server.scheduling.policy import Entry
+from vecserve_server.scheduling.policies.encoder_policy import Choose, EncoderPolicy
+from vecserve_server.scheduling.policies.policy import Entry
 
 RUN_TOKENS = 256
 MIN_SHARE_TOKENS = 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from tests.scheduling.steered_encoder import (
     PATIENCE_S,
     Gate,
+    TextBatcher,
     answers,
     encoding,
     ids,
@@ -19,11 +19,9 @@ from tests.scheduling.steered_encoder import (
 )
 from vecserve_server.domain.vectors import Encodings
 from vecserve_server.errors import EngineError
-from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher, QueueBounds
+from vecserve_server.scheduling.batcher import QueueBounds
 from vecserve_server.scheduling.computation import abandoned
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
 
 
 @pytest.fixture
@@ -32,13 +30,13 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def batcher(gate: Gate) -> AsyncIterator[DynamicBatcher]:
+async def batcher(gate: Gate) -> AsyncIterator[TextBatcher]:
     async with encoding(gate) as started:
         yield started
 
 
 async def test_a_poisoned_call_fails_alone_after_a_bisection(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.poison = {7: ValueError("poison")}
     calls = [[number] for number in range(1, 33)]
@@ -51,7 +49,7 @@ async def test_a_poisoned_call_fails_alone_after_a_bisection(
 
 
 async def test_a_poisoned_call_that_was_given_up_harms_nobody(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.poison = {1: ValueError("poison")}
     gate.opened.clear()
@@ -65,7 +63,7 @@ async def test_a_poisoned_call_that_was_given_up_harms_nobody(
     assert await answers([healthy]) == [[2]]
 
 
-async def test_a_batch_of_one_call_is_not_tried_again(batcher: DynamicBatcher, gate: Gate) -> None:
+async def test_a_batch_of_one_call_is_not_tried_again(batcher: TextBatcher, gate: Gate) -> None:
     gate.poison = {3: ValueError("poison")}
     tasks = await queued_behind_a_run(batcher, gate, [1, 2, 3, 4])
     assert await answers(tasks) == [[0], "poison"]
@@ -73,7 +71,7 @@ async def test_a_batch_of_one_call_is_not_tried_again(batcher: DynamicBatcher, g
 
 
 async def test_a_dead_instance_is_replaced_and_its_batch_is_run_again(
-    batcher: DynamicBatcher, gate: Gate
+    batcher: TextBatcher, gate: Gate
 ) -> None:
     gate.poison = {2: SystemExit("killed")}
     tasks = await queued_behind_a_run(batcher, gate, [1], [2], [3])
@@ -83,17 +81,12 @@ async def test_a_dead_instance_is_replaced_and_its_batch_is_run_again(
 
 async def test_an_encoder_that_loses_rows_fails_its_callers() -> None:
     nothing = Encodings(np.empty((0, 2), np.float32), np.empty(0, np.float32))
-    lossy = DynamicBatcher(
-        name="lossy",
-        dim=2,
+    lossy = TextBatcher(
         runs=[lambda _: nothing],
         policy=EncoderPolicy(
             run_tokens=8, min_share_tokens=8, look_ahead_entries=8, abandoned=abandoned
         ),
         bounds=QueueBounds(entries=8, tokens=10_000),
-        clock_ns=time.perf_counter_ns,
-        metrics=make_metrics(),
-        statistics=ModelStatistics(wall_clock_ms=int),
     )
     with pytest.raises(EngineError, match="0 vectors for 1"):
         await lossy.submit(ids(1))

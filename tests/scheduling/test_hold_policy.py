@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.hold_policy import HoldPolicy
-from vecserve_server.scheduling.policy import BatchPolicy, Entry
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import TritonPolicySettings
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy, Entry
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import TritonPolicySettings
 
 
 def never(_: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.scheduling.live_heap import LiveHeap
+from vecserve_server.scheduling.policies.live_heap import LiveHeap
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=300))

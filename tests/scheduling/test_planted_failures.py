@@ -17,14 +17,14 @@ from vecserve_server.encoding.cost_model import UNMEASURED
 from vecserve_server.encoding.planning import RunPlanner
 from vecserve_server.errors import EngineError, is_for_caller
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.scheduling.computation import Computation
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.dispatcher import Dispatcher
 from vecserve_server.scheduling.instance_pool import InstancePool
 from vecserve_server.scheduling.pace import Pace
-from vecserve_server.scheduling.tensor_batcher import TensorBatcher
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import TritonPolicySettings
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import TritonPolicySettings
+from vecserve_server.scheduling.tensor_payload import TensorPayload
 
 
 class Planted:
@@ -77,8 +77,8 @@ TEXT_PLACES = [
     (ModelStatistics, "executed", False),
     (Computation, "fill", False),
     (Computation, "fill", True),
-    (DynamicBatcher, "_start", False),
-    (DynamicBatcher, "_enqueue", False),
+    (Dispatcher, "_start", False),
+    (Dispatcher, "add", False),
 ]
 
 
@@ -99,12 +99,12 @@ async def test_text_calls_survive_an_exception(
         gate.opened.set()
         found = await outcomes(calls)
         assert planted.left == 0
-        if name != "_enqueue":  # the call that meets it gets it as it is
+        if name != "add":  # the call that meets it gets it as it is
             assert_answered_or_told(found)
         assert batcher.queued == 0
         answer = await batcher.submit(ids(7))
         assert answer.encodings.vectors[:, 0].tolist() == [7]
-        assert not batcher._tickets
+        assert not batcher.compute._payload._tickets
 
 
 TENSOR_PLACES = [
@@ -114,9 +114,9 @@ TENSOR_PLACES = [
     (TritonPolicy, "_remove", True),
     (TritonPolicy, "wake_ns", False),
     (InstancePool, "start", False),
-    (TensorBatcher, "_start", False),
-    (TensorBatcher, "_account", False),
-    (TensorBatcher, "_hand_out", True),
+    (Dispatcher, "_start", False),
+    (TensorPayload, "cost", False),
+    (TensorPayload, "answer", True),
 ]
 
 
@@ -142,7 +142,7 @@ async def test_tensor_requests_survive_an_exception(
         assert_answered_or_told(found)
         assert batcher.queued == 0
         assert await tensor.ask(batcher, 21) == 42
-        assert not batcher._requests
+        assert not batcher._payload._waiting
 
 
 @pytest.mark.parametrize("choice", [ValueError("no plan"), [99], [], [0, 0]])
@@ -172,7 +172,8 @@ async def test_vectors_of_another_size_fail_their_calls_alone() -> None:
             found = run(sequences)
             return Encodings(np.zeros((len(sequences), 5), np.float32), found.norms)
 
-        batcher._pool._instances[0].run = lambda batch: wrong([c.sequence for c in batch])
+        pool = batcher.compute._dispatcher._pool
+        pool._instances[0].run = lambda run: wrong([c.item for c in run.works])
         [found] = await outcomes([asyncio.create_task(batcher.submit(ids(1)))])
         assert isinstance(found, EngineError)
         assert batcher.queued == 0

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecserve_server.scheduling.encoder_policy import EncoderPolicy
-from vecserve_server.scheduling.hold_policy import HoldPolicy
-from vecserve_server.scheduling.policy import BatchPolicy, Entry
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.encoder_policy import EncoderPolicy
+from vecserve_server.scheduling.policies.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy, Entry
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 DELAY_US = 3
 LONGEST_US = 1_000_000

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from vecserve_server.domain.urgency import Urgency
 from vecserve_server.errors import (
     DeadlineExceeded,
     Draining,
@@ -19,11 +20,17 @@ from vecserve_server.errors import (
     VecserveError,
 )
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.scheduling.policy import BatchPolicy
-from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
-from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.dispatcher import OnBatch
+from vecserve_server.scheduling.policies.policy import BatchPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
+from vecserve_server.scheduling.run import RunStop
+from vecserve_server.scheduling.tensor_batcher import TensorBatcher
+from vecserve_server.scheduling.tensor_payload import Waiting, abandoned
+from vecserve_server.scheduling.tensor_run import Arrays, Part
 
 PATIENCE_S = 10.0
 POISON, MURDER = -1.0, -2.0
@@ -61,6 +68,7 @@ async def started(
     *,
     instances: int = 1,
     policy: BatchPolicy[Waiting] | None = None,
+    on_run: OnBatch = lambda *_: None,
 ) -> AsyncIterator[TensorBatcher]:
     batcher = TensorBatcher(
         name="m",
@@ -69,7 +77,7 @@ async def started(
         preserve_ordering=settings.preserve_ordering,
         clock_ns=time.perf_counter_ns,
         metrics=make_metrics(),
-        on_run=lambda *_: None,
+        on_run=on_run,
     )
     try:
         yield batcher
@@ -82,10 +90,10 @@ def ask(batcher: TensorBatcher, value: float, rows: int = 1, **more: int) -> asy
     async def asked() -> float:
         x = np.full((rows, 1), value, np.float32)
         part = Part(inputs={"x": x}, outputs=("y",), rows=rows)
-        answer = await batcher.submit(part, **more)
-        assert answer.outputs["y"].shape == (rows, 1)
-        assert answer.queue_ns >= 0
-        return float(answer.outputs["y"][0, 0])
+        answer = await batcher.submit(part, Urgency(**more))
+        assert answer.result["y"].shape == (rows, 1)
+        assert answer.timings.queue_ns >= 0
+        return float(answer.result["y"][0, 0])
 
     return asyncio.create_task(asked())
 
@@ -190,7 +198,7 @@ async def test_a_queue_timeout_is_told_while_the_instance_is_busy() -> None:
     async with started(gate, settings) as batcher:
         first = ask(batcher, 1)
         await gate.wait_for_a_run()
-        with pytest.raises(QueueTimeout, match="Request timeout expired"):
+        with pytest.raises(QueueTimeout, match="waited in the queue for longer than it may"):
             await ask(batcher, 2)
         gate.opened.set()
         assert await first == 2
@@ -209,7 +217,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
         await gate.wait_for_a_run()
         waiting = [ask(batcher, value) for value in (2, 3)]
         await settle()
-        with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
+        with pytest.raises(Overloaded, match="2 requests wait for the model, which is its limit"):
             await ask(batcher, 4)
         gate.opened.set()
         assert await asyncio.gather(first, *waiting) == [2, 4, 6]
@@ -308,8 +316,11 @@ async def test_closing_gives_up_on_a_run_that_does_not_end() -> None:
 async def test_runs_are_counted_with_their_rows() -> None:
     gate = Gate()
     counted: list[tuple[int, bool]] = []
-    async with started(gate) as batcher:
-        batcher._on_run = lambda rows, *times: counted.append((rows, all(t >= 0 for t in times)))
+
+    def count(rows: int, *times: int) -> None:
+        counted.append((rows, all(time_ns >= 0 for time_ns in times)))
+
+    async with started(gate, on_run=count) as batcher:
         await ask(batcher, 1, rows=3)
         with pytest.raises(ValueError, match="poison"):
             await ask(batcher, POISON)

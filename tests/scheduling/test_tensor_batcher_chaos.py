@@ -14,13 +14,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from vecserve_server.domain.urgency import Urgency
 from vecserve_server.errors import CapacityError, DeadlineExceeded, VecserveError
 from vecserve_server.observability.metrics import make_metrics
-from vecserve_server.scheduling.policy import BatchPolicy
-from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
-from vecserve_server.scheduling.tensor_run import Arrays, Part, RunStop
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.policy import BatchPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
+from vecserve_server.scheduling.run import RunStop
+from vecserve_server.scheduling.tensor_batcher import TensorBatcher
+from vecserve_server.scheduling.tensor_payload import Waiting, abandoned
+from vecserve_server.scheduling.tensor_run import Arrays, Part
 
 OPERATIONS = int(os.environ.get("VECSERVE_TEST_OPERATIONS", "2500"))
 PATIENCE_S = 30.0
@@ -64,19 +70,21 @@ class Caller:
         self.rows, width = dice.randint(1, 4), dice.choice([1, 1, 1, 2])
         self._x = np.full((self.rows, width), value, np.float32)
         self._wanted = dice.choice([("y",), ("z",), ("y", "z")])
-        self._shape = width
         self._patience_ns = dice.choice([None, None, None, 0, 200_000, 50_000_000])
-        self._more = {"priority": dice.randint(0, 2), "timeout_us": dice.choice([0, 0, 500])}
+        self._priority, self._timeout_us = dice.randint(0, 2), dice.choice([0, 0, 500])
 
     async def ask(self) -> str:
         """Return how it went; raises where the answer is wrong."""
-        deadline_ns = self._patience_ns and time.perf_counter_ns() + self._patience_ns
+        now_ns = time.perf_counter_ns()
+        urgency = Urgency(
+            priority=self._priority,
+            deadline_ns=self._patience_ns and now_ns + self._patience_ns,
+            start_by_ns=now_ns + self._timeout_us * 1000 if self._timeout_us else None,
+        )
         try:
             answer = await self._batcher.submit(
                 Part(inputs={"x": self._x}, outputs=self._wanted, rows=self.rows),
-                shape=self._shape,
-                deadline_ns=deadline_ns,
-                **self._more,
+                urgency,
             )
         except DeadlineExceeded:
             assert self._patience_ns is not None
@@ -87,9 +95,9 @@ class Caller:
             assert self.poison, "a healthy request failed"
             return "failed"
         assert not self.poison
-        assert list(answer.outputs) == list(self._wanted)
+        assert list(answer.result) == list(self._wanted)
         expected = {"y": self._x * 2, "z": self._x + 1}
-        for name, array in answer.outputs.items():
+        for name, array in answer.result.items():
             np.testing.assert_array_equal(array, expected[name], strict=True)
         return "answered"
 

@@ -8,9 +8,12 @@ import pytest
 
 from tests.scheduling.triton_model import Work
 from vecserve_server.errors import Overloaded
-from vecserve_server.scheduling.policy import Entry
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.policy import Entry
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 
 class Queue:
@@ -225,7 +228,7 @@ def test_each_level_has_its_own_limit_in_requests() -> None:
     )
     for _ in range(2):
         queue.add(priority=1, rows=4)
-    with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
+    with pytest.raises(Overloaded, match="2 requests wait"):
         queue.add(priority=1)
     queue.add(priority=2)
     queue.run()

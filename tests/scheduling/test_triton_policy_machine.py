@@ -15,9 +15,12 @@ from hypothesis.stateful import (
 
 from tests.scheduling.triton_model import NEVER_NS, TritonModel, Work
 from vecserve_server.errors import Overloaded
-from vecserve_server.scheduling.policy import Entry
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.policy import Entry
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 queue_policies = st.builds(
     QueuePolicySettings,
@@ -85,7 +88,7 @@ class PolicyMachine(RuleBasedStateMachine):
             shape=shape,
         )
         if self.model.is_full(priority):
-            with pytest.raises(Overloaded, match="Exceeds maximum queue size"):
+            with pytest.raises(Overloaded, match="which is its limit"):
                 self.policy.add(arrived)
             return
         self.count += 1

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 
 from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError
-from vecserve_server.scheduling.triton_settings import (
+from vecserve_server.scheduling.policies.triton_settings import (
     QueuePolicySettings,
     TritonPolicySettings,
     triton_policy_settings,

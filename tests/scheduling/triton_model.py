@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vecserve_server.scheduling.policy import Entry
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.policy import Entry
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 NEVER_NS = 1 << 62
 

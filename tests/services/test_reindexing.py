@@ -97,8 +97,8 @@ class World:
 
     def serve(self, version: int) -> None:
         text: Any = SimpleNamespace(ref=ref(version), config=SimpleNamespace(dim=DIM))
-        batcher: Any = None
-        served = ServedModel(text=text, batcher=batcher, preprocessors={})
+        compute: Any = None
+        served = ServedModel(text=text, compute=compute, preprocessors={})
         loaded: Any = SimpleNamespace(name=text.ref.name, version=text.ref.version, text=served)
         self.catalog.put(loaded)
 

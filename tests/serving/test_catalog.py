@@ -33,7 +33,7 @@ def loaded(name: str, version: str, *, digest: str = "", embeds: bool = True) ->
         infer=never,
         digest=digest,
         close=closed,
-        text=ServedModel(text=text, batcher=batcher, preprocessors={}) if embeds else None,
+        text=ServedModel(text=text, compute=batcher, preprocessors={}) if embeds else None,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from vecserve_server.domain.timings import Timings
+from vecserve_server.domain.urgency import Urgency
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by name, the batch dimension included; BYTES are object arrays of bytes."""
@@ -34,6 +35,15 @@ class TensorRequest:
     model is configured."""
     deadline_ns: int | None = None
     """Monotonic time at which the caller stops waiting."""
+
+    def urgency(self, now_ns: int) -> Urgency:
+        """Say how soon it wants to be served, if it comes to the queue now."""
+        timeout_ns = self.timeout_us * 1000
+        return Urgency(
+            priority=self.priority,
+            deadline_ns=self.deadline_ns,
+            start_by_ns=now_ns + timeout_ns if timeout_ns else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

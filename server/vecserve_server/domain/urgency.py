@@ -6,6 +6,9 @@ Owns what a caller may say about it. Must not know queues.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+NEVER_NS: Final = 1 << 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +21,11 @@ class Urgency:
     """When the caller stops waiting."""
     start_by_ns: int | None = None
     """When its run must have begun; None: as the model is configured."""
+
+    @property
+    def expires_ns(self) -> int:
+        """When it has waited for too long for its run to begin; `NEVER_NS`: it never has."""
+        return min(
+            NEVER_NS if self.deadline_ns is None else self.deadline_ns,
+            NEVER_NS if self.start_by_ns is None else self.start_by_ns,
+        )

@@ -56,7 +56,7 @@ _CACHE_COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     ("nv_cache_miss_duration_per_model", "Time of misses", lambda s: s.cache_miss.ns // 1000),
 )
 _GAUGES: tuple[tuple[str, str, _Read], ...] = (
-    ("nv_inference_pending_request_count", "What waits for a run", lambda s: s.queued()),
+    ("nv_inference_pending_request_count", "What waits for a run", lambda s: s.queued),
     ("nv_model_load_duration_secs", "Time of the last load", lambda s: s.load_seconds),
 )
 

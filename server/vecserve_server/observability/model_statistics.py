@@ -108,8 +108,7 @@ class ModelStatistics:
         self.execution_count = 0
         self.last_inference_ms = 0
         self.load_seconds = 0.0
-        self.queued: Callable[[], int] = _nothing
-        """Tells what waits for a run at this moment; whoever owns the queue sets it."""
+        self._queued: Callable[[], int] = _nothing
         self._runs: dict[int, Compute] = {}
 
     def executed(
@@ -147,9 +146,19 @@ class ModelStatistics:
         """Count a request that the cache could not answer."""
         self.cache_miss.add(lookup_and_insert_ns)
 
+    @property
+    def queued(self) -> int:
+        """What waits for a run at this moment."""
+        return self._queued()
+
+    def loaded(self, *, seconds: float, queued: Callable[[], int]) -> None:
+        """Take note of a version that is loaded: how long that took, and what tells its queue."""
+        self.load_seconds = seconds
+        self._queued = queued
+
     def closed(self) -> None:
         """Let go of the queue: the version does not serve any more."""
-        self.queued = _nothing
+        self._queued = _nothing
 
     def failed_in_all(self) -> Duration:
         """Add up the requests that got no answer, for whatever reason."""

@@ -6,45 +6,18 @@ queues or models.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import EngineError
+from vecserve_server.scheduling.run import RunStop
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-
-
-class RunStop:
-    """Ends one run early, whether it has begun or not. Any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_set = False
-        self._end: Callable[[], None] | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the run is to end."""
-        return self._is_set
-
-    def on_stop(self, end: Callable[[], None]) -> None:
-        """Say what ends the run; it is called at once where the run is to end already."""
-        with self._lock:
-            self._end = end
-            if self._is_set:
-                end()
-
-    def stop(self) -> None:
-        """End the run, as soon as the engine looks."""
-        with self._lock:
-            self._is_set = True
-            if self._end is not None:
-                self._end()
 
 
 RunTensors: TypeAlias = Callable[[Arrays, Sequence[str], RunStop], Sequence[NDArray[Any]]]
@@ -61,15 +34,10 @@ class Part:
     rows: int
     """Size of the first dimension of all tensors; 0: they have no batch dimension."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTimes:
-    """When a run began, and how long its stages took."""
-
-    started_ns: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
+    @property
+    def shape(self) -> Hashable:
+        """What must be equal among the parts of a batch: inputs, and their other dimensions."""
+        return tuple((name, array.shape[1:]) for name, array in self.inputs.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +45,8 @@ class RunResult:
     """The outputs of each part, in the order of the parts."""
 
     outputs: Sequence[Arrays]
-    times: RunTimes
+    timings: Timings
+    """Of the run alone."""
 
 
 def run_together(
@@ -97,11 +66,10 @@ def run_together(
     outputs = _taken_apart(parts, results)
     return RunResult(
         outputs=outputs,
-        times=RunTimes(
-            started_ns=started_ns,
-            input_ns=joined_ns - started_ns,
-            infer_ns=computed_ns - joined_ns,
-            output_ns=clock_ns() - computed_ns,
+        timings=Timings(
+            compute_input_ns=joined_ns - started_ns,
+            compute_infer_ns=computed_ns - joined_ns,
+            compute_output_ns=clock_ns() - computed_ns,
         ),
     )
 

@@ -113,19 +113,13 @@ class Embedder:
 
         `names` are the fields that the inputs stand in. The model stays open meanwhile.
 
-        Raises InvalidArgument for an option or the batch's size, and what the batcher raises.
+        Raises InvalidArgument for an option or the batch's size, and what `Compute` raises.
         """
         check_count("inputs", len(inputs), limit=self.max_inputs)
         urgency = urgency or Urgency()
         # Once for the whole call, and before anything is spent on it: an input has a token at
         # least.
-        served.batcher.admit(
-            len(inputs),
-            tokens=len(inputs),
-            priority=urgency.priority,
-            deadline_ns=urgency.deadline_ns,
-            start_by_ns=urgency.start_by_ns,
-        )
+        served.compute.admit(len(inputs), cost=len(inputs), urgency=urgency)
         started_ns = self._clock_ns()
         call = _begin(served, inputs, options, names, urgency)
         good = _good_inputs(call)
@@ -153,20 +147,16 @@ class Embedder:
         fitting = _fitting(call, zip(piece.places, prepared, strict=True))
         timings = Timings(compute_input_ns=prepare_ns)
         if fitting:
-            encoded = await call.served.batcher.submit(
-                [item.sequence for item in fitting.values()],
-                priority=call.urgency.priority,
-                deadline_ns=call.urgency.deadline_ns,
-                start_by_ns=call.urgency.start_by_ns,
-                admitted=True,
+            encoded = await call.served.compute.submit(
+                [item.sequence for item in fitting.values()], call.urgency, admitted=True
             )
             call.vectors[list(fitting)] = finish(
-                encoded.encodings, dim=call.vectors.shape[1], normalise=call.normalise
+                encoded.result, dim=call.vectors.shape[1], normalise=call.normalise
             )
             timings = Timings(
-                queue_ns=encoded.queue_us * 1000,
+                queue_ns=encoded.timings.queue_ns,
                 compute_input_ns=prepare_ns,
-                compute_infer_ns=encoded.encode_us * 1000,
+                compute_infer_ns=encoded.timings.compute_infer_ns,
             )
         call.timings = call.timings.longest(timings)
 

@@ -76,7 +76,8 @@ class ModelLoading:
                 f"{source.name}/{source.version}: {type(error).__name__}; the server's log has the "
                 "details"
             ) from error
-        statistics.load_seconds = (self._clock_ns() - started_ns) / 1e9
+        seconds = (self._clock_ns() - started_ns) / 1e9
+        statistics.loaded(seconds=seconds, queued=loaded.queued)
         return replace(loaded, infer=self._chained(loaded, statistics))
 
     def refuse_too_large(self, what: str, sizes: Mapping[str, int]) -> None:

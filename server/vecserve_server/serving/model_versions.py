@@ -13,10 +13,11 @@ from typing import Protocol
 from vecserve.inference import model_config_pb2
 from vecserve_server.domain.inputs import Modality
 from vecserve_server.domain.tensors import Infer
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.encoding.preprocessor import Preprocessor
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.compute import Compute
 from vecserve_server.serving.leases import Leases
 
 
@@ -39,14 +40,14 @@ class VersionSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """What embeds inputs: a loaded encoder with its batcher."""
+    """What embeds inputs: a loaded encoder, and what computes for it."""
 
     text: TextModel
-    batcher: DynamicBatcher
+    compute: Compute[Sequence[TokenIds], Encodings]
     preprocessors: Mapping[Modality, Preprocessor]
     """What prepares the inputs that it takes."""
     leases: Leases = field(default_factory=Leases)
-    """Hold one while the batcher is in use: the model may be replaced at any time."""
+    """Hold one while it computes: the model may be replaced at any time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class LoadedVersion:
     infer: Infer
     digest: str
     """Two versions with the same digest give the same answers."""
+    queued: Callable[[], int] = lambda: 0
+    """Tells what waits for a run at this moment."""
     close: Callable[[float], Awaitable[bool]]
     """Free it, within so many seconds; nobody uses it any more."""
     unlisted_inputs: Sequence[model_config_pb2.ModelInput] = ()

@@ -18,12 +18,18 @@ from vecserve_server.engines.openvino_runtime import openvino_module
 from vecserve_server.model_files.config import is_onnx_model
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
+from vecserve_server.scheduling.compute import Compute
 from vecserve_server.scheduling.cores import Cores
-from vecserve_server.scheduling.hold_policy import HoldPolicy
-from vecserve_server.scheduling.policy import BatchPolicy
-from vecserve_server.scheduling.tensor_batcher import TensorBatcher, Waiting, abandoned
-from vecserve_server.scheduling.triton_policy import TritonPolicy
-from vecserve_server.scheduling.triton_settings import TritonPolicySettings, triton_policy_settings
+from vecserve_server.scheduling.policies.hold_policy import HoldPolicy
+from vecserve_server.scheduling.policies.policy import BatchPolicy
+from vecserve_server.scheduling.policies.triton_policy import TritonPolicy
+from vecserve_server.scheduling.policies.triton_settings import (
+    TritonPolicySettings,
+    triton_policy_settings,
+)
+from vecserve_server.scheduling.tensor_batcher import TensorBatcher
+from vecserve_server.scheduling.tensor_payload import Waiting, abandoned
+from vecserve_server.scheduling.tensor_run import Arrays, Part
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.onnx_model import OnnxInference
 
@@ -79,7 +85,7 @@ class OnnxLoader:
         )
         loaded = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
         settings = _bounded(triton_policy_settings(loaded.config), self._defaults.max_queue_size)
-        batcher = TensorBatcher(
+        compute: Compute[Part, Arrays] = TensorBatcher(
             name=source.name,
             runs=loaded.runs,
             policy=_policy(settings, self._defaults.hold_until_queued),
@@ -90,15 +96,15 @@ class OnnxLoader:
             max_run_s=self._defaults.max_run_s,
             cores=self._cores if loaded.uses_cpu else None,
         )
-        statistics.queued = lambda: batcher.queued
         return LoadedVersion(
             name=loaded.config.name,
             version=source.version,
             config=loaded.config,
             labels=loaded.labels,
-            infer=OnnxInference(loaded=loaded, batcher=batcher).infer,
+            infer=OnnxInference(loaded=loaded, compute=compute, clock_ns=self._clock_ns).infer,
             digest=loaded.digest,
-            close=batcher.close,
+            queued=lambda: compute.queued,
+            close=compute.close,
         )
 
 

@@ -1,52 +1,50 @@
 """Any ONNX model behind the inference protocol.
 
-Owns the way of a request's tensors through the batcher, and which of them may be left out. Must not
+Owns the way of a request's tensors through the queue, and which of them may be left out. Must not
 know the wire or the threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
 from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
-from vecserve_server.domain.timings import Timings
 from vecserve_server.engines.loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.scheduling.tensor_batcher import TensorBatcher
-from vecserve_server.scheduling.tensor_run import Part
+from vecserve_server.scheduling.compute import Compute
+from vecserve_server.scheduling.tensor_run import Arrays, Part
 
 
 class OnnxInference:
     """One version of an ONNX model. Loop only."""
 
-    def __init__(self, *, loaded: LoadedOnnx, batcher: TensorBatcher) -> None:
+    def __init__(
+        self,
+        *,
+        loaded: LoadedOnnx,
+        compute: Compute[Part, Arrays],
+        clock_ns: Callable[[], int],
+    ) -> None:
         self._config = loaded.config
         self._inputs = loaded.inputs
         self._outputs = loaded.outputs
-        self._batcher = batcher
+        self._compute = compute
+        self._clock_ns = clock_ns
 
     async def infer(self, request: TensorRequest) -> TensorReply:
-        """Answer; raises what the batcher raises, and InvalidArgument where an input is missing."""
+        """Answer; raises what `Compute.submit` raises, and InvalidArgument for a missing input."""
         wanted = tuple(request.outputs) or tuple(self._outputs)
         feeds = self._feeds(request.inputs)
         rows = self._rows(request.inputs)
-        answer = await self._batcher.submit(
-            Part(inputs=feeds, outputs=wanted, rows=rows),
-            shape=tuple((name, array.shape[1:]) for name, array in feeds.items()),
-            priority=request.priority,
-            timeout_us=request.timeout_us,
-            deadline_ns=request.deadline_ns,
+        answer = await self._compute.submit(
+            Part(inputs=feeds, outputs=wanted, rows=rows), request.urgency(self._clock_ns())
         )
         return TensorReply(
-            outputs={name: self._outputs[name].from_graph(answer.outputs[name]) for name in wanted},
-            times=Timings(
-                queue_ns=answer.queue_ns,
-                compute_input_ns=answer.times.input_ns,
-                compute_infer_ns=answer.times.infer_ns,
-                compute_output_ns=answer.times.output_ns,
-            ),
+            outputs={name: self._outputs[name].from_graph(answer.result[name]) for name in wanted},
+            times=answer.timings,
         )
 
     def _feeds(self, tensors: Tensors) -> dict[str, NDArray[Any]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeAlias
 
 from vecserve.inference import model_config_pb2
+from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.encoder import OnRun
 from vecserve_server.encoding.model_repository import ModelRepository, TextModel
 from vecserve_server.encoding.text_preprocessor import TextPreprocessor
@@ -21,13 +22,14 @@ from vecserve_server.encoding.tokenising import Tokenising
 from vecserve_server.model_files.model_config import BACKEND
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
-from vecserve_server.scheduling.batcher import DynamicBatcher
+from vecserve_server.scheduling.compute import Compute
+from vecserve_server.scheduling.dispatcher import OnBatch
 from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.embedder import Embedder
 from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
 from vecserve_server.serving.text_model import TextInference, unlisted_inputs
 
-StartBatcher: TypeAlias = Callable[[TextModel, ModelStatistics], DynamicBatcher]
+StartCompute: TypeAlias = Callable[[TextModel, OnBatch], Compute[Sequence[TokenIds], Encodings]]
 
 
 class TextLoader:
@@ -38,7 +40,7 @@ class TextLoader:
         *,
         default_instances: int,
         precision: str | None,
-        start_batcher: StartBatcher,
+        start_compute: StartCompute,
         embedder: Embedder,
         tokenising: Tokenising,
         max_text_bytes: int,
@@ -49,7 +51,7 @@ class TextLoader:
         """Load in `load_pool`; `precision` overrides the configured one unless None."""
         self._default_instances = default_instances
         self._precision = precision
-        self._start_batcher = start_batcher
+        self._start_compute = start_compute
         self._embedder = embedder
         self._tokenising = tokenising
         self._max_text_bytes = max_text_bytes
@@ -81,7 +83,7 @@ class TextLoader:
         )
         served = ServedModel(
             text=text,
-            batcher=self._start_batcher(text, statistics),
+            compute=self._start_compute(text, statistics.executed),
             preprocessors={preprocessor.modality: preprocessor},
         )
         infer = TextInference(served=served, embedder=self._embedder, clock_ns=self._clock_ns).infer
@@ -92,6 +94,7 @@ class TextLoader:
             unlisted_inputs=unlisted_inputs(text.proto),
             infer=infer,
             digest=_digest(text),
+            queued=lambda: served.compute.queued,
             close=partial(_close, served),
             text=served,
             leases=served.leases,
@@ -110,7 +113,7 @@ def _digest(text: TextModel) -> str:
 
 
 async def _close(served: ServedModel, timeout_s: float) -> bool:
-    ended = await served.batcher.close(timeout_s)
+    ended = await served.compute.close(timeout_s)
     if ended:  # an engine must not be freed under a run
         served.text.encoder.close()
     return ended

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from vecserve.inference import model_config_pb2
 from vecserve_server.domain.inputs import Text
 from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
-from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import InvalidArgument
@@ -57,11 +56,7 @@ class TextInference:
             [Text(text) for text in texts],
             EmbedOptions(),
             names=[("inputs", TEXT, index) for index in range(len(texts))],
-            urgency=Urgency(
-                priority=request.priority,
-                deadline_ns=request.deadline_ns,
-                start_by_ns=self._start_by_ns(request),
-            ),
+            urgency=self._urgency(request),
         )
         for error in embedded.errors.values():
             raise error
@@ -72,26 +67,16 @@ class TextInference:
 
     async def _embed_tokens(self, request: TensorRequest) -> TensorReply:
         sequences = self._sequences(request.inputs)
-        encoded = await self._served.batcher.submit(
-            sequences,
-            priority=request.priority,
-            deadline_ns=request.deadline_ns,
-            start_by_ns=self._start_by_ns(request),
-        )
+        encoded = await self._served.compute.submit(sequences, self._urgency(request))
         config = self._served.text.config
-        vectors = finish(encoded.encodings, dim=config.dim, normalise=config.normalise)
+        vectors = finish(encoded.result, dim=config.dim, normalise=config.normalise)
         return TensorReply(
             outputs={OUTPUT: vectors},
-            times=Timings(
-                queue_ns=encoded.queue_us * 1000, compute_infer_ns=encoded.encode_us * 1000
-            ),
+            times=encoded.timings,
         )
 
-    def _start_by_ns(self, request: TensorRequest) -> int | None:
-        """Return when the request's timeout ends; tokenising counts as waiting."""
-        if not request.timeout_us:
-            return None
-        return self._clock_ns() + request.timeout_us * 1000
+    def _urgency(self, request: TensorRequest) -> Urgency:
+        return request.urgency(self._clock_ns())  # tokenising counts as waiting
 
     def _sequences(self, inputs: Tensors) -> list[TokenIds]:
         # A copy: what lies in shared memory may change after it was checked.

@@ -64,6 +64,7 @@ TRITON_CODES: Mapping[type[errors.VecserveError], grpc.StatusCode] = {
 }
 TRITON_PREFIXES: Mapping[type[errors.VecserveError], str] = {
     errors.Overloaded: "Exceeds maximum queue size",
+    errors.QueueTimeout: "Request timeout expired",
 }
 
 
@@ -72,7 +73,7 @@ class Dialect(Enum):
 
     VECSERVE = "vecserve"
     TRITON = "triton"
-    """As Triton: its codes, its words for a full queue, no error details."""
+    """As Triton: its codes, its words for a queue that is full or too slow, no error details."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,7 +172,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             max_tokens=config.max_tokens,
             precision=config.precision,
             engine=served.text.engine,
-            instance_count=served.batcher.instance_count,
+            instance_count=served.compute.instance_count,
             is_default=served.text.ref.name == self._catalog.default,
             prompt_names=sorted(config.prompts),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic
 
-from vecserve_server.scheduling.policy import Batch, BatchPolicy, Entry, T
+from vecserve_server.scheduling.policies.policy import Batch, BatchPolicy, Entry, T
 
 
 class HoldPolicy(Generic[T]):

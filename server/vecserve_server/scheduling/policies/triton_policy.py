@@ -13,9 +13,12 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Generic
 
 from vecserve_server.errors import Overloaded
-from vecserve_server.scheduling.live_heap import LiveHeap
-from vecserve_server.scheduling.policy import RETRY_AFTER_MS, Batch, Entry, T
-from vecserve_server.scheduling.triton_settings import QueuePolicySettings, TritonPolicySettings
+from vecserve_server.scheduling.policies.live_heap import LiveHeap
+from vecserve_server.scheduling.policies.policy import RETRY_AFTER_MS, Batch, Entry, T
+from vecserve_server.scheduling.policies.triton_settings import (
+    QueuePolicySettings,
+    TritonPolicySettings,
+)
 
 _LOOKS_PER_REFUSAL = 64
 
@@ -105,7 +108,10 @@ class TritonPolicy(Generic[T]):
             level.looks = 0
             self._drop([n for n, entry in level.in_order() if self._abandoned(entry.work)])
         if level.is_full():
-            raise Overloaded("Exceeds maximum queue size", retry_after_ms=RETRY_AFTER_MS)
+            raise Overloaded(
+                f"{len(level)} requests wait for the model, which is its limit",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
 
     def _expire(self, now_ns: int) -> list[Entry[T]]:
         expired = []

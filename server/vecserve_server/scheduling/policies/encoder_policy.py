@@ -9,8 +9,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeAlias
 
-from vecserve_server.scheduling.live_heap import LiveHeap
-from vecserve_server.scheduling.policy import Batch, Entry, T
+from vecserve_server.scheduling.policies.live_heap import LiveHeap
+from vecserve_server.scheduling.policies.policy import Batch, Entry, T
 
 Choose: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
 """Of sequences of these lengths, the numbers of those that the first should run with, and 0."""
