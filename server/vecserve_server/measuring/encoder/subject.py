@@ -73,7 +73,8 @@ class Subject:
     folder: Path
     """Of its version."""
     precision: str
-    _tokens: Tokens = field(default_factory=Tokens)
+    tokens: Tokens = field(default_factory=Tokens)
+    """Of the runs so far."""
 
     @property
     def name(self) -> str:
@@ -108,10 +109,10 @@ class Subject:
 
     def waste_percent(self, sequences: Sequences) -> float:
         """Return the share of computed tokens that are padding, a queue at a time."""
-        self._tokens.used = self._tokens.computed = 0
+        self.tokens.used = self.tokens.computed = 0
         for queue in queues(sequences):
             self.run(queue)
-        return round(100 * (1 - self._tokens.used / self._tokens.computed), 2)
+        return round(100 * (1 - self.tokens.used / self.tokens.computed), 2)
 
     def cost_error(self) -> CostError:
         """Compare predictions with runs of the shapes that were not measured for the fit."""
@@ -173,7 +174,7 @@ def open_subject(
         model=model,
         folder=(root / MODEL / model.ref.version).resolve(),
         precision=model.config.precision,
-        _tokens=tokens,
+        tokens=tokens,
     )
 
 

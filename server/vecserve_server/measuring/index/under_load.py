@@ -57,6 +57,8 @@ def under_rebuild(subject: Subject, queries: Vectors, *, seconds: float) -> Repo
                 if halted:
                     alone.append(search_for(subject, queries, BLOCK_S))
         finished = not rebuild.is_alive()
+        if not alone:  # it was over within a block
+            alone.append(search_for(subject, queries, BLOCK_S))
         subject.index.close()
     return _compared(alone, loaded) | {"finished": finished}
 
