@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 
 # First of all: it loads ONNX Runtime, without its uploader, before USearch, after which it crashes.
 import vecserve_server.index  # noqa: F401
-
 from vecserve_server.encoding.model_repository import CACHE_FOLDER
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"

@@ -109,8 +109,7 @@ async def test_a_cancelled_creation_is_whole_or_nothing(
     creation.cancel()
     await asyncio.gather(creation, return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S):
-        while collections._changes:
-            await collections._changes.settled(PATIENCE_S)
+        await collections.settled()
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 
@@ -126,8 +125,7 @@ async def test_a_cancelled_drop_is_whole_or_nothing(
     drop.cancel()
     await asyncio.gather(drop, return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S):
-        while collections._changes:
-            await collections._changes.settled(PATIENCE_S)
+        await collections.settled()
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 

@@ -137,9 +137,7 @@ def test_in_the_background_one_index_after_the_other_is_filled(path: Path) -> No
     pauses: list[float] = []
     filling = WordFilling(pause=pauses.append)
     filling.take(path, log)
-    thread = filling._thread
-    assert thread is not None
-    thread.join(30)
+    assert filling.settled(30)
     assert len(found(log, "schuh")) == ROWS
     assert len(pauses) >= ROWS // 7
     log.close()

@@ -79,7 +79,8 @@ class ReindexingService:
         self._wall_clock_ms = wall_clock_ms
         self._log = get_logger("reindex")
         self._runs: dict[str, _Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._beginnings: set[asyncio.Task[None]] = set()
+        self._house: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Go on with what was interrupted; begin to follow the models and the calendar."""
@@ -90,11 +91,12 @@ class ReindexingService:
                 self._begin(name, self._build(collection, reindex))
             self._follow_model(name)
         self._catalog.watch(self._model_came)
-        self._spawn(self._keep_house())
+        self._house = asyncio.create_task(self._keep_house(), name="reindex-upkeep")
 
     async def close(self) -> None:
         """Stop; what is not done goes on at the next start."""
-        tasks = [*self._tasks, *(run.task for run in self._runs.values())]
+        tasks = [*self._beginnings, *(run.task for run in self._runs.values())]
+        tasks += [self._house] if self._house is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -134,6 +136,16 @@ class ReindexingService:
             await asyncio.shield(self._runs[name].task)
         elif is_running(reindex):
             await self._stopped(name, replace(reindex, state="cancelled"))
+
+    async def ended(self, name: str) -> None:
+        """Wait until no re-index of a collection runs."""
+        while (run := self._runs.get(name)) is not None:
+            await asyncio.wait([run.task])
+
+    async def settled(self) -> None:
+        """Wait until no re-index runs, and none is about to begin by itself."""
+        while tasks := {*self._beginnings, *(run.task for run in self._runs.values())}:
+            await asyncio.wait(tasks)
 
     async def _start(self, name: str, served: ServedModel) -> str:
         ref = served.text.ref
@@ -306,7 +318,9 @@ class ReindexingService:
             # One with the same weights failed, or somebody did not want it.
             was_tried = reindex and reindex.generation.model.digest == served.text.ref.digest
             if succeeds(served.text.ref, spec.model) and not was_tried:
-                self._spawn(self._start_by_itself(name, served))
+                beginning = asyncio.create_task(self._start_by_itself(name, served))
+                self._beginnings.add(beginning)
+                beginning.add_done_callback(self._beginnings.discard)
 
     async def _start_by_itself(self, name: str, served: ServedModel) -> None:
         try:
@@ -359,11 +373,6 @@ class ReindexingService:
         if error is not None and not isinstance(error, VecserveError):
             self._log.error("reindex_broke", exc_info=error)
         self._follow_model(name)  # a still newer version may have come meanwhile
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="reindex-upkeep")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _say(self, event: str, name: str, reindex: Reindex, **more: object) -> None:
         log_event(
