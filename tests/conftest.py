@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 # First of all: it loads ONNX Runtime, without its uploader, before USearch, after which it crashes.
 import vecserve_server.index  # noqa: F401
+from vecserve_server.cli.stdlib_corpus import Docstring, read_corpus, stdlib_folder
 from vecserve_server.encoding.model_repository import CACHE_FOLDER
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -42,6 +44,12 @@ def serving_repository(tmp_path_factory: pytest.TempPathFactory, model_repositor
     version = (model_repository / DEFAULT_MODEL / "1").resolve()
     (root / DEFAULT_MODEL / "1").symlink_to(version)
     return root
+
+
+@pytest.fixture(scope="session")
+def stdlib_corpus() -> Sequence[Docstring]:
+    """Every docstring of the standard library, which take seconds to read."""
+    return tuple(read_corpus(stdlib_folder()))
 
 
 def share_measurements(root: Path, built: Path) -> None:

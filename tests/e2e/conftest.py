@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.own_repository import Repository
 from tests.e2e.server_process import Launch, ServerProcess, start_server
-from tests.e2e.shared_server import SharedServer
+from tests.e2e.shared_server import SharedServer, empty
 from tests.e2e.stubs import Stubs
 from vecserve_client import Client
 
@@ -36,6 +36,15 @@ def server(shared_server: SharedServer) -> Iterator[ServerProcess]:
     """The server of the session, without collections; the module must leave it healthy."""
     with shared_server.lent() as running:
         yield running
+
+
+@pytest.fixture
+def cleared(server: ServerProcess) -> Iterator[ServerProcess]:
+    """The server of the session, without collections before the test and after it."""
+    empty(server)
+    yield server
+    if server.process.poll() is None:
+        empty(server)
 
 
 @pytest.fixture

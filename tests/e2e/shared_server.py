@@ -33,7 +33,7 @@ class SharedServer:
             yield running
             assert running.process.poll() is None, f"the server died:\n{running.log[said:]}"
             assert "Traceback" not in running.log[said:], running.log[said:]
-            _empty(running)
+            empty(running)
         except BaseException:
             running.kill()
             raise
@@ -46,7 +46,8 @@ class SharedServer:
             assert "Traceback" not in self._running.log, self._running.log
 
 
-def _empty(server: ServerProcess) -> None:
+def empty(server: ServerProcess) -> None:
+    """Delete its aliases, collections and snapshots."""
     with Client(target=server.target, deadline_s=60.0) as client:
         for alias in client.admin.list_aliases():
             client.admin.delete_alias(alias.name)
