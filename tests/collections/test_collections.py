@@ -190,8 +190,15 @@ async def test_a_drop_waits_for_the_write_under_way_and_refuses_later_ones(
     stall = Stall(collection, monkeypatch)
     under_way = asyncio.create_task(collection.write([upsert(0)]))
     assert await asyncio.to_thread(stall.entered.wait, PATIENCE_S)
+    closing, close = asyncio.Event(), collection.close
+
+    async def noted(timeout_s: float) -> bool:
+        closing.set()
+        return await close(timeout_s)
+
+    monkeypatch.setattr(collection, "close", noted)
     drop = asyncio.create_task(collections.drop("a"))
-    await asyncio.sleep(0.01)
+    await asyncio.wait_for(closing.wait(), PATIENCE_S)
     with pytest.raises(NotFound, match="'a' does not exist"):
         await collection.write([upsert(1)])
     with pytest.raises(NotFound, match="'a' does not exist"):

@@ -298,7 +298,7 @@ async def test_a_clean_up_that_waited_keeps_what_was_retired_meanwhile(world: Wo
     world.now_ms = 30 * DAY_MS
     live = world.collections.get("docs")
     async with world.collections.upkeep("docs"):
-        cleaning = asyncio.create_task(world.service._clean_up("docs"))
+        cleaning = asyncio.create_task(world.service.clean_up("docs"))
         await asyncio.sleep(0)
         previous = world.collections.manifest("docs").previous
         assert previous is not None
@@ -308,7 +308,7 @@ async def test_a_clean_up_that_waited_keeps_what_was_retired_meanwhile(world: Wo
     assert world.collections.manifest("docs").previous == fresh
     assert world.generations() == ["1", "2"]
     world.now_ms = 60 * DAY_MS
-    await world.service._clean_up("docs")
+    await world.service.clean_up("docs")
     assert world.collections.manifest("docs").previous is None
     assert world.generations() == ["2"]
     assert world.released

@@ -147,6 +147,20 @@ class ReindexingService:
         while tasks := {*self._beginnings, *(run.task for run in self._runs.values())}:
             await asyncio.wait(tasks)
 
+    async def clean_up(self, name: str) -> None:
+        """Remove the generations that nobody may go back to any more."""
+        try:
+            async with self._collections.upkeep(name):
+                live, now_ms = self._collections.get(name), self._wall_clock_ms()
+                previous = self._collections.manifest(name).previous
+                if is_over(previous, keep_days=self._settings.keep_days, now_ms=now_ms):
+                    await self._collections.record(live, lambda m: replace(m, previous=None))
+                await self._discard(live)
+        except NotFound:
+            return  # it was dropped
+        except Exception:  # noqa: BLE001 - an hour later it is tried again
+            self._log.warning("clean_up_failed", exc_info=True)
+
     async def _start(self, name: str, served: ServedModel) -> str:
         ref = served.text.ref
         self._refuse_if_running(name)
@@ -202,7 +216,7 @@ class ReindexingService:
                 message = f"internal error; the server's log has the details of {reindex.id}"
             await self._stopped(name, replace(reindex, state="failed", message=message))
         else:
-            await self._clean_up(name)
+            await self.clean_up(name)
 
     async def _copy_and_flip(self, live: Collection, reindex: Reindex) -> None:
         name, served = live.spec.name, self._served(reindex.generation.model)
@@ -333,22 +347,8 @@ class ReindexingService:
     async def _keep_house(self) -> None:
         while True:
             for collection in self._collections.all():
-                await self._clean_up(collection.spec.name)
+                await self.clean_up(collection.spec.name)
             await asyncio.sleep(UPKEEP_S)
-
-    async def _clean_up(self, name: str) -> None:
-        """Remove the generations that nobody may go back to any more."""
-        try:
-            async with self._collections.upkeep(name):
-                live, now_ms = self._collections.get(name), self._wall_clock_ms()
-                previous = self._collections.manifest(name).previous
-                if is_over(previous, keep_days=self._settings.keep_days, now_ms=now_ms):
-                    await self._collections.record(live, lambda m: replace(m, previous=None))
-                await self._discard(live)
-        except NotFound:
-            return  # it was dropped
-        except Exception:  # noqa: BLE001 - an hour later it is tried again
-            self._log.warning("clean_up_failed", exc_info=True)
 
     def _find(self, reindex_id: str) -> tuple[str, Reindex]:
         for collection in self._collections.all():
