@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import sqlite3
+import threading
 import zipfile
 from pathlib import Path
 
@@ -148,3 +149,21 @@ def test_closing_the_file_ends_the_filling(path: Path) -> None:
     log.close()
     with pytest.raises(StorageError):
         log.bring_words_forward()
+
+
+def test_it_tells_when_nothing_is_left_to_fill(path: Path) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Held:
+        def bring_words_forward(self) -> bool:
+            begun.set()
+            assert released.wait(30)
+            return False
+
+    filling = WordFilling()
+    assert filling.settled(0)
+    filling.take(path, Held())
+    assert begun.wait(30)
+    assert not filling.settled(0)
+    released.set()
+    assert filling.settled(30)
