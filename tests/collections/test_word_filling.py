@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,10 @@ def test_meanwhile_words_are_refused_and_rows_come_and_go(path: Path) -> None:
     assert pieces > ROWS // word_table.FILLED_AT_ONCE
     assert found(log, "schuh") == {f"id{number}" for number in range(ROWS)} - {"id1", "id58"}
     assert found(log, "n59") == found(log, "n3") - {f"id{number}" for number in range(30, 40)}
-    names = [name for (name,) in log._file.writer.execute("SELECT name FROM sqlite_master")]
-    assert b"words_retired" not in names
+    with closing(sqlite3.connect(path)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
+    assert "words" in names
+    assert "words_retired" not in names
     log.close()
 
 
