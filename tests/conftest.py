@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 # First of all: it loads ONNX Runtime, without its uploader, before USearch, after which it crashes.
 import vecserve_server.index  # noqa: F401
+from vecserve_server.cli.stdlib_corpus import Docstring, read_corpus, stdlib_folder
+from vecserve_server.encoding.model_repository import CACHE_FOLDER
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -31,8 +34,9 @@ def model_repository() -> Path:
 
 @pytest.fixture(scope="session")
 def serving_repository(tmp_path_factory: pytest.TempPathFactory, model_repository: Path) -> Path:
-    """The default model on one engine: no measuring at the first start, and quick to start."""
+    """The default model on one engine: quick to start, and measured only once in a session."""
     root = tmp_path_factory.mktemp("models")
+    (root / CACHE_FOLDER).mkdir()
     config = (model_repository / DEFAULT_MODEL / "config.pbtxt").read_text("utf-8")
     (root / DEFAULT_MODEL).mkdir()
     named = config.replace('"auto"', '"onnxruntime"')
@@ -40,3 +44,14 @@ def serving_repository(tmp_path_factory: pytest.TempPathFactory, model_repositor
     version = (model_repository / DEFAULT_MODEL / "1").resolve()
     (root / DEFAULT_MODEL / "1").symlink_to(version)
     return root
+
+
+@pytest.fixture(scope="session")
+def stdlib_corpus() -> Sequence[Docstring]:
+    """Every docstring of the standard library, which take seconds to read."""
+    return tuple(read_corpus(stdlib_folder()))
+
+
+def share_measurements(root: Path, built: Path) -> None:
+    """Have the repository `root` know what was measured for `built`; weights are told apart."""
+    (root / CACHE_FOLDER).symlink_to((built / CACHE_FOLDER).resolve())

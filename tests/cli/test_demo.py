@@ -42,8 +42,10 @@ def test_it_indexes_asks_and_measures(model_repository: Path) -> None:
         assert 0 < latency["p50_ms"] <= latency["p95_ms"] <= latency["p99_ms"]
 
 
-def test_an_interrupted_demo_takes_its_server_along(model_repository: Path, tmp_path: Path) -> None:
-    with demo(model_repository, "--data-dir", str(tmp_path)) as process:
+def test_an_interrupted_demo_takes_its_server_along(
+    serving_repository: Path, tmp_path: Path
+) -> None:
+    with demo(serving_repository, "--data-dir", str(tmp_path)) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Serving"):
@@ -51,7 +53,9 @@ def test_an_interrupted_demo_takes_its_server_along(model_repository: Path, tmp_
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, err) == (130, "vecserve: interrupted\n")
-    with demo(model_repository, "--data-dir", str(tmp_path), "--queries", "1", "--json") as process:
+    with demo(
+        serving_repository, "--data-dir", str(tmp_path), "--queries", "1", "--json"
+    ) as process:
         process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0  # the data folder is free, and what it holds is no hindrance
 

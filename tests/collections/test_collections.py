@@ -109,8 +109,7 @@ async def test_a_cancelled_creation_is_whole_or_nothing(
     creation.cancel()
     await asyncio.gather(creation, return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S):
-        while collections._changes:
-            await collections._changes.settled(PATIENCE_S)
+        await collections.settled()
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 
@@ -126,8 +125,7 @@ async def test_a_cancelled_drop_is_whole_or_nothing(
     drop.cancel()
     await asyncio.gather(drop, return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S):
-        while collections._changes:
-            await collections._changes.settled(PATIENCE_S)
+        await collections.settled()
     assert [c.spec.name for c in collections.all()] == folder.collection_names()
 
 
@@ -192,8 +190,15 @@ async def test_a_drop_waits_for_the_write_under_way_and_refuses_later_ones(
     stall = Stall(collection, monkeypatch)
     under_way = asyncio.create_task(collection.write([upsert(0)]))
     assert await asyncio.to_thread(stall.entered.wait, PATIENCE_S)
+    closing, close = asyncio.Event(), collection.close
+
+    async def noted(timeout_s: float) -> bool:
+        closing.set()
+        return await close(timeout_s)
+
+    monkeypatch.setattr(collection, "close", noted)
     drop = asyncio.create_task(collections.drop("a"))
-    await asyncio.sleep(0.01)
+    await asyncio.wait_for(closing.wait(), PATIENCE_S)
     with pytest.raises(NotFound, match="'a' does not exist"):
         await collection.write([upsert(1)])
     with pytest.raises(NotFound, match="'a' does not exist"):

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -50,10 +50,16 @@ SPEC = CollectionSpec(
 
 
 @pytest.fixture
-async def collections(tmp_path: Path) -> AsyncIterator[Collections]:
+def maintenance() -> Iterator[IndexMaintenance]:
+    made = IndexMaintenance(process=InlineBuilder(), costs=UNMEASURED)
+    made.start()
+    yield made
+    assert made.stop(PATIENCE_S)
+
+
+@pytest.fixture
+async def collections(tmp_path: Path, maintenance: IndexMaintenance) -> AsyncIterator[Collections]:
     """Collections that seal their rows from 100 on."""
-    maintenance = IndexMaintenance(process=InlineBuilder(), costs=UNMEASURED)
-    maintenance.start()
     writer = RowWriter(queue_rows=1000, group_rows=100, on_death=lambda _: None)
     writer.start()
     indexes = Indexes(
@@ -73,7 +79,6 @@ async def collections(tmp_path: Path) -> AsyncIterator[Collections]:
         yield made
         assert await made.close(PATIENCE_S)
     writer.drain(PATIENCE_S)
-    assert maintenance.stop(PATIENCE_S)
 
 
 def vector_of(number: int) -> Vectors:
@@ -103,16 +108,16 @@ def upserts(numbers: Iterable[int]) -> list[Upsert]:
     ]
 
 
-async def eventually_sealed(collection: Collection) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not collection.index_stats.sealed_rows:  # noqa: ASYNC110  built by another thread
-            await asyncio.sleep(0.01)
+async def sealed(maintenance: IndexMaintenance, collection: Collection) -> None:
+    """Wait until the collection's rows are sealed."""
+    assert await asyncio.to_thread(maintenance.settled, PATIENCE_S)
+    assert collection.index_stats.sealed_rows
 
 
-async def filled(collections: Collections) -> Collection:
+async def filled(collections: Collections, maintenance: IndexMaintenance) -> Collection:
     collection = await collections.create(SPEC)
     await collection.write(upserts(range(ROWS)))
-    await eventually_sealed(collection)
+    await sealed(maintenance, collection)
     return collection
 
 
@@ -151,12 +156,12 @@ def files_with(root: Path, content: bytes) -> list[Path]:
 
 
 async def test_a_new_generation_has_the_fields_the_words_and_segments_of_its_own(
-    collections: Collections, tmp_path: Path
+    collections: Collections, maintenance: IndexMaintenance, tmp_path: Path
 ) -> None:
-    live = await filled(collections)
+    live = await filled(collections, maintenance)
     await live.write([Delete("r3")])
     target = await flipped(collections, live)
-    await eventually_sealed(target)
+    await sealed(maintenance, target)
     assert collections.get("docs") is target
     assert await found(target, mode=Mode.LEXICAL) == ["r7"]
     assert (await found(target))[0] == "r7"
@@ -174,10 +179,10 @@ async def test_a_new_generation_has_the_fields_the_words_and_segments_of_its_own
 
 
 async def test_compaction_erases_rows_from_segments_words_and_the_generation_before(
-    collections: Collections, tmp_path: Path
+    collections: Collections, maintenance: IndexMaintenance, tmp_path: Path
 ) -> None:
-    target = await flipped(collections, await filled(collections))
-    await eventually_sealed(target)
+    target = await flipped(collections, await filled(collections, maintenance))
+    await sealed(maintenance, target)
     traces = [word_of(7)[4:].encode(), b"text-of-7.", vector_of(7).astype("<f2").tobytes()]
     assert all(files_with(tmp_path, trace) for trace in traces)
     await target.write([Delete("r7")])
@@ -189,9 +194,9 @@ async def test_compaction_erases_rows_from_segments_words_and_the_generation_bef
 
 
 async def test_a_snapshot_brings_back_fields_words_and_texts(
-    collections: Collections, tmp_path: Path
+    collections: Collections, maintenance: IndexMaintenance, tmp_path: Path
 ) -> None:
-    live = await filled(collections)
+    live = await filled(collections, maintenance)
     await live.write([Delete("r3")])
     service = UpkeepService(collections=collections, snapshots=tmp_path / "snapshots")
     await service.snapshot("docs", "monday")
@@ -201,14 +206,14 @@ async def test_a_snapshot_brings_back_fields_words_and_texts(
     assert await found(restored, mode=Mode.LEXICAL) == ["r7"]
     assert await restored.count(OneOf(field="colour", values=("blue",))) == ROWS // 2 - 1
     assert await restored.without_source() == []
-    await eventually_sealed(restored)
+    await sealed(maintenance, restored)
     assert (await service.verify("copy")).problems == []
 
 
 async def test_a_discarded_generation_is_closed_before_its_folder_goes(
-    collections: Collections, tmp_path: Path
+    collections: Collections, maintenance: IndexMaintenance, tmp_path: Path
 ) -> None:
-    live = await filled(collections)
+    live = await filled(collections, maintenance)
     target = await flipped(collections, live)
     await collections.record(target, lambda now: replace(now, previous=None))
     await collections.discard(target)
@@ -219,8 +224,10 @@ async def test_a_discarded_generation_is_closed_before_its_folder_goes(
     assert (await found(target))[0] == "r7"
 
 
-async def test_a_drop_closes_every_generation(collections: Collections, tmp_path: Path) -> None:
-    live = await filled(collections)
+async def test_a_drop_closes_every_generation(
+    collections: Collections, maintenance: IndexMaintenance, tmp_path: Path
+) -> None:
+    live = await filled(collections, maintenance)
     number = next_number(collections.manifest("docs"))
     other = await collections.open_generation(
         live, Generation(number=number, model=SPEC.model, dim=DIM)

@@ -49,8 +49,7 @@ async def test_a_read_whose_caller_leaves_ends_and_others_read_meanwhile(
         for reader in readers:
             reader.cancel()
         await asyncio.wait(readers)
-        while slow._jobs_in_flight:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await slow.settled()
     assert store.collections.reads.waiting == 0
 
 
@@ -125,8 +124,7 @@ async def test_a_snapshot_whose_caller_left_is_not_there(
     await asyncio.wait(callers)
     released.set()
     async with asyncio.timeout(PATIENCE_S):
-        while store.upkeep.jobs:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await store.upkeep.settled()
     assert list(store.snapshots.iterdir()) == []
     await store.upkeep.snapshot("a", "s0")
 
@@ -148,8 +146,7 @@ async def test_a_snapshot_that_was_finished_for_nobody_is_deleted(
     caller = asyncio.create_task(store.upkeep.snapshot("a", "s"))
     await asyncio.wait([caller])
     async with asyncio.timeout(PATIENCE_S):
-        while store.upkeep.jobs:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await store.upkeep.settled()
     assert list(store.snapshots.iterdir()) == []
 
 
@@ -173,8 +170,7 @@ async def test_a_restore_whose_caller_left_makes_no_collection(
     await asyncio.wait([caller])
     released.set()
     async with asyncio.timeout(PATIENCE_S):
-        while store.upkeep.jobs:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await store.upkeep.settled()
     assert [path.name for path in store.files_of("").iterdir()] == ["a"]
     with pytest.raises(NotFound):
         store.collections.get("b")

@@ -6,7 +6,9 @@ import itertools
 import os
 import shutil
 import sqlite3
+import threading
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +91,10 @@ def test_meanwhile_words_are_refused_and_rows_come_and_go(path: Path) -> None:
     assert pieces > ROWS // word_table.FILLED_AT_ONCE
     assert found(log, "schuh") == {f"id{number}" for number in range(ROWS)} - {"id1", "id58"}
     assert found(log, "n59") == found(log, "n3") - {f"id{number}" for number in range(30, 40)}
-    names = [name for (name,) in log._file.writer.execute("SELECT name FROM sqlite_master")]
-    assert b"words_retired" not in names
+    with closing(sqlite3.connect(path)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master")]
+    assert "words" in names
+    assert "words_retired" not in names
     log.close()
 
 
@@ -137,9 +141,7 @@ def test_in_the_background_one_index_after_the_other_is_filled(path: Path) -> No
     pauses: list[float] = []
     filling = WordFilling(pause=pauses.append)
     filling.take(path, log)
-    thread = filling._thread
-    assert thread is not None
-    thread.join(30)
+    assert filling.settled(30)
     assert len(found(log, "schuh")) == ROWS
     assert len(pauses) >= ROWS // 7
     log.close()
@@ -150,3 +152,21 @@ def test_closing_the_file_ends_the_filling(path: Path) -> None:
     log.close()
     with pytest.raises(StorageError):
         log.bring_words_forward()
+
+
+def test_it_tells_when_nothing_is_left_to_fill(path: Path) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    class Held:
+        def bring_words_forward(self) -> bool:
+            begun.set()
+            assert released.wait(30)
+            return False
+
+    filling = WordFilling()
+    assert filling.settled(0)
+    filling.take(path, Held())
+    assert begun.wait(30)
+    assert not filling.settled(0)
+    released.set()
+    assert filling.settled(30)

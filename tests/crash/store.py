@@ -128,8 +128,7 @@ class Store:
 
     async def reindexed(self) -> None:
         """Wait for the end of what re-indexes."""
-        for run in list(self.reindexing._runs.values()):
-            await asyncio.wait([run.task])
+        await self.reindexing.settled()
 
 
 @asynccontextmanager

@@ -10,20 +10,41 @@ import pytest
 
 from tests.e2e.own_repository import Repository
 from tests.e2e.server_process import Launch, ServerProcess, start_server
+from tests.e2e.shared_server import SharedServer, empty
 from tests.e2e.stubs import Stubs
 from vecserve_client import Client
 
 
-@pytest.fixture(scope="module")
-def server(
+@pytest.fixture(scope="session")
+def shared_server(
     tmp_path_factory: pytest.TempPathFactory, serving_repository: Path
-) -> Iterator[ServerProcess]:
-    """One server for a module; it must still be healthy at the end, and stop with exit code 0."""
-    running = start_server(tmp_path_factory.mktemp("server"), repository=serving_repository)
-    yield running
-    assert running.process.poll() is None, f"the server died:\n{running.log}"
-    assert running.stop() == 0, running.log
-    assert "Traceback" not in running.log, running.log
+) -> Iterator[SharedServer]:
+    folder = tmp_path_factory.mktemp("server")
+
+    def start_one(number: int) -> ServerProcess:
+        own = folder / str(number)
+        own.mkdir()
+        return start_server(own, repository=serving_repository)
+
+    shared = SharedServer(start_one)
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="module")
+def server(shared_server: SharedServer) -> Iterator[ServerProcess]:
+    """The server of the session, without collections; the module must leave it healthy."""
+    with shared_server.lent() as running:
+        yield running
+
+
+@pytest.fixture
+def cleared(server: ServerProcess) -> Iterator[ServerProcess]:
+    """The server of the session, without collections before the test and after it."""
+    empty(server)
+    yield server
+    if server.process.poll() is None:
+        empty(server)
 
 
 @pytest.fixture
@@ -57,7 +78,6 @@ def stubs(server: ServerProcess) -> Iterator[Stubs]:
 @pytest.fixture
 def repository(tmp_path: Path, serving_repository: Path) -> Repository:
     made = Repository(tmp_path / "models", serving_repository)
-    made.root.mkdir()
     made.add("1")
     return made
 

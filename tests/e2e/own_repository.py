@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.conftest import share_measurements
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.triton_requests import MODEL
 
@@ -20,6 +21,8 @@ class Repository:
     def __init__(self, root: Path, built: Path) -> None:
         self.root = root
         self._built = built
+        root.mkdir()
+        share_measurements(root, built)
 
     def config(self, name: str = MODEL) -> Path:
         return self.root / name / "config.pbtxt"

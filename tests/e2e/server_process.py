@@ -31,6 +31,11 @@ class ServerProcess:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def data(self) -> Path:
+        """The data folder."""
+        return Path(self.environ["VECSERVE_STORAGE_DATA_DIR"])
+
+    @property
     def log(self) -> str:
         return self.log_path.read_text(encoding="utf-8")
 

@@ -142,11 +142,11 @@ def test_an_idle_stream_does_not_hold_up_the_drain(launch: Launch) -> None:
     assert server.exit_code() == 0
 
 
-def test_a_second_server_on_the_same_folder_refuses_to_start(launch: Launch) -> None:
-    server = launch()
+def test_a_second_server_on_the_same_folder_refuses_to_start(
+    launch: Launch, server: ServerProcess
+) -> None:
     with pytest.raises(AssertionError, match=r"exit 2:\n.*in use"):
-        launch(name="second")
-    assert server.stop() == 0
+        launch(name="second", storage_data_dir=server.data)
 
 
 @pytest.mark.parametrize("setting", ["server_port", "server_metrics_port"])

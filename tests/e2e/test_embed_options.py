@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import share_measurements
 from tests.e2e.server_process import ServerProcess, start_server
 from vecserve.v1 import admin_pb2, admin_pb2_grpc, common_pb2, embedding_pb2, embedding_pb2_grpc
 
@@ -23,9 +24,12 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, model_repository: Path) -> Path:
+def repository(
+    tmp_path_factory: pytest.TempPathFactory, model_repository: Path, serving_repository: Path
+) -> Path:
     """The default model with prompts."""
     root = tmp_path_factory.mktemp("models")
+    share_measurements(root, serving_repository)
     name = "all-MiniLM-L6-v2"
     (root / name).mkdir()
     config = (model_repository / name / "config.pbtxt").read_text("utf-8")

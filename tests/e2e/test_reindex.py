@@ -172,16 +172,19 @@ def test_a_killed_server_goes_on_with_the_re_index(
     tmp_path: Path, start: Start, repository: Repository, rows_before_kill: int
 ) -> None:
     repository.config().write_text(repository.config().read_text() + "version_policy { all { } }\n")
-    server = start(reindex_on_new_version="ignore")
-    with Client(target=server.target, deadline_s=PATIENCE_S) as client:
-        fill(client)
-    assert server.stop() == 0
-    repository.add_other("2")
     server = start_server(
-        tmp_path, repository=repository.root, name="builder", reindex_on_new_version="ignore"
+        tmp_path,
+        repository=repository.root,
+        name="builder",
+        models_control_mode="poll",
+        models_poll_s=0.1,
+        reindex_on_new_version="ignore",
     )
     with Client(target=server.target, deadline_s=PATIENCE_S) as client:
         try:
+            fill(client)
+            repository.add_other("2")
+            eventually(lambda: client.embed(["x"]).model.version == "2")
             reindex_id = client.admin.start_reindex("docs")
             client.delete("docs", ["row-0"])
             eventually(lambda: client.admin.get_reindex(reindex_id).done_rows >= rows_before_kill)

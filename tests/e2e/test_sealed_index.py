@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.e2e.own_repository import eventually
 from tests.e2e.server_process import Launch, ServerProcess
 from vecserve_client import Client, Record
 from vecserve_server.domain.vectors import Vectors
 
 ROWS, DIM = 300, 384
-PATIENCE_S = 60.0
 
 
 def gauge(server: ServerProcess, name: str) -> float:
@@ -55,10 +54,7 @@ def test_sealed_rows_are_found_before_and_after_a_kill(launch: Launch, tmp_path:
         client.create_collection("c")
         write(client, 1)
         check(client, 1)
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not gauge(server, "segments"):
-            assert time.monotonic() < deadline_s, server.log
-            time.sleep(0.05)
+        eventually(lambda: gauge(server, "segments") > 0)
         check(client, 1)
         write(client, 2)
         check(client, 2)

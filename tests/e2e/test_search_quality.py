@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.e2e.server_process import ServerProcess
 from vecserve_client import Client
-from vecserve_server.measuring.datasets.stdlib_corpus import read_corpus, stdlib_folder, to_record
+from vecserve_server.measuring.datasets.stdlib_corpus import Docstring, to_record
 
 QUERIES = 500
 K = 10
@@ -18,10 +18,12 @@ TIE = 1e-6
 
 
 @pytest.mark.slow
-def test_recall_and_scores_on_the_demo_corpus(server: ServerProcess, client: Client) -> None:
-    docstrings = list(read_corpus(stdlib_folder()))
-    records = [to_record(docstring) for docstring in docstrings]
-    queries = [docstring.first_line for docstring in docstrings][:: len(docstrings) // QUERIES]
+def test_recall_and_scores_on_the_demo_corpus(
+    client: Client, stdlib_corpus: Sequence[Docstring]
+) -> None:
+    records = [to_record(docstring) for docstring in stdlib_corpus]
+    every = len(stdlib_corpus) // QUERIES
+    queries = [docstring.first_line for docstring in stdlib_corpus][::every]
     queries = queries[:QUERIES]
     vectors = client.embed([record.text or "" for record in records]).vectors
     asked = client.embed(queries).vectors

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.server_process import Launch
+from tests.e2e.server_process import Launch, ServerProcess
 from vecserve_client import (
     AlreadyExists,
     AsyncClient,
@@ -119,13 +119,12 @@ def test_a_damaged_snapshot_is_refused(tmp_path: Path, launch: Launch) -> None:
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_verify_names_what_is_damaged(tmp_path: Path, launch: Launch) -> None:
-    server = launch()
-    with Client(target=server.target) as client:
+def test_verify_names_what_is_damaged(cleared: ServerProcess) -> None:
+    with Client(target=cleared.target) as client:
         fill(client)
         found = client.admin.verify_collection("docs")
         assert (found.row_count, found.problems) == (ROWS, ())
-        path = tmp_path / "data" / "collections" / "docs" / "1" / "rows.sqlite"
+        path = cleared.data / "collections" / "docs" / "1" / "rows.sqlite"
         with sqlite3.connect(path) as database:
             database.execute("UPDATE rows SET payload = '{}' WHERE id = 'row-7'")
             database.execute("UPDATE sources SET content = '{}' WHERE seq = 9")
@@ -224,16 +223,15 @@ def test_after_a_compaction_no_file_holds_a_deleted_row(tmp_path: Path, launch: 
     assert files_with(data, needles) == []
 
 
-def test_a_compaction_gives_space_back_and_fails_no_write(launch: Launch) -> None:
-    server = launch()
-    with Client(target=server.target, deadline_s=PATIENCE_S) as client:
+def test_a_compaction_gives_space_back_and_fails_no_write(cleared: ServerProcess) -> None:
+    with Client(target=cleared.target, deadline_s=PATIENCE_S) as client:
         fill(client, 2000)
         client.delete("docs", [f"row-{number}" for number in range(1000)])
         stop, failures = threading.Event(), []
         written: list[str] = []
 
         def write() -> None:
-            with Client(target=server.target, deadline_s=PATIENCE_S) as other:
+            with Client(target=cleared.target, deadline_s=PATIENCE_S) as other:
                 try:
                     while not stop.is_set():
                         number = 3000 + len(written)
@@ -254,9 +252,9 @@ def test_a_compaction_gives_space_back_and_fails_no_write(launch: Launch) -> Non
 
 
 def test_the_command_line_and_the_asynchronous_client(
-    launch: Launch, capsys: pytest.CaptureFixture[str]
+    cleared: ServerProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = launch()
+    server = cleared
     with Client(target=server.target) as client:
         fill(client)
     for args, expected in (

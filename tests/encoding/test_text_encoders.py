@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.encoding.conftest import Load, Reference, needs_openvino
-from vecserve_server.domain.vectors import TokenIds, Vectors
+from vecserve_server.domain.vectors import Encodings, TokenIds, Vectors
 from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.engines.onnx_engine import OnnxEngine
 from vecserve_server.engines.openvino_engine import OpenVinoEngine
@@ -38,17 +38,22 @@ class Case:
     mean_floor: float
     min_floor: float
     batch_floor: float
+    alone: Encodings
+    """Of each reference text, in a run of its own."""
 
 
 @pytest.fixture(
     scope="module",
     params=["onnxruntime fp32", "onnxruntime int8", "openvino fp32", "openvino int8"],
 )
-def case(request: pytest.FixtureRequest, load: Load) -> Case:
+def case(request: pytest.FixtureRequest, load: Load, reference: Reference) -> Case:
     engine, precision = request.param.split()
     # The texts hold extremes, such as one word 254 times; the benchmark has the usual ones.
     floors = {"fp32": (0.99999, 0.99999, 0.999999), "int8": (0.995, 0.95, 0.999)}
-    return Case(load(engine, precision), *floors[precision])
+    model = load(engine, precision)
+    alone = [model.encoder.run([sequence]) for sequence in tokens(model, reference.texts)]
+    vectors, norms = (np.concatenate(parts) for parts in zip(*alone, strict=True))
+    return Case(model, *floors[precision], Encodings(vectors, norms))
 
 
 def test_vectors_are_those_of_the_original(case: Case, reference: Reference) -> None:
@@ -63,7 +68,6 @@ def test_vectors_are_those_of_the_original(case: Case, reference: Reference) -> 
 def test_a_text_has_one_vector_in_any_company(case: Case, reference: Reference) -> None:
     encoder = case.model.encoder
     sequences = tokens(case.model, reference.texts)
-    alone = np.concatenate([encoder.run([sequence]).vectors for sequence in sequences])
 
     for seed in range(3):
         order = random.Random(seed).sample(range(64), 64)
@@ -71,19 +75,18 @@ def test_a_text_has_one_vector_in_any_company(case: Case, reference: Reference) 
             for start in range(0, 64, size):
                 chosen = order[start : start + size]
                 vectors = encoder.run([sequences[index] for index in chosen]).vectors
-                assert cosines(vectors, alone[chosen]).min() >= case.batch_floor
+                assert cosines(vectors, case.alone.vectors[chosen]).min() >= case.batch_floor
 
 
 def test_norms_are_what_normalising_took_away(case: Case, reference: Reference) -> None:
     encoder = case.model.encoder
     sequences = tokens(case.model, reference.texts)
     vectors, norms = encoder.run(sequences)
-    alone = np.concatenate([encoder.run([sequence]).norms for sequence in sequences])
 
     assert (vectors.shape, norms.shape) == ((64, case.model.config.dim), (64,))
     assert vectors.dtype == norms.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(norms, alone, rtol=0.02)
+    np.testing.assert_allclose(norms, case.alone.norms, rtol=0.02)
     assert np.all(norms > 1)
 
 

@@ -196,3 +196,24 @@ class Idle:
     def maintain(self) -> bool:
         self.served.set()
         return True
+
+
+class Held:
+    """Has one thing to do, which ends when it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def maintain(self) -> bool:
+        return self.released.wait(PATIENCE_S)
+
+
+def test_it_tells_when_nothing_is_due_any_more() -> None:
+    maintenance = IndexMaintenance(costs=UNMEASURED)
+    index = Held()
+    maintenance.wake(index)
+    maintenance.start()
+    assert not maintenance.settled(0)
+    index.released.set()
+    assert maintenance.settled(PATIENCE_S)
+    assert maintenance.stop(PATIENCE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,18 +121,17 @@ class World:
 
     async def ended(self, reindex_id: str) -> Progress:
         """Wait until a re-index runs no more."""
-
-        def has_ended() -> bool:
-            is_noted = not is_running(self.service.get(reindex_id).reindex)
-            return is_noted and not self.service._runs
-
-        await self.eventually(has_ended)
-        return self.service.get(reindex_id)
-
-    async def eventually(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while not holds():  # noqa: ASYNC110 - the service tells nobody when it is done
-                await asyncio.sleep(0.005)
+            await self.service.ended("docs")
+        found = self.service.get(reindex_id)
+        assert not is_running(found.reindex)
+        return found
+
+    async def followed(self, version: int) -> None:
+        """Wait until the collection has the vectors of a version, by itself."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self.service.settled()
+        assert self.collections.get("docs").spec.model == ref(version)
 
     def generations(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir() if path.name.isdecimal())
@@ -212,10 +211,11 @@ async def test_a_collection_with_the_name_of_a_dropped_one_does_not_inherit_its_
     await world.collections.drop("docs")
     await world.fill()
     world.embedding.door.set()
-    await world.eventually(lambda: not world.service._runs)
+    async with asyncio.timeout(PATIENCE_S):
+        await world.service.ended("docs")
     reindex = world.collections.manifest("docs").reindex
     assert reindex is None or reindex.id != of_dropped.id
-    await world.eventually(lambda: world.collections.get("docs").spec.model == ref(2))
+    await world.followed(2)
 
 
 async def test_a_version_that_comes_during_a_re_index_is_followed_after_it(world: World) -> None:
@@ -224,7 +224,7 @@ async def test_a_version_that_comes_during_a_re_index_is_followed_after_it(world
     await world.embedding.knocked.wait()
     world.serve(3)
     world.embedding.door.set()
-    await world.eventually(lambda: world.collections.get("docs").spec.model == ref(3))
+    await world.followed(3)
     row = (await world.collections.get("docs").get(["text 7"], with_vectors=True))["text 7"]
     assert row.vector is not None
     np.testing.assert_allclose(row.vector, vector_of("text 7", ref(3).digest), atol=1e-3)
@@ -244,7 +244,8 @@ async def test_a_failure_is_noted_and_tells_no_path(
 ) -> None:
     world.embedding.failure = failure
     world.serve(2)
-    await world.eventually(lambda: world.collections.manifest("docs").reindex is not None)
+    async with asyncio.timeout(PATIENCE_S):
+        await world.service.settled()
     reindex = world.collections.manifest("docs").reindex
     assert reindex is not None
     found = (await world.ended(reindex.id)).reindex
@@ -259,13 +260,13 @@ async def test_a_failure_is_noted_and_tells_no_path(
 async def test_rows_are_embedded_in_calls_that_the_limit_allows(world: World) -> None:
     world.embedding.max_inputs = 7
     world.serve(2)
-    await world.eventually(lambda: world.collections.get("docs").spec.model == ref(2))
+    await world.followed(2)
     assert world.collections.get("docs").live_rows == ROWS
 
 
 async def test_two_who_take_the_same_re_index_back_both_succeed(world: World) -> None:
     world.serve(2)
-    await world.eventually(lambda: world.collections.get("docs").spec.model == ref(2))
+    await world.followed(2)
     reindex = world.collections.manifest("docs").reindex
     assert reindex is not None
     await world.ended(reindex.id)
@@ -299,7 +300,7 @@ async def test_a_clean_up_that_waited_keeps_what_was_retired_meanwhile(world: Wo
     world.now_ms = 30 * DAY_MS
     live = world.collections.get("docs")
     async with world.collections.upkeep("docs"):
-        cleaning = asyncio.create_task(world.service._clean_up("docs"))
+        cleaning = asyncio.create_task(world.service.clean_up("docs"))
         await asyncio.sleep(0)
         previous = world.collections.manifest("docs").previous
         assert previous is not None
@@ -309,7 +310,7 @@ async def test_a_clean_up_that_waited_keeps_what_was_retired_meanwhile(world: Wo
     assert world.collections.manifest("docs").previous == fresh
     assert world.generations() == ["1", "2"]
     world.now_ms = 60 * DAY_MS
-    await world.service._clean_up("docs")
+    await world.service.clean_up("docs")
     assert world.collections.manifest("docs").previous is None
     assert world.generations() == ["2"]
     assert world.released

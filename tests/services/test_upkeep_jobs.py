@@ -79,7 +79,9 @@ async def test_it_ends_once_the_last_caller_has_left(jobs: UpkeepJobs, work: Wor
     third = caller(jobs.share("verify", "a", work))
     work.released.set()
     assert await third == 2
-    await settled(lambda: len(jobs) == 0)
+    async with asyncio.timeout(PATIENCE_S):
+        await jobs.settled()
+    assert len(jobs) == 0
 
 
 async def test_one_of_a_kind_works_on_a_collection(jobs: UpkeepJobs, work: Work) -> None:
@@ -93,7 +95,9 @@ async def test_one_of_a_kind_works_on_a_collection(jobs: UpkeepJobs, work: Work)
     await asyncio.wait([second])
     work.released.set()
     assert {await first, await other} == {1, 2}
-    await settled(lambda: len(jobs) == 0)
+    async with asyncio.timeout(PATIENCE_S):
+        await jobs.settled()
+    assert len(jobs) == 0
     assert len(work.limits) == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +297,8 @@ def test_rows_with_damaged_payloads_can_be_removed_and_replaced(path: Path, dama
         assert found_ids(log, "rex", condition) == []
     keys = log.queries.keys(OneOf(field="brand", values=("x",)), after_seq=0, limit=9)
     assert sorted(key.id for key in keys) == left
-    assert log._file.writer.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert not log.check().problems
     log.close()
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -125,12 +126,15 @@ def test_commits_reach_the_disk_and_deleted_bytes_are_overwritten(log: RowLog) -
         assert log._file.writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
 
 
-def test_a_reader_neither_waits_for_the_writer_nor_sees_half_a_commit(log: RowLog) -> None:
+def test_a_reader_neither_waits_for_the_writer_nor_sees_half_a_commit(
+    path: Path, log: RowLog
+) -> None:
     log.commit([_upsert("a")])
-    log._file.writer.execute("BEGIN IMMEDIATE")
-    log._file.writer.execute("DELETE FROM rows")
-    assert list(log.get(["a"])) == ["a"]
-    log._file.writer.execute("ROLLBACK")
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM rows")
+        assert list(log.get(["a"])) == ["a"]
+        writer.execute("ROLLBACK")
 
 
 def test_a_full_disk_fails_the_commit_and_nothing_else(log: RowLog) -> None:
@@ -220,9 +224,9 @@ def test_a_log_of_the_first_schema_is_migrated(path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
-    log = _open(path)
-    log._file.writer.execute("PRAGMA user_version = 99")
-    log.close()
+    _open(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 99")
     with pytest.raises(ConfigError, match="schema version 99"):
         _open(path)
 

@@ -43,6 +43,11 @@ class Changes:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
 
+    async def ended(self) -> None:
+        """Wait until nothing is under way any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     def __bool__(self) -> bool:
         return bool(self._tasks)
 

@@ -326,10 +326,14 @@ class Collection:
             closing.result()
         return bool(done)
 
+    async def settled(self) -> None:
+        """Wait until no job is in flight, not even one whose caller has left."""
+        await self._idle.wait()
+
     async def _close(self) -> None:
         # First, since a job in flight may wait for a build, which is given up here.
         await asyncio.to_thread(self._index.close)
-        await self._idle.wait()
+        await self.settled()
         await asyncio.to_thread(self._log.close)
 
     def _refuse_if_closed(self) -> None:

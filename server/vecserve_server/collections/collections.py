@@ -116,10 +116,8 @@ class Collections:
         Raises NotFound and what `use` raises.
         """
         for _ in range(TRIES - 1):
-            try:
+            with suppress(Superseded):
                 return await use(self.get(name))
-            except Superseded:
-                continue
         return await use(self.get(name))
 
     def all(self) -> list[Collection]:
@@ -228,6 +226,10 @@ class Collections:
     async def delete_alias(self, alias: str) -> None:
         """Remove an alias. Raises NotFound."""
         await self._changes.held(self._delete_alias(alias))
+
+    async def settled(self) -> None:
+        """Wait until no change is under way, not even one whose caller has left."""
+        await self._changes.ended()
 
     async def close(self, timeout_s: float) -> bool:
         """Close every collection; return whether all came to rest in time."""
@@ -344,8 +346,7 @@ class Collections:
 
     async def _closed(self, beside: dict[int, Collection], number: int) -> bool:
         """Close a generation that does not serve, if it is open; return whether it is closed."""
-        found = beside.get(number)
-        if found is None:
+        if (found := beside.get(number)) is None:
             return True
         closed = await found.close(DROP_TIMEOUT_S)
         if closed and beside.get(number) is found:

@@ -43,6 +43,14 @@ class WordFilling:
                 self._thread = threading.Thread(target=self._run, name="fill-words", daemon=True)
                 self._thread.start()
 
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to fill, not longer than that; return whether that is so."""
+        with self._changing:
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
     def _run(self) -> None:
         while (found := self._next()) is not None:
             self._fill(*found)

@@ -79,7 +79,8 @@ class ReindexingService:
         self._wall_clock_ms = wall_clock_ms
         self._log = get_logger("reindex")
         self._runs: dict[str, _Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._beginnings: set[asyncio.Task[None]] = set()
+        self._house: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Go on with what was interrupted; begin to follow the models and the calendar."""
@@ -90,11 +91,12 @@ class ReindexingService:
                 self._begin(name, self._build(collection, reindex))
             self._follow_model(name)
         self._catalog.watch(self._model_came)
-        self._spawn(self._keep_house())
+        self._house = asyncio.create_task(self._keep_house(), name="reindex-upkeep")
 
     async def close(self) -> None:
         """Stop; what is not done goes on at the next start."""
-        tasks = [*self._tasks, *(run.task for run in self._runs.values())]
+        tasks = [*self._beginnings, *(run.task for run in self._runs.values())]
+        tasks += [self._house] if self._house is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -134,6 +136,30 @@ class ReindexingService:
             await asyncio.shield(self._runs[name].task)
         elif is_running(reindex):
             await self._stopped(name, replace(reindex, state="cancelled"))
+
+    async def ended(self, name: str) -> None:
+        """Wait until no re-index of a collection runs."""
+        while (run := self._runs.get(name)) is not None:
+            await asyncio.wait([run.task])
+
+    async def settled(self) -> None:
+        """Wait until no re-index runs, and none is about to begin by itself."""
+        while tasks := {*self._beginnings, *(run.task for run in self._runs.values())}:
+            await asyncio.wait(tasks)
+
+    async def clean_up(self, name: str) -> None:
+        """Remove the generations that nobody may go back to any more."""
+        try:
+            async with self._collections.upkeep(name):
+                live, now_ms = self._collections.get(name), self._wall_clock_ms()
+                previous = self._collections.manifest(name).previous
+                if is_over(previous, keep_days=self._settings.keep_days, now_ms=now_ms):
+                    await self._collections.record(live, lambda m: replace(m, previous=None))
+                await self._discard(live)
+        except NotFound:
+            return  # it was dropped
+        except Exception:  # noqa: BLE001 - an hour later it is tried again
+            self._log.warning("clean_up_failed", exc_info=True)
 
     async def _start(self, name: str, served: ServedModel) -> str:
         ref = served.text.ref
@@ -190,7 +216,7 @@ class ReindexingService:
                 message = f"internal error; the server's log has the details of {reindex.id}"
             await self._stopped(name, replace(reindex, state="failed", message=message))
         else:
-            await self._clean_up(name)
+            await self.clean_up(name)
 
     async def _copy_and_flip(self, live: Collection, reindex: Reindex) -> None:
         name, served = live.spec.name, self._served(reindex.generation.model)
@@ -306,7 +332,9 @@ class ReindexingService:
             # One with the same weights failed, or somebody did not want it.
             was_tried = reindex and reindex.generation.model.digest == served.text.ref.digest
             if succeeds(served.text.ref, spec.model) and not was_tried:
-                self._spawn(self._start_by_itself(name, served))
+                beginning = asyncio.create_task(self._start_by_itself(name, served))
+                self._beginnings.add(beginning)
+                beginning.add_done_callback(self._beginnings.discard)
 
     async def _start_by_itself(self, name: str, served: ServedModel) -> None:
         try:
@@ -319,22 +347,8 @@ class ReindexingService:
     async def _keep_house(self) -> None:
         while True:
             for collection in self._collections.all():
-                await self._clean_up(collection.spec.name)
+                await self.clean_up(collection.spec.name)
             await asyncio.sleep(UPKEEP_S)
-
-    async def _clean_up(self, name: str) -> None:
-        """Remove the generations that nobody may go back to any more."""
-        try:
-            async with self._collections.upkeep(name):
-                live, now_ms = self._collections.get(name), self._wall_clock_ms()
-                previous = self._collections.manifest(name).previous
-                if is_over(previous, keep_days=self._settings.keep_days, now_ms=now_ms):
-                    await self._collections.record(live, lambda m: replace(m, previous=None))
-                await self._discard(live)
-        except NotFound:
-            return  # it was dropped
-        except Exception:  # noqa: BLE001 - an hour later it is tried again
-            self._log.warning("clean_up_failed", exc_info=True)
 
     def _find(self, reindex_id: str) -> tuple[str, Reindex]:
         for collection in self._collections.all():
@@ -359,11 +373,6 @@ class ReindexingService:
         if error is not None and not isinstance(error, VecserveError):
             self._log.error("reindex_broke", exc_info=error)
         self._follow_model(name)  # a still newer version may have come meanwhile
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="reindex-upkeep")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _say(self, event: str, name: str, reindex: Reindex, **more: object) -> None:
         log_event(

@@ -65,6 +65,10 @@ class UpkeepService:
         """Work on whole collections that is under way or waits."""
         return len(self._jobs)
 
+    async def settled(self) -> None:
+        """Wait until no work on whole collections is under way, and none waits."""
+        await self._jobs.settled()
+
     async def snapshot(self, name: str, snapshot: str) -> Snapshot:
         """Write a consistent copy of a collection; reads and writes go on meanwhile.
 

@@ -83,6 +83,11 @@ class UpkeepJobs:
             if not job.callers and not job.task.done():
                 self._leave(key, job)
 
+    async def settled(self) -> None:
+        """Wait until no work is under way, and none waits."""
+        while self._jobs:
+            await asyncio.wait([job.task for job in self._jobs])
+
     async def close(self) -> None:
         """Give all of it up and wait until it has ended."""
         jobs = list(self._jobs)

@@ -39,7 +39,8 @@ class IndexMaintenance:
         # None ends the thread. An index waits at most once, so the queue is bounded by them.
         self._due: queue.SimpleQueue[Maintained | None] = queue.SimpleQueue()
         self._waiting: set[int] = set()
-        self._changing = threading.Lock()
+        self._works = False
+        self._changing = threading.Condition()
         # Only the thread uses it.
         self._failed: set[Maintained] = set()
         self._thread = threading.Thread(target=self._run, name="index-maintenance", daemon=True)
@@ -55,6 +56,14 @@ class IndexMaintenance:
                 return
             self._waiting.add(id(index))
         self._due.put(index)
+
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until no index has anything due, not longer than that; return whether that is so.
+
+        One that failed is due again later; it is not waited for.
+        """
+        with self._changing:
+            return self._changing.wait_for(lambda: not (self._waiting or self._works), timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
         """Kill a running build and end the thread; return whether it ended in time."""
@@ -80,13 +89,17 @@ class IndexMaintenance:
             return False
         with self._changing:
             self._waiting.discard(id(index))
-        if self._is_settled(index):
+            self._works = True
+        if self._is_done(index):
             self._failed.discard(index)
         else:
             self._failed.add(index)
+        with self._changing:
+            self._works = False
+            self._changing.notify_all()
         return True
 
-    def _is_settled(self, index: Maintained) -> bool:
+    def _is_done(self, index: Maintained) -> bool:
         try:
             return index.maintain()
         except Draining as error:
