@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,18 +20,21 @@ from numpy.typing import NDArray
 from vecserve_server.collections.checking import Checked, check, check_rows
 from vecserve_server.collections.read_shares import ReadShares
 from vecserve_server.collections.removals import Removals
-from vecserve_server.collections.retrieval import Answer, Asked, Retrieval, Steps, Wanted
-from vecserve_server.collections.standing import ALL_WELL, Standing, State, down, without_segments
+from vecserve_server.collections.retrieval import Asked, Retrieval, Steps
+from vecserve_server.collections.standing import ALL_WELL, Standing, down, without_segments
 from vecserve_server.collections.unchanged import unchanged_seqs
 from vecserve_server.collections.write_gate import WriteGate
-from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.collections import CollectionSpec, CollectionState
 from vecserve_server.domain.conditions import Condition
 from vecserve_server.domain.rows import NewRow, Row, Source
+from vecserve_server.domain.searching import QueryHits, Searched, Wanted
+from vecserve_server.domain.snapshots import Snapshot
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import FailedPrecondition, NotFound, StoreGone, Superseded
 from vecserve_server.index.vectors.vector_index import IndexStats, VectorIndex
 from vecserve_server.storage.files.read_limit import ReadLimit
 from vecserve_server.storage.folders.manifest import has_manifest
-from vecserve_server.storage.folders.snapshots import Snapshot, write_snapshot
+from vecserve_server.storage.folders.snapshots import write_snapshot
 from vecserve_server.storage.rows.operations import Committed, Operation, Outcome
 from vecserve_server.storage.rows.row_log import RowLog
 from vecserve_server.storage.rows.row_queries import RowKey
@@ -43,14 +45,6 @@ TURN_S = 0.1
 """After that a call with many queries lets others read."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieved:
-    """The answers to several queries."""
-
-    answers: Sequence[Answer]
-    search_us: int
 
 
 class Collection:
@@ -109,28 +103,29 @@ class Collection:
 
     async def retrieve(
         self, asked: Sequence[Asked], wanted: Wanted, *, deadline_ns: int | None = None
-    ) -> Retrieved:
-        """Answer queries, dense, lexical or both; see `Retrieval.answer`."""
+    ) -> Searched:
+        """Answer all queries, dense, lexical or both; see `Retrieval.answer`."""
         limit = self._limit(deadline_ns)
         steps = self._retrieval.steps(asked, wanted, is_late=limit)
-        search_us = 0
+        search_ns = 0
         while True:
-            answers, spent_us = await self._read(partial(self._turn, steps), limit)
-            search_us += spent_us
+            answers, spent_ns = await self._read(partial(self._turn, steps), limit)
+            search_ns += spent_ns
             if answers is not None:
-                return Retrieved(answers=answers, search_us=search_us)
+                timings = Timings(search_ns=search_ns)
+                return Searched(answers=dict(enumerate(answers)), timings=timings)
 
-    def _turn(self, steps: Steps[list[Answer]]) -> tuple[list[Answer] | None, int]:
+    def _turn(self, steps: Steps[list[QueryHits]]) -> tuple[list[QueryHits] | None, int]:
         """Work on a call until others should read; the answers, if that was the last of it."""
         started_ns = self._clock_ns()
-        answers: list[Answer] | None = None
+        answers: list[QueryHits] | None = None
         try:
             next(steps)
             while self._clock_ns() - started_ns < TURN_S * 1e9:
                 next(steps)
         except StopIteration as end:
             answers = end.value
-        return answers, (self._clock_ns() - started_ns) // 1000
+        return answers, self._clock_ns() - started_ns
 
     async def get(
         self, ids: Sequence[str], *, with_vectors: bool, source_bytes: int = 0
@@ -277,8 +272,10 @@ class Collection:
         """Look, and raise FailedPrecondition if the files are not where they were opened."""
         self.standing = await asyncio.to_thread(self.look)
         standing = self.standing
-        if standing.state is State.DOWN and (standing.was_replaced or not only_if_replaced):
-            raise FailedPrecondition(f"collection: {standing.reason}")
+        if standing.state is CollectionState.DOWN and (
+            standing.was_replaced or not only_if_replaced
+        ):
+            raise FailedPrecondition(standing.reason, field="collection")
 
     async def verify_rows(self, limit: ReadLimit | None = None) -> Checked:
         """Check every record and what was made of them in the rows' file."""
@@ -336,7 +333,7 @@ class Collection:
         if self._closed:
             if self._superseded:
                 raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
-            raise NotFound(f"collection: {self.spec.name!r} does not exist")
+            raise NotFound(f"{self.spec.name!r} does not exist", field="collection")
 
     def _publish(self, committed: Committed) -> None:  # on the writer thread
         self._index.apply(
@@ -376,7 +373,7 @@ class Collection:
             raise
         except StoreGone as error:
             self.standing = down(self.spec.name, error)
-            raise FailedPrecondition(f"collection: {self.standing.reason}") from error
+            raise FailedPrecondition(self.standing.reason, field="collection") from error
 
     def _count_down(self) -> None:
         self._jobs_in_flight -= 1

@@ -18,6 +18,7 @@ from vecserve_server.collections.collections import Collections
 from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.conditions import Condition
+from vecserve_server.domain.embedding import EmbedOptions
 from vecserve_server.domain.inputs import Embeddable, Input, ReadyVector, Reference, Text
 from vecserve_server.domain.rows import NewRow, Source
 from vecserve_server.domain.timings import Timings
@@ -25,12 +26,12 @@ from vecserve_server.domain.validation import check_count, check_id, check_paylo
 from vecserve_server.errors import (
     DeadlineExceeded,
     FailedPrecondition,
+    FieldPath,
     InvalidArgument,
     RequestError,
     Superseded,
 )
 from vecserve_server.services.collection_vectors import CollectionEmbedder, NamedInput
-from vecserve_server.serving.embedder import EmbedOptions
 from vecserve_server.settings.settings import LimitSettings
 from vecserve_server.storage.rows.operations import Conflict, Delete, Outcome, Upsert
 
@@ -116,13 +117,17 @@ class IndexingService:
         )
 
     async def delete(
-        self, collection_name: str, ids: Sequence[str], expected_seqs: Mapping[str, int]
+        self,
+        collection_name: str,
+        ids: Sequence[str],
+        expected_seqs: Mapping[str, int],
+        caller: Caller,
     ) -> Deleted:
         """Delete rows, some only if their seq is the expected one."""
         self._collections.get(collection_name)
         check_count("ids", len(ids), limit=self._limits.max_items_per_call)
         for index, row_id in enumerate(ids):
-            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
+            check_id(("ids", index), row_id, limit_bytes=self._limits.max_id_bytes)
         if unknown := expected_seqs.keys() - set(ids):
             raise InvalidArgument("expected_seqs", f"{min(unknown)!r} is not among ids")
         deletes = [Delete(row_id, expected_seqs.get(row_id)) for row_id in dict.fromkeys(ids)]
@@ -199,7 +204,7 @@ class IndexingService:
             )
         written = dict(zip(order, outcomes, strict=True))
         refused = {
-            index: _conflict(f"rows[{index}].expected_seq", rows[index].expected_seq, outcome)
+            index: _conflict(("rows", index, "expected_seq"), rows[index].expected_seq, outcome)
             for index, outcome in written.items()
             if isinstance(outcome, Conflict)
         }
@@ -230,11 +235,11 @@ class IndexingService:
     def _check(self, index: int, row: RowInput) -> str:
         if row.problem is not None:
             raise row.problem
-        check_id(f"rows[{index}].id", row.id, limit_bytes=self._limits.max_id_bytes)
+        check_id(("rows", index, "id"), row.id, limit_bytes=self._limits.max_id_bytes)
         if row.content is None:
             raise InvalidArgument(("rows", index), "has no content; text or vector must be set")
         return check_payload(
-            f"rows[{index}].payload_json",
+            ("rows", index, "payload_json"),
             row.payload_json,
             limit_bytes=self._limits.max_payload_bytes,
         )
@@ -311,10 +316,12 @@ async def _skip(
             prepared.rows.pop(index, None)
 
 
-def _conflict(field: str, expected: int | None, conflict: Conflict) -> FailedPrecondition:
+def _conflict(
+    field: str | FieldPath, expected: int | None, conflict: Conflict
+) -> FailedPrecondition:
     current = conflict.current_seq
     found = f"the row has seq {current}" if current else "there is no such row"
-    return FailedPrecondition(f"{field}: is {expected}, but {found}")
+    return FailedPrecondition(f"is {expected}, but {found}", field=field)
 
 
 def _source(row: RowInput, options: EmbedOptions) -> Source | None:
