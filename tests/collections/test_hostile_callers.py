@@ -51,8 +51,7 @@ async def test_a_read_whose_caller_leaves_ends_and_others_read_meanwhile(
         for reader in readers:
             reader.cancel()
         await asyncio.wait(readers)
-        while slow._jobs_in_flight:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await slow._jobs.idle()
     assert store.collections.reads.waiting == 0
 
 

@@ -181,11 +181,8 @@ class UpkeepService:
         if manifest.previous is not None:
             await self._compact_previous(collection, manifest.previous.generation, limit)
         await collection.compact_index(limit)
-        try:
-            await collection.gate.close()
+        async with collection.writers_held():
             await collection.compact_rows(limit)
-        finally:
-            collection.gate.open()
         return max(0, before - await collection.disk_bytes())
 
     async def _undamaged(self, collection: Collection, limit: ReadLimit) -> Collection:
