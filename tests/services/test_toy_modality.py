@@ -34,8 +34,9 @@ from vecserve_server.scheduling.encoder_policy import EncoderPolicy
 from vecserve_server.services.collection_vectors import CollectionEmbedder
 from vecserve_server.services.declaring import DeclaringService, NewCollection
 from vecserve_server.services.embedding import EmbeddingService
-from vecserve_server.services.indexing import IndexingService, RowInput
+from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.reindexing import ReindexingService
+from vecserve_server.services.row_preparation import RowInput
 from vecserve_server.services.searching import QueryInput, SearchingService
 from vecserve_server.serving.catalog import Catalog, ServedModel
 from vecserve_server.serving.embedder import Embedder

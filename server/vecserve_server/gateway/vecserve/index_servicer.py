@@ -22,8 +22,9 @@ from vecserve_server.gateway.vecserve.converters import (
     write_row,
 )
 from vecserve_server.gateway.vecserve.filters import read_filter
-from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
+from vecserve_server.services.indexing import IndexingService, Upserted
 from vecserve_server.services.reading import ReadingService
+from vecserve_server.services.row_preparation import RowInput
 
 
 class IndexServicer:
