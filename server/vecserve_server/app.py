@@ -45,9 +45,12 @@ from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.scheduling.niceness import yield_to_others
 from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.collection_vectors import CollectionEmbedder
+from vecserve_server.services.declaring import DeclaringService
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.reading import ReadingService
 from vecserve_server.services.reindexing import ReindexingService
+from vecserve_server.services.reporting import ReportingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.services.watching import Watching
 from vecserve_server.serving.load_turns import LoadPool
@@ -115,7 +118,8 @@ class _Application:
             await server.start()
             metrics_port, end_metrics = open_metrics(self._settings.server, self._metrics)
             stack.push_async_callback(asyncio.to_thread, end_metrics)
-            core = await self._build_core(stack, admission)
+            writer, collections = await self._open_store(stack)
+            core = await self._build_core(stack, writer, collections, admission)
             servicers = build_servicers(
                 core,
                 settings=self._settings,
@@ -131,7 +135,7 @@ class _Application:
             stack.callback(freeing.cancel)
             self._announce(stack, server.port, metrics_port, started_ns)
             await self._stop.wait()
-            await self._drain(server, admission, core.writer)
+            await self._drain(server, admission, writer)
         if self._death is not None:
             self._log.error("core_died", exc_info=self._death)
             return EXIT_FAILED
@@ -153,21 +157,20 @@ class _Application:
             clock_ns=self._clock_ns,
         )
 
-    async def _build_core(self, stack: AsyncExitStack, admission: Admission) -> Core:
-        settings, limits = self._settings, self._settings.limits
+    async def _open_store(self, stack: AsyncExitStack) -> tuple[RowWriter, Collections]:
+        settings = self._settings
         folder = await asyncio.to_thread(DataFolder.open, settings.storage.data_dir)
         stack.callback(folder.close)
         bounds = build_bounds(settings, raise_descriptor_limit())
         stack.enter_context(temporary_files_in(folder.temporary_folder))
         search_pool = self._pool(stack, "search", bounds.all_search_threads)
-        tokenise_pool = self._pool(stack, "tokenise", settings.compute.tokenise_threads)
         writer = self._start_writer(stack)
         collections = Collections(
             folder=folder,
             writer=writer,
             search_pool=search_pool,
             indexes=build_indexes(settings, self._start_maintenance(stack)),
-            max_collections=limits.max_collections,
+            max_collections=settings.limits.max_collections,
             clock_ns=self._clock_ns,
             metrics=self._metrics,
             bounds=bounds,
@@ -179,6 +182,17 @@ class _Application:
         log_event(self._log, logging.INFO, "store_open", **facts, rows=rows)
         watching = Watching(collections=collections, every_s=settings.storage.watch_s)
         stack.push_async_callback(watching.start())
+        return writer, collections
+
+    async def _build_core(
+        self,
+        stack: AsyncExitStack,
+        writer: RowWriter,
+        collections: Collections,
+        admission: Admission,
+    ) -> Core:
+        settings, limits = self._settings, self._settings.limits
+        tokenise_pool = self._pool(stack, "tokenise", settings.compute.tokenise_threads)
         models = await self._start_models(stack, tokenise_pool, collections, admission)
         catalog, embedder = models.catalog, models.embedder
         vectors = CollectionEmbedder(catalog=catalog, embedder=embedder)
@@ -197,11 +211,11 @@ class _Application:
         stack.push_async_callback(upkeep.close)
         await asyncio.to_thread(upkeep.open)
         return Core(
-            catalog=catalog,
             models=models.control,
-            collections=collections,
-            writer=writer,
             embedding=EmbeddingService(catalog=catalog, embedder=embedder),
+            declaring=DeclaringService(
+                collections=collections, catalog=catalog, wall_clock_ms=wall_clock_ms
+            ),
             indexing=IndexingService(
                 collections=collections,
                 embedder=vectors,
@@ -209,11 +223,18 @@ class _Application:
                 limits=limits,
                 clock_ns=self._clock_ns,
             ),
+            reading=ReadingService(collections=collections),
             searching=searching,
             reindexing=reindexing,
             upkeep=upkeep,
             classifying=ClassifyingService(
                 searching=searching, settings=settings.classify, max_k=limits.max_k
+            ),
+            reporting=ReportingService(
+                catalog=catalog,
+                collections=collections,
+                queued_rows=lambda: writer.stats().queued_rows,
+                clock_ns=self._clock_ns,
             ),
         )
 

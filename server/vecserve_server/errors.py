@@ -31,6 +31,7 @@ a status.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias, TypeGuard
 
 FieldPath: TypeAlias = tuple[str | int, ...]
@@ -44,16 +45,21 @@ class VecserveError(Exception):
 class RequestError(VecserveError):
     """A failure that the caller can mend by changing the request."""
 
+    def __init__(self, problem: str, *, field: str | FieldPath = ()) -> None:
+        """Say what is wrong, and with which field, by its parts: `("rows", 3, "text")`."""
+        path = (field,) if isinstance(field, str) else field
+        super().__init__(sentence(path, problem))
+        self.path = path
+        """The field at fault; empty: it is none."""
+        self.problem = problem
+
 
 class InvalidArgument(RequestError):
     """A field of the request is malformed or outside its limit."""
 
     def __init__(self, field: str | FieldPath, problem: str) -> None:
-        """Name the field by its parts, as in `("rows", 3, "text")`, and say what is wrong."""
-        path = (field,) if isinstance(field, str) else field
-        super().__init__(f"{spelled(path)}: {problem}")
-        self.path = path
-        self.problem = problem
+        """Name the field, and say what is wrong with it."""
+        super().__init__(problem, field=field)
 
     @property
     def field(self) -> str:
@@ -177,8 +183,13 @@ def is_for_caller(error: Exception) -> TypeGuard[VecserveError]:
 
 
 def spelled(path: FieldPath) -> str:
-    """Spell a path as protocol buffers do: `rows[3].text`."""
+    """Spell a path as the log does, and protocol buffers: `rows[3].text`."""
     first, *rest = path
     return str(first) + "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest
     )
+
+
+def sentence(path: FieldPath, problem: str, spell: Callable[[FieldPath], str] = spelled) -> str:
+    """Join a field, as a protocol spells it, with what is wrong with it."""
+    return f"{spell(path)}: {problem}" if path else problem

@@ -14,9 +14,10 @@ import pytest
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
-from vecserve_server.collections.retrieval import Asked, Wanted
+from vecserve_server.collections.retrieval import Asked
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.rows import NewRow
+from vecserve_server.domain.searching import Wanted
 from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import AlreadyExists, FailedPrecondition, NotFound, StorageError
 from vecserve_server.index.building.maintenance import IndexMaintenance

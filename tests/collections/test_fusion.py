@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from vecserve_server.collections.fusion import (
-    Fusion,
-    Ranked,
-    ReciprocalRank,
-    WeightedSum,
-    from_dense,
-    from_lexical,
-    fuse,
-)
+from vecserve_server.collections.fusion import Ranked, from_dense, from_lexical, fuse
+from vecserve_server.domain.searching import Fusion, ReciprocalRank, WeightedSum
 
 SIDES = st.dictionaries(
     st.integers(1, 12), st.floats(-1, 30, allow_nan=False, width=32), max_size=10
@@ -27,9 +22,16 @@ FUSIONS: st.SearchStrategy[Fusion] = st.one_of(
 )
 
 
+class Side(NamedTuple):
+    """What one side found, as exact as the numbers that the tests compute with."""
+
+    seqs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
 def ranked(side: dict[int, float]) -> Ranked:
     best = sorted(side, key=lambda seq: (-side[seq], seq))
-    return Ranked(np.array(best, np.int64), np.array([side[seq] for seq in best], np.float64))
+    return Side(np.array(best, np.int64), np.array([side[seq] for seq in best], np.float64))
 
 
 @given(SIDES, SIDES, FUSIONS)

@@ -18,10 +18,12 @@ from tests.index.oracle import UNMEASURED, InlineBuilder, options
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
 from vecserve_server.collections.rebuilding import Rebuild, copy_row
-from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.collections.retrieval import Asked
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType
 from vecserve_server.domain.conditions import OneOf
 from vecserve_server.domain.rows import NewRow, Row, Source
+from vecserve_server.domain.searching import Mode, Wanted
 from vecserve_server.domain.vectors import ModelRef, Vectors
 from vecserve_server.errors import NotFound, Superseded
 from vecserve_server.index.building.maintenance import IndexMaintenance
@@ -187,9 +189,9 @@ async def test_compaction_erases_rows_from_segments_words_and_the_generation_bef
     assert all(files_with(tmp_path, trace) for trace in traces)
     await target.write([Delete("r7")])
     service = UpkeepService(collections=collections, snapshots=tmp_path / "snapshots")
-    assert await service.compact("docs") >= 0
+    assert await service.compact("docs", ANONYMOUS) >= 0
     assert [files_with(tmp_path, trace) for trace in traces] == [[], [], []]
-    assert (await service.verify("docs")).problems == []
+    assert (await service.verify("docs", ANONYMOUS)).problems == []
     assert target.index_stats.dead_rows == 0
 
 
@@ -199,15 +201,15 @@ async def test_a_snapshot_brings_back_fields_words_and_texts(
     live = await filled(collections, maintenance)
     await live.write([Delete("r3")])
     service = UpkeepService(collections=collections, snapshots=tmp_path / "snapshots")
-    await service.snapshot("docs", "monday")
-    assert await service.restore("monday", "copy") == ROWS - 1
+    await service.snapshot("docs", "monday", ANONYMOUS)
+    assert await service.restore("monday", "copy", ANONYMOUS) == ROWS - 1
     restored = collections.get("copy")
     assert restored.spec == replace(SPEC, name="copy")
     assert await found(restored, mode=Mode.LEXICAL) == ["r7"]
     assert await restored.count(OneOf(field="colour", values=("blue",))) == ROWS // 2 - 1
     assert await restored.without_source() == []
     await sealed(maintenance, restored)
-    assert (await service.verify("copy")).problems == []
+    assert (await service.verify("copy", ANONYMOUS)).problems == []
 
 
 async def test_a_discarded_generation_is_closed_before_its_folder_goes(

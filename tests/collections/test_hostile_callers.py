@@ -12,7 +12,9 @@ import pytest
 
 from tests.collections.served_store import ANY, BOUNDS, DIM, ENDLESS, PATIENCE_S, Store, found
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.collections.retrieval import Asked
+from vecserve_server.domain.caller import ANONYMOUS
+from vecserve_server.domain.searching import Mode, Wanted
 from vecserve_server.errors import DeadlineExceeded, NotFound
 from vecserve_server.storage.folders import snapshots as snapshot_files
 from vecserve_server.storage.payloads.filter_sql import Sql
@@ -117,7 +119,9 @@ async def test_a_snapshot_whose_caller_left_is_not_there(
         return copy_into(*args, **more)
 
     monkeypatch.setattr(collection._log, "copy_into", stalled)
-    callers = [asyncio.create_task(store.upkeep.snapshot("a", f"s{n}")) for n in range(12)]
+    callers = [
+        asyncio.create_task(store.upkeep.snapshot("a", f"s{n}", ANONYMOUS)) for n in range(12)
+    ]
     assert await asyncio.to_thread(copying.wait, PATIENCE_S)
     for caller in callers:
         caller.cancel()
@@ -126,7 +130,7 @@ async def test_a_snapshot_whose_caller_left_is_not_there(
     async with asyncio.timeout(PATIENCE_S):
         await store.upkeep.settled()
     assert list(store.snapshots.iterdir()) == []
-    await store.upkeep.snapshot("a", "s0")
+    await store.upkeep.snapshot("a", "s0", ANONYMOUS)
 
 
 async def test_a_snapshot_that_was_finished_for_nobody_is_deleted(
@@ -143,7 +147,7 @@ async def test_a_snapshot_that_was_finished_for_nobody_is_deleted(
         return snapshot
 
     monkeypatch.setattr(collection, "snapshot", finished)
-    caller = asyncio.create_task(store.upkeep.snapshot("a", "s"))
+    caller = asyncio.create_task(store.upkeep.snapshot("a", "s", ANONYMOUS))
     await asyncio.wait([caller])
     async with asyncio.timeout(PATIENCE_S):
         await store.upkeep.settled()
@@ -154,7 +158,7 @@ async def test_a_restore_whose_caller_left_makes_no_collection(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.made("a")
-    await store.upkeep.snapshot("a", "s")
+    await store.upkeep.snapshot("a", "s", ANONYMOUS)
     copying, released = threading.Event(), threading.Event()
     sha256 = snapshot_files._sha256
 
@@ -164,7 +168,7 @@ async def test_a_restore_whose_caller_left_makes_no_collection(
         return sha256(*args)
 
     monkeypatch.setattr(snapshot_files, "_sha256", stalled)
-    caller = asyncio.create_task(store.upkeep.restore("s", "b"))
+    caller = asyncio.create_task(store.upkeep.restore("s", "b", ANONYMOUS))
     assert await asyncio.to_thread(copying.wait, PATIENCE_S)
     caller.cancel()
     await asyncio.wait([caller])
@@ -174,7 +178,7 @@ async def test_a_restore_whose_caller_left_makes_no_collection(
     assert [path.name for path in store.files_of("").iterdir()] == ["a"]
     with pytest.raises(NotFound):
         store.collections.get("b")
-    assert await store.upkeep.restore("s", "b") == 1
+    assert await store.upkeep.restore("s", "b", ANONYMOUS) == 1
 
 
 async def test_a_check_leaves_builds_and_searches_alone(
@@ -190,7 +194,7 @@ async def test_a_check_leaves_builds_and_searches_alone(
         return verify(**more)
 
     monkeypatch.setattr(collection._log, "check", stalled)
-    callers = [asyncio.create_task(store.upkeep.verify("a")) for _ in range(4000)]
+    callers = [asyncio.create_task(store.upkeep.verify("a", ANONYMOUS)) for _ in range(4000)]
     assert await asyncio.to_thread(checking.wait, PATIENCE_S)
     threads = [thread.name for thread in threading.enumerate()]
     assert sum(name.startswith("upkeep") for name in threads) <= BOUNDS.upkeep_threads

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.collections.served_store import Store, found, spec, upsert
-from vecserve_server.collections.standing import State
+from vecserve_server.domain.caller import ANONYMOUS
+from vecserve_server.domain.collections import CollectionState
 from vecserve_server.errors import FailedPrecondition
 
 
@@ -50,14 +51,14 @@ async def test_writes_to_lost_files_are_refused_and_the_collection_is_down(
     lose(store.files_of("lost"))
     with pytest.raises(FailedPrecondition, match=r"'lost' (are gone|were replaced) while they"):
         await lost.write([upsert(1)])
-    assert lost.standing.state is State.DOWN
+    assert lost.standing.state is CollectionState.DOWN
     assert store.up("lost") == 0.0
     assert await found(lost) == ["r0"]
     with pytest.raises(FailedPrecondition):
-        await store.upkeep.snapshot("lost", "monday")
+        await store.upkeep.snapshot("lost", "monday", ANONYMOUS)
     for look_after in (store.upkeep.verify, store.upkeep.compact):
         with pytest.raises(FailedPrecondition, match=r"'lost' (are gone|were replaced) while they"):
-            await look_after("lost")
+            await look_after("lost", ANONYMOUS)
     with pytest.raises(FailedPrecondition):
         await store.collections.record(lost, lambda manifest: manifest)
     if lose is not remove_data_folder:
@@ -95,7 +96,7 @@ async def test_a_manifest_that_is_gone_is_written_anew(store: Store) -> None:
     manifest.unlink()
     await store.watching.look()
     assert manifest.read_bytes() == content
-    assert collection.standing.state is State.SERVING
+    assert collection.standing.state is CollectionState.SERVING
 
 
 async def test_a_removed_collection_can_be_dropped_and_made_anew(store: Store) -> None:
@@ -128,7 +129,7 @@ async def test_nothing_is_made_in_another_data_folder(store: Store) -> None:
         with pytest.raises(FailedPrecondition, match="data folder is not where"):
             await change
     with pytest.raises(FailedPrecondition):
-        await store.upkeep.snapshot("a", "monday")
+        await store.upkeep.snapshot("a", "monday", ANONYMOUS)
     assert [path.name for path in store.root.rglob("*")] == ["collections"]
 
 
@@ -138,7 +139,7 @@ async def test_lost_segments_degrade_a_collection_that_is_written_on(
     collection = await store.made("a")
     monkeypatch.setattr(collection._index, "lost_folders", lambda: ["segment-1"])
     await store.watching.look()
-    assert collection.standing.state is State.DEGRADED
+    assert collection.standing.state is CollectionState.DEGRADED
     assert "no row is lost" in collection.standing.reason
     assert store.up("a") == 1.0
     await collection.write([upsert(1)])

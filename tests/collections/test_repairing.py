@@ -14,8 +14,10 @@ import pytest
 from tests.crash.bit_flips import SPECS, row
 from tests.crash.store import Store, opened
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.collections.retrieval import Asked
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.conditions import OneOf
+from vecserve_server.domain.searching import Mode, Wanted
 from vecserve_server.errors import CorruptData
 from vecserve_server.storage.rows.operations import Delete, Upsert
 
@@ -78,7 +80,7 @@ async def holders(collection: Collection, word: str) -> set[str]:
 
 async def expect_right_answers(store: Store) -> None:
     collection = store.collections.get(NAME)
-    assert not (await store.upkeep.verify(NAME)).problems
+    assert not (await store.upkeep.verify(NAME, ANONYMOUS)).problems
     assert await holders(collection, "number7") == {"id7"}
     assert await collection.count(OneOf(field="brand", values=("brand7",))) == 4
     assert collection.live_rows == ROWS - 1
@@ -89,10 +91,10 @@ async def test_what_was_made_of_the_rows_is_compared_with_them_and_made_anew(
     store: Store, named: str
 ) -> None:
     damage(store, DAMAGES[named])
-    found = await store.upkeep.verify(NAME)
+    found = await store.upkeep.verify(NAME, ANONYMOUS)
     assert any(named in problem for problem in found.problems), found.problems
     assert not found.has_damaged_rows
-    mended = await store.upkeep.verify(NAME, repairs=True)
+    mended = await store.upkeep.verify(NAME, ANONYMOUS, repairs=True)
     assert (mended.problems, list(mended.repaired)) == ([], found.problems)
     await expect_right_answers(store)
     seqs = await store.collections.get(NAME).seqs()
@@ -101,7 +103,7 @@ async def test_what_was_made_of_the_rows_is_compared_with_them_and_made_anew(
 
 async def test_compaction_makes_anew_what_is_damaged(store: Store) -> None:
     damage(store, DAMAGES["word index"])
-    await store.upkeep.compact(NAME)
+    await store.upkeep.compact(NAME, ANONYMOUS)
     await expect_right_answers(store)
 
 
@@ -109,12 +111,12 @@ async def test_damaged_rows_are_named_and_nothing_is_made_of_them(store: Store) 
     damage(store, "UPDATE rows SET payload = replace(payload, 'number7', 'number8') WHERE seq = 8")
     damage(store, DAMAGES["word index"])
     for repairs in (False, True):
-        found = await store.upkeep.verify(NAME, repairs=repairs)
+        found = await store.upkeep.verify(NAME, ANONYMOUS, repairs=repairs)
         assert found.has_damaged_rows
         assert "row seq 8, id 'id7': the checksum is wrong" in found.problems
     collection = store.collections.get(NAME)
     await collection.write([Upsert(row(7))])
-    assert not (await store.upkeep.verify(NAME, repairs=True)).problems
+    assert not (await store.upkeep.verify(NAME, ANONYMOUS, repairs=True)).problems
     await expect_right_answers(store)
 
 
@@ -131,16 +133,16 @@ async def test_a_row_that_is_gone_from_the_table_alone_is_named(store: Store) ->
         ) WHERE name = 'sqlite_autoindex_rows_1';
         """,
     )
-    found = await store.upkeep.verify(NAME, repairs=True)
+    found = await store.upkeep.verify(NAME, ANONYMOUS, repairs=True)
     assert "row seq 999, id 'ghost': its record is lost" in found.problems
     assert found.has_lost_rows
     with pytest.raises(CorruptData, match="rows cannot be read"):
-        await store.upkeep.compact(NAME)
+        await store.upkeep.compact(NAME, ANONYMOUS)
 
 
 async def test_rows_written_during_a_repair_are_kept(store: Store) -> None:
     damage(store, DAMAGES["word index"])
-    repair = asyncio.create_task(store.upkeep.verify(NAME, repairs=True))
+    repair = asyncio.create_task(store.upkeep.verify(NAME, ANONYMOUS, repairs=True))
     written = 0
     while not repair.done():
         collection = store.collections.get(NAME)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from tests.storage.payloads import CONDITIONS, MISSING, PAYLOADS, canonical, matches, value_of
 from vecserve_server.collections import retrieval
-from vecserve_server.collections.fusion import ReciprocalRank
-from vecserve_server.collections.retrieval import Asked, Mode, Retrieval, Wanted
+from vecserve_server.collections.retrieval import Asked, Retrieval
 from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis
 from vecserve_server.domain.conditions import Bounds, NumberIn, OneOf
 from vecserve_server.domain.rows import NewRow
+from vecserve_server.domain.searching import Mode, ReciprocalRank, Wanted
 from vecserve_server.errors import DeadlineExceeded
 from vecserve_server.index.live_rows import LiveRows
 from vecserve_server.index.vectors.vector_index import Neighbours

@@ -27,10 +27,12 @@ from tests.crash.scenarios import Journal
 from tests.crash.store import SPEC, Store, check_refusal, opened
 from tests.crash.sweep import in_fork
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.collections.retrieval import Asked
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis, Tokeniser
 from vecserve_server.domain.conditions import Bounds, Condition, InstantIn, NumberIn, OneOf
 from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.domain.searching import Mode, Wanted
 from vecserve_server.errors import VecserveError
 from vecserve_server.storage.rows.operations import Delete, Upsert
 
@@ -128,7 +130,7 @@ async def _oracle(root: Path) -> Answers:
     async with opened(root) as store:
         answers = await _all_answers(store)
         for spec in SPECS:
-            assert not (await store.upkeep.verify(spec.name)).problems
+            assert not (await store.upkeep.verify(spec.name, ANONYMOUS)).problems
     assert not any(isinstance(answer, str) for answer in answers.values())
     return answers
 
@@ -146,12 +148,14 @@ async def _judged(store: Store, wanted: Answers) -> str:
     found = await _all_answers(store)
     wrong = [name for name in wanted if found[name] != wanted[name]]
     told = [name for name in wrong if isinstance(found[name], str)]
-    checks = {spec.name: await store.upkeep.verify(spec.name) for spec in SPECS}
+    checks = {spec.name: await store.upkeep.verify(spec.name, ANONYMOUS) for spec in SPECS}
     problems = [text for checked in checks.values() for text in checked.problems]
     if not problems:
         assert not wrong, f"wrong and not found: {wrong}"
         return "right"
-    repaired = {spec.name: await store.upkeep.verify(spec.name, repairs=True) for spec in SPECS}
+    repaired = {
+        spec.name: await store.upkeep.verify(spec.name, ANONYMOUS, repairs=True) for spec in SPECS
+    }
     left = [text for checked in repaired.values() for text in checked.problems]
     state = "wrong" if len(told) < len(wrong) else "told" if wrong else "right"
     if left:

@@ -30,6 +30,7 @@ from tests.crash.store import (
     set_aside,
 )
 from tests.crash.sweep import in_fork
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.errors import CorruptData, FailedPrecondition, VecserveError
 
 Counts: TypeAlias = dict[str, dict[str, int]]
@@ -89,7 +90,7 @@ async def _prepare(root: Path, killed: bool) -> None:
             if number in (10, 18):
                 await asyncio.to_thread(store.index.maintain)
             if number == 20:
-                await store.upkeep.snapshot(NAME, SNAPSHOT)
+                await store.upkeep.snapshot(NAME, SNAPSHOT, ANONYMOUS)
         if killed:
             os._exit(0)
 
@@ -125,10 +126,10 @@ async def _compare(store: Store, name: Path) -> str:
         check_refusal(store.folder.path, error)
         return "told when read"
     except AssertionError:
-        if not (await store.upkeep.verify(NAME)).problems:
+        if not (await store.upkeep.verify(NAME, ANONYMOUS)).problems:
             raise
         return "found by verify"
-    if (await store.upkeep.verify(NAME)).problems:
+    if (await store.upkeep.verify(NAME, ANONYMOUS)).problems:
         return "found by verify"
     outcome = "right" if possible.states == _state().states else "last write taken for torn"
     await check_after_all(store, possible, MORE)
@@ -140,7 +141,7 @@ async def _restore(store: Store) -> str:
     for transaction in WRITES[:21]:
         possible.acknowledged(transaction)
     try:
-        await store.upkeep.restore(SNAPSHOT, "again")
+        await store.upkeep.restore(SNAPSHOT, "again", ANONYMOUS)
     except (CorruptData, FailedPrecondition) as error:
         if SNAPSHOT not in str(error):
             raise

@@ -29,6 +29,7 @@ from tests.crash.store import (
 )
 from tests.storage.first_schema import write_first_schema
 from vecserve_server.checked_json import write_checked_json
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.errors import FailedPrecondition, NotFound, VecserveError
 from vecserve_server.storage.folders.data_folder import DataFolder
@@ -138,12 +139,12 @@ class Acting:
 
     async def compact(self) -> None:
         """Rewrite all segments, and the rows."""
-        await self.attempt("compact", self.store.upkeep.compact(NAME))
+        await self.attempt("compact", self.store.upkeep.compact(NAME, ANONYMOUS))
 
     async def start_reindex(self) -> str:
         """Begin to make a generation with the newest model; return the id, if it began."""
         try:
-            return await self.store.reindexing.start(NAME, "m")
+            return await self.store.reindexing.start(NAME, "m", ANONYMOUS)
         except VecserveError as error:
             self.refused(error)
             return ""
@@ -151,7 +152,7 @@ class Acting:
     async def take_back(self, reindex_id: str) -> None:
         """Let the generation before serve again."""
         if reindex_id:
-            await self.attempt("take back", self.store.reindexing.cancel(reindex_id))
+            await self.attempt("take back", self.store.reindexing.cancel(reindex_id, ANONYMOUS))
 
     async def attempt(self, deed: str, work: Awaitable[object]) -> None:
         """Await something that may fail on a bad disk, but only as it should."""
@@ -313,9 +314,9 @@ async def _migrate(acting: Acting) -> None:
 
 async def _snapshot(acting: Acting) -> None:
     upkeep = acting.store.upkeep
-    await acting.attempt("snapshot", upkeep.snapshot(NAME, "first"))
+    await acting.attempt("snapshot", upkeep.snapshot(NAME, "first", ANONYMOUS))
     await acting.write(16, 18)
-    await acting.attempt("restore", upkeep.restore("first", "copy"))
+    await acting.attempt("restore", upkeep.restore("first", "copy", ANONYMOUS))
     await acting.attempt("drop", acting.store.collections.drop("copy"))
 
 
@@ -335,7 +336,7 @@ async def _snapshot_is_whole(store: Store, journal: Journal) -> None:
     if not (store.folder.path / "snapshots" / "first").exists():
         assert "did snapshot" not in journal.lines()
         return
-    await store.upkeep.restore("first", "again")
+    await store.upkeep.restore("first", "again", ANONYMOUS)
     expected = Possible()
     for transaction in SCENARIOS["snapshot"].writes[:16]:
         expected.acknowledged(transaction)

@@ -36,10 +36,12 @@ from tests.index.oracle import InlineBuilder
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
 from vecserve_server.collections.rebuilding import copy_row
-from vecserve_server.collections.retrieval import Asked, Mode, Wanted
+from vecserve_server.collections.retrieval import Asked
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType
 from vecserve_server.domain.conditions import Bounds, NumberIn
 from vecserve_server.domain.rows import NewRow, Row, Source
+from vecserve_server.domain.searching import Mode, Wanted
 from vecserve_server.domain.vectors import ModelRef, Vectors
 from vecserve_server.errors import StorageError, VecserveError
 from vecserve_server.index.building.build_job import BuildJob
@@ -247,9 +249,9 @@ async def check_after_all(store: Store, possible: Possible, more: Sequence[Trans
         possible.acknowledged(transaction)
     await asyncio.to_thread(store.index.maintain)
     await check(store, possible)
-    await store.upkeep.compact(NAME)
+    await store.upkeep.compact(NAME, ANONYMOUS)
     await check(store, possible)
-    assert not (await store.upkeep.verify(NAME)).problems
+    assert not (await store.upkeep.verify(NAME, ANONYMOUS)).problems
     needed = {str(needed.number) for needed in store.collections.manifest(NAME).needed}
     folder = store.folder.collection_folder(NAME)
     assert {path.name for path in folder.iterdir()} == needed | {"MANIFEST"}
@@ -266,14 +268,14 @@ async def _check_nearest(collection: Collection, state: State) -> None:
     exactly = Wanted(k=K, min_score=None, with_payload=False, exact=True)
     near = await collection.retrieve(asked, exactly)
     stored = vectors.astype(np.float16).astype(np.float32)
-    for one, answer in zip(asked, near.answers, strict=True):
+    for one, answer in zip(asked, near.answers.values(), strict=True):
         assert one.vector is not None
         scores = dict(zip(ids, _cosines(stored, one.vector), strict=True))
         best = sorted(scores.values(), reverse=True)[:K]
         npt.assert_allclose([hit.score for hit in answer.hits], best, atol=1e-3)
         npt.assert_allclose([scores[hit.id] for hit in answer.hits], best, atol=1e-3)
     usual = await collection.retrieve(asked[: len(ids)], Wanted(k=K, min_score=None))
-    for row_id, answer in zip(ids, usual.answers, strict=True):
+    for row_id, answer in zip(ids, usual.answers.values(), strict=True):
         hits = [hit.id for hit in answer.hits]
         assert row_id in hits, f"{row_id} does not find itself"
         assert set(hits) <= set(ids)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vecserve_server.domain.embedding import Truncate
 from vecserve_server.encoding.model_repository import TextModel
-from vecserve_server.encoding.preprocessor import Truncate
 from vecserve_server.encoding.tokenizer import (
     TextTokenizer,
     Tokenised,
@@ -89,7 +89,7 @@ def test_tokenising_a_batch_starts_no_threads(model_repository: Path) -> None:
     file = model_repository / "all-MiniLM-L6-v2" / "1" / "tokenizer.json"
     script = f"""
 import os, pathlib
-from vecserve_server.encoding.preprocessor import Truncate
+from vecserve_server.domain.embedding import Truncate
 from vecserve_server.encoding.tokenizer import TextTokenizer
 assert "TOKENIZERS_PARALLELISM" not in os.environ, "importing must not set it"
 tokenizer = TextTokenizer(pathlib.Path({str(file)!r}).read_bytes())

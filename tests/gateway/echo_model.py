@@ -148,7 +148,6 @@ def echo_scope(closing: asyncio.Event) -> CallScope:
         clock_ns=time.perf_counter_ns,
         closing=closing,
         stream_window=STREAM_WINDOW,
-        max_items_per_call=64,
     )
 
 

@@ -15,8 +15,6 @@ from vecserve.v1 import collection_pb2, search_pb2
 from vecserve_client import Fields, declarations, filters
 from vecserve_client.search_calls import options_to_proto
 from vecserve_client.searches import WeightedSum as ClientWeights
-from vecserve_server.collections.fusion import WeightedSum
-from vecserve_server.collections.retrieval import Mode
 from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType, Tokeniser
 from vecserve_server.domain.conditions import (
     MAX_CONDITIONS,
@@ -30,6 +28,7 @@ from vecserve_server.domain.conditions import (
     OneOf,
     StartsWith,
 )
+from vecserve_server.domain.searching import Mode, WeightedSum
 from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.gateway.vecserve.declarations import (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vecserve_server.domain.embedding import Truncate
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.encoding.preprocessor import Preparation, Truncate
+from vecserve_server.encoding.preprocessor import Preparation
 from vecserve_server.encoding.text_preprocessor import tokenise
 from vecserve_server.serving.embedder import finish
 

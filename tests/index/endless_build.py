@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vecserve_server.index.building.build_job import BuildJob, Source, write_job
+from vecserve_server.index.building.build_job import BuildJob, RowFiles, write_job
 from vecserve_server.index.building.builder_process import BuilderProcess
 
 ROWS, DIM = 200_000, 64
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype("<f2")
     vectors.tofile(folder / "vectors")
     np.arange(ROWS, dtype="<i8").tofile(folder / "seqs")
-    source = Source(seqs=str(folder / "seqs"), vectors=str(folder / "vectors"), left_out="")
+    source = RowFiles(seqs=str(folder / "seqs"), vectors=str(folder / "vectors"), left_out="")
     write_job(folder, BuildJob(dim=DIM, sources=(source,)))
     Announced().run(folder, timeout_s=600, given_up=lambda: False)
 

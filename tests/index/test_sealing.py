@@ -27,7 +27,7 @@ from tests.index.oracle import (
     options,
 )
 from vecserve_server.errors import Draining, StorageError
-from vecserve_server.index.building.build_job import BuildJob, Source
+from vecserve_server.index.building.build_job import BuildJob, RowFiles
 from vecserve_server.index.building.builder import EXPANSIONS, build
 from vecserve_server.index.building.builder_process import BuilderProcess
 from vecserve_server.index.building.maintenance import IndexMaintenance
@@ -210,7 +210,7 @@ def test_a_disk_that_fills_up_fails_the_builder(
     (tmp_path / "made" / name).symlink_to("/dev/full")
     np.arange(ROWS, dtype="<i8").tofile(tmp_path / "seqs")
     clustered(ROWS, DIM, seed=1).astype("<f2").tofile(tmp_path / "vectors")
-    source = Source(seqs=str(tmp_path / "seqs"), vectors=str(tmp_path / "vectors"), left_out="")
+    source = RowFiles(seqs=str(tmp_path / "seqs"), vectors=str(tmp_path / "vectors"), left_out="")
     with pytest.raises(OSError, match="No space left"):
         build(tmp_path / "made", BuildJob(dim=DIM, sources=(source,)))
 

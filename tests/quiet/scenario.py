@@ -131,14 +131,14 @@ def job(folder: Path) -> Path:
     # Imported now: they start threads, with which a process may not enter a namespace.
     import numpy as np  # noqa: PLC0415
 
-    from vecserve_server.index.building.build_job import BuildJob, Source, write_job  # noqa: PLC0415
+    from vecserve_server.index.building.build_job import BuildJob, RowFiles, write_job  # noqa: PLC0415
 
     folder.mkdir()
     vectors = np.random.default_rng(0).standard_normal((ROWS, DIM))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     (folder / "seqs").write_bytes(np.arange(1, ROWS + 1, dtype="<i8").tobytes())
     (folder / "vectors").write_bytes(vectors.astype("<f2").tobytes())
-    source = Source(seqs=str(folder / "seqs"), vectors=str(folder / "vectors"), left_out="")
+    source = RowFiles(seqs=str(folder / "seqs"), vectors=str(folder / "vectors"), left_out="")
     write_job(folder, BuildJob(dim=DIM, sources=(source,)))
     return folder
 

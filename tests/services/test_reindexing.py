@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vecserve_server.collections.collections import Collections
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.inputs import Text
 from vecserve_server.domain.rows import NewRow, Source
@@ -123,7 +124,7 @@ class World:
         """Wait until a re-index runs no more."""
         async with asyncio.timeout(PATIENCE_S):
             await self.service.ended("docs")
-        found = self.service.get(reindex_id)
+        found = self.service.get(reindex_id, ANONYMOUS)
         assert not is_running(found.reindex)
         return found
 
@@ -182,7 +183,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def test_only_the_generation_before_stays_on_disk(world: World) -> None:
     for _ in range(3):
-        done = await world.ended(await world.service.start("docs", ""))
+        done = await world.ended(await world.service.start("docs", "", ANONYMOUS))
         assert done.reindex.state == "done"
     assert world.generations() == ["3", "4"]
 
@@ -196,7 +197,7 @@ async def test_compaction_removes_generations_that_could_not_be_removed_before(
     )
     await world.collections.release(stray)
     assert world.generations() == ["1", "7"]
-    await world.upkeep.compact("docs")
+    await world.upkeep.compact("docs", ANONYMOUS)
     assert world.generations() == ["1"]
 
 
@@ -254,7 +255,9 @@ async def test_a_failure_is_noted_and_tells_no_path(
         assert secret not in found.message
     assert world.generations() == ["1"]
     world.embedding.failure = None
-    assert (await world.ended(await world.service.start("docs", ""))).reindex.state == "done"
+    assert (
+        await world.ended(await world.service.start("docs", "", ANONYMOUS))
+    ).reindex.state == "done"
 
 
 async def test_rows_are_embedded_in_calls_that_the_limit_allows(world: World) -> None:
@@ -270,15 +273,17 @@ async def test_two_who_take_the_same_re_index_back_both_succeed(world: World) ->
     reindex = world.collections.manifest("docs").reindex
     assert reindex is not None
     await world.ended(reindex.id)
-    await asyncio.gather(world.service.cancel(reindex.id), world.service.cancel(reindex.id))
+    await asyncio.gather(
+        world.service.cancel(reindex.id, ANONYMOUS), world.service.cancel(reindex.id, ANONYMOUS)
+    )
     assert world.collections.get("docs").spec.model == ref(1)
-    assert world.service.get(reindex.id).reindex.message == "taken back"
+    assert world.service.get(reindex.id, ANONYMOUS).reindex.message == "taken back"
 
 
 async def test_a_re_index_begins_after_the_compaction_that_goes_on(world: World) -> None:
     lock = world.collections.upkeep("docs")
     async with lock:  # as a compaction holds it
-        starting = asyncio.create_task(world.service.start("docs", ""))
+        starting = asyncio.create_task(world.service.start("docs", "", ANONYMOUS))
         await asyncio.wait([starting], timeout=0.2)
         assert not is_running(world.collections.manifest("docs").reindex)
     assert (await world.ended(await starting)).reindex.state == "done"
@@ -287,7 +292,7 @@ async def test_a_re_index_begins_after_the_compaction_that_goes_on(world: World)
 async def test_a_compaction_that_waited_meets_a_collection_that_is_gone(world: World) -> None:
     lock = world.collections.upkeep("docs")
     async with lock:
-        waiting = asyncio.create_task(world.upkeep.compact("docs"))
+        waiting = asyncio.create_task(world.upkeep.compact("docs", ANONYMOUS))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await world.collections.drop("docs")
@@ -296,7 +301,7 @@ async def test_a_compaction_that_waited_meets_a_collection_that_is_gone(world: W
 
 
 async def test_a_clean_up_that_waited_keeps_what_was_retired_meanwhile(world: World) -> None:
-    await world.ended(await world.service.start("docs", ""))
+    await world.ended(await world.service.start("docs", "", ANONYMOUS))
     world.now_ms = 30 * DAY_MS
     live = world.collections.get("docs")
     async with world.collections.upkeep("docs"):

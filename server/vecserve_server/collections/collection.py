@@ -9,30 +9,33 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.collections.checking import Checked, check, check_rows
+from vecserve_server.collections.jobs import Jobs
 from vecserve_server.collections.read_shares import ReadShares
 from vecserve_server.collections.removals import Removals
-from vecserve_server.collections.retrieval import Answer, Asked, Retrieval, Steps, Wanted
-from vecserve_server.collections.standing import ALL_WELL, Standing, State, down, without_segments
+from vecserve_server.collections.retrieval import Asked, Retrieval, Steps
+from vecserve_server.collections.standing import ALL_WELL, Standing, down, without_segments
 from vecserve_server.collections.unchanged import unchanged_seqs
 from vecserve_server.collections.write_gate import WriteGate
-from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.collections import CollectionSpec, CollectionState
 from vecserve_server.domain.conditions import Condition
 from vecserve_server.domain.rows import NewRow, Row, Source
+from vecserve_server.domain.searching import QueryHits, Searched, Wanted
+from vecserve_server.domain.snapshots import Snapshot
+from vecserve_server.domain.timings import Timings
 from vecserve_server.errors import FailedPrecondition, NotFound, StoreGone, Superseded
 from vecserve_server.index.vectors.vector_index import IndexStats, VectorIndex
 from vecserve_server.storage.files.read_limit import ReadLimit
 from vecserve_server.storage.folders.manifest import has_manifest
-from vecserve_server.storage.folders.snapshots import Snapshot, write_snapshot
+from vecserve_server.storage.folders.snapshots import write_snapshot
 from vecserve_server.storage.rows.operations import Committed, Operation, Outcome
 from vecserve_server.storage.rows.row_log import RowLog
 from vecserve_server.storage.rows.row_queries import RowKey
@@ -41,16 +44,6 @@ from vecserve_server.storage.rows.writer import RowWriter
 MAX_READ_S = 10.0
 TURN_S = 0.1
 """After that a call with many queries lets others read."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retrieved:
-    """The answers to several queries."""
-
-    answers: Sequence[Answer]
-    search_us: int
 
 
 class Collection:
@@ -75,21 +68,24 @@ class Collection:
         self._log = log
         self._index = index
         self._writer = writer
-        self._reads = reads
-        self._upkeep_pool = upkeep_pool
         self._clock_ns = clock_ns
-        self._loop = loop
-        self._max_read_s = max_read_s
+        self._jobs = Jobs(
+            name=spec.name,
+            reads=reads,
+            upkeep_pool=upkeep_pool,
+            clock_ns=clock_ns,
+            loop=loop,
+            max_read_s=max_read_s,
+            refuse=self._refuse_if_closed,
+            gone=self._gone,
+        )
         self._retrieval = Retrieval(log=log, index=index, clock_ns=clock_ns)
-        self.gate = WriteGate(loop)
+        self._gate = WriteGate(loop)
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._superseded = False
         self.standing = ALL_WELL
         self.removals = Removals()
-        self._jobs_in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     async def write(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Write rows; returns after fsync and publishing, with a seq for each operation.
@@ -99,38 +95,51 @@ class Collection:
         not where they were opened, and Superseded if another generation serves: then nothing was
         written.
         """
-        await self.gate.passed()
+        await self._gate.passed()
         self._refuse_if_closed()
         if self._superseded:
             raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
         job = self._writer.submit(self._log, operations, self._publish)
-        self.gate.track(job)
-        return await self._finish(job)
+        self._gate.track(job)
+        return await self._jobs.ended(job)
+
+    def writers_held(self) -> AbstractAsyncContextManager[None]:
+        """Hold the writers back; enters once the writes under way are done."""
+        return self._gate.held()
+
+    def slow_writers(self) -> None:
+        """Delay each write, by twice as much as before, until `let_writers_run`."""
+        self._gate.slow_down()
+
+    def let_writers_run(self) -> None:
+        """Delay writes no more."""
+        self._gate.delay_no_more()
 
     async def retrieve(
         self, asked: Sequence[Asked], wanted: Wanted, *, deadline_ns: int | None = None
-    ) -> Retrieved:
-        """Answer queries, dense, lexical or both; see `Retrieval.answer`."""
-        limit = self._limit(deadline_ns)
+    ) -> Searched:
+        """Answer all queries, dense, lexical or both; see `Retrieval.answer`."""
+        limit = self._jobs.limit(deadline_ns)
         steps = self._retrieval.steps(asked, wanted, is_late=limit)
-        search_us = 0
+        search_ns = 0
         while True:
-            answers, spent_us = await self._read(partial(self._turn, steps), limit)
-            search_us += spent_us
+            answers, spent_ns = await self._jobs.read(partial(self._turn, steps), limit)
+            search_ns += spent_ns
             if answers is not None:
-                return Retrieved(answers=answers, search_us=search_us)
+                timings = Timings(search_ns=search_ns)
+                return Searched(answers=dict(enumerate(answers)), timings=timings)
 
-    def _turn(self, steps: Steps[list[Answer]]) -> tuple[list[Answer] | None, int]:
+    def _turn(self, steps: Steps[list[QueryHits]]) -> tuple[list[QueryHits] | None, int]:
         """Work on a call until others should read; the answers, if that was the last of it."""
         started_ns = self._clock_ns()
-        answers: list[Answer] | None = None
+        answers: list[QueryHits] | None = None
         try:
             next(steps)
             while self._clock_ns() - started_ns < TURN_S * 1e9:
                 next(steps)
         except StopIteration as end:
             answers = end.value
-        return answers, (self._clock_ns() - started_ns) // 1000
+        return answers, self._clock_ns() - started_ns
 
     async def get(
         self, ids: Sequence[str], *, with_vectors: bool, source_bytes: int = 0
@@ -139,7 +148,7 @@ class Collection:
 
         Raises InvalidArgument if the sources take more.
         """
-        return await self._read(
+        return await self._jobs.read(
             lambda: self._log.get(ids, with_vectors=with_vectors, source_bytes=source_bytes)
         )
 
@@ -148,7 +157,7 @@ class Collection:
 
         One without a source is compared by its vector, one with a source by that.
         """
-        return await self._read(lambda: unchanged_seqs(self._log, rows))
+        return await self._jobs.read(lambda: unchanged_seqs(self._log, rows))
 
     async def scan(
         self,
@@ -164,8 +173,8 @@ class Collection:
 
         With sources where `source_bytes` is above 0; the row that exceeds it is the last.
         """
-        is_late = self._limit(deadline_ns)
-        return await self._read(
+        is_late = self._jobs.limit(deadline_ns)
+        return await self._jobs.read(
             lambda: self._log.scan(
                 after_seq=after_seq,
                 limit=limit,
@@ -179,8 +188,8 @@ class Collection:
 
     async def count(self, condition: Condition, *, deadline_ns: int | None = None) -> int:
         """Count the rows that match."""
-        is_late = self._limit(deadline_ns)
-        return await self._read(
+        is_late = self._jobs.limit(deadline_ns)
+        return await self._jobs.read(
             lambda: self._log.queries.count(condition, is_late=is_late), is_late
         )
 
@@ -188,8 +197,8 @@ class Collection:
         self, condition: Condition, *, after_seq: int, limit: int, deadline_ns: int | None = None
     ) -> Sequence[RowKey]:
         """List the keys of rows that match in the order they were written."""
-        is_late = self._limit(deadline_ns)
-        return await self._read(
+        is_late = self._jobs.limit(deadline_ns)
+        return await self._jobs.read(
             lambda: self._log.queries.keys(
                 condition, after_seq=after_seq, limit=limit, is_late=is_late
             ),
@@ -200,19 +209,21 @@ class Collection:
         self, after_seq: int, limit: int
     ) -> tuple[Sequence[Row], Mapping[int, Source]]:
         """Read rows with their vectors as `scan` does, and what they were made of where known."""
-        return await self._read(lambda: self._log.scan_sources(after_seq=after_seq, limit=limit))
+        return await self._jobs.read(
+            lambda: self._log.scan_sources(after_seq=after_seq, limit=limit)
+        )
 
     async def without_source(self) -> list[str]:
         """Return the ids of some rows that do not keep what they were made of."""
-        return await self._read(self._log.without_source)
+        return await self._jobs.read(self._log.without_source)
 
     async def by_seq(self, seqs: Sequence[int]) -> Mapping[int, Row]:
         """Read rows with their vectors by seq; seqs that do not exist are left out."""
-        return await self._read(lambda: self._log.by_seq(seqs, with_vectors=True))
+        return await self._jobs.read(lambda: self._log.by_seq(seqs, with_vectors=True))
 
     async def seqs(self) -> NDArray[np.int64]:
         """Read the seqs of all rows, int64 [N], ascending."""
-        return await self._read(self._log.seqs)
+        return await self._jobs.read(self._log.seqs)
 
     async def replicate(
         self, rows: Mapping[int, NewRow], removed: Sequence[int], *, last_seq: int
@@ -225,7 +236,7 @@ class Collection:
         def work() -> None:
             self._publish(self._log.replicate(rows, removed, last_seq=last_seq))
 
-        await self._read(work)
+        await self._jobs.read(work)
 
     async def snapshot(self, folder: Path, limit: ReadLimit | None = None) -> Snapshot:
         """Write the rows as they are now into a new folder.
@@ -233,8 +244,8 @@ class Collection:
         Raises AlreadyExists, FailedPrecondition if the files are gone, StorageError.
         """
         await self.refuse_if_down()
-        limit = limit or self.no_limit()
-        return await self._aside(
+        limit = limit or self._jobs.no_limit()
+        return await self._jobs.aside(
             lambda: write_snapshot(
                 folder, self.spec, partial(self._log.copy_into, is_late=limit), given_up=limit
             ),
@@ -243,22 +254,18 @@ class Collection:
 
     async def compact_index(self, limit: ReadLimit | None = None) -> None:
         """Rewrite the index's files without what was removed; reads and writes go on."""
-        limit = limit or self.no_limit()
-        await self._aside(lambda: self._index.compact(limit), limit)
+        limit = limit or self._jobs.no_limit()
+        await self._jobs.aside(lambda: self._index.compact(limit), limit)
 
     async def compact_rows(self, limit: ReadLimit | None = None) -> None:
         """Rewrite the rows' file without what was removed; the writers must be held back."""
-        limit = limit or self.no_limit()
-        await self._aside(lambda: self._log.compact(is_late=limit), limit)
+        limit = limit or self._jobs.no_limit()
+        await self._jobs.aside(lambda: self._log.compact(is_late=limit), limit)
 
     async def verify(self, limit: ReadLimit | None = None) -> Checked:
         """Check every record and what was made of them, and that the index finds every row."""
-        limit = limit or self.no_limit()
-        return await self._aside(lambda: check(self._log, self._index, given_up=limit), limit)
-
-    def no_limit(self) -> ReadLimit:
-        """Let work take the time it takes, until it is given up."""
-        return ReadLimit(clock_ns=self._clock_ns)
+        limit = limit or self._jobs.no_limit()
+        return await self._jobs.aside(lambda: check(self._log, self._index, given_up=limit), limit)
 
     def look(self) -> Standing:
         """Look whether the files are where they were opened. Any thread."""
@@ -277,13 +284,15 @@ class Collection:
         """Look, and raise FailedPrecondition if the files are not where they were opened."""
         self.standing = await asyncio.to_thread(self.look)
         standing = self.standing
-        if standing.state is State.DOWN and (standing.was_replaced or not only_if_replaced):
-            raise FailedPrecondition(f"collection: {standing.reason}")
+        if standing.state is CollectionState.DOWN and (
+            standing.was_replaced or not only_if_replaced
+        ):
+            raise FailedPrecondition(standing.reason, field="collection")
 
     async def verify_rows(self, limit: ReadLimit | None = None) -> Checked:
         """Check every record and what was made of them in the rows' file."""
-        limit = limit or self.no_limit()
-        return await self._aside(lambda: check_rows(self._log, given_up=limit), limit)
+        limit = limit or self._jobs.no_limit()
+        return await self._jobs.aside(lambda: check_rows(self._log, given_up=limit), limit)
 
     def supersede(self) -> None:
         """Refuse writes from now on: another generation serves. Reads go on until `close`."""
@@ -310,7 +319,7 @@ class Collection:
 
     async def disk_bytes(self) -> int:
         """Add up the collection's files, those of other generations included."""
-        return await self._read(lambda: _folder_bytes(self._folder.parent))
+        return await self._jobs.read(lambda: _folder_bytes(self._folder.parent))
 
     async def close(self, timeout_s: float) -> bool:
         """Refuse new calls and let the files go once the jobs in flight are done.
@@ -328,19 +337,19 @@ class Collection:
 
     async def settled(self) -> None:
         """Wait until no job is in flight, not even one whose caller has left."""
-        await self._idle.wait()
+        await self._jobs.idle()
 
     async def _close(self) -> None:
         # First, since a job in flight may wait for a build, which is given up here.
         await asyncio.to_thread(self._index.close)
-        await self.settled()
+        await self._jobs.idle()
         await asyncio.to_thread(self._log.close)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             if self._superseded:
                 raise Superseded(f"collection: {self.spec.name!r} was re-indexed meanwhile")
-            raise NotFound(f"collection: {self.spec.name!r} does not exist")
+            raise NotFound(f"{self.spec.name!r} does not exist", field="collection")
 
     def _publish(self, committed: Committed) -> None:  # on the writer thread
         self._index.apply(
@@ -350,42 +359,9 @@ class Collection:
         )
         self.removals.note(committed.removed_seqs)
 
-    def _limit(self, deadline_ns: int | None) -> ReadLimit:
-        return ReadLimit(
-            clock_ns=self._clock_ns, max_read_s=self._max_read_s, deadline_ns=deadline_ns
-        )
-
-    async def _read(self, work: Callable[[], T], limit: ReadLimit | None = None) -> T:
-        self._refuse_if_closed()
-        limit = limit or self.no_limit()
-        return await self._finish(
-            self._reads.submit(self.spec.name, partial(limit.within, work)), limit
-        )
-
-    async def _aside(self, work: Callable[[], T], limit: ReadLimit) -> T:
-        """Do in a thread of upkeep what takes so long that searches must not wait for it."""
-        self._refuse_if_closed()
-        return await self._finish(self._upkeep_pool.submit(partial(limit.within, work)), limit)
-
-    async def _finish(self, job: Future[T], limit: ReadLimit | None = None) -> T:
-        # Counted by the job, not by its caller: a cancelled call leaves a running job behind.
-        self._jobs_in_flight += 1
-        self._idle.clear()
-        job.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._count_down))
-        try:
-            return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
-            if limit is not None:
-                limit.give_up()
-            raise
-        except StoreGone as error:
-            self.standing = down(self.spec.name, error)
-            raise FailedPrecondition(f"collection: {self.standing.reason}") from error
-
-    def _count_down(self) -> None:
-        self._jobs_in_flight -= 1
-        if not self._jobs_in_flight:
-            self._idle.set()
+    def _gone(self, error: StoreGone) -> FailedPrecondition:
+        self.standing = down(self.spec.name, error)
+        return FailedPrecondition(self.standing.reason, field="collection")
 
 
 def _folder_bytes(folder: Path) -> int:

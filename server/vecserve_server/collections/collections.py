@@ -1,6 +1,7 @@
 """All collections: opened at start, created, listed and dropped.
 
-Owns the set and its folders. Must not know protocols or models.
+Owns the order of changes to the set and to its folders, and that each comes to its end. Must not
+know protocols or models.
 """
 
 from __future__ import annotations
@@ -8,20 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from vecserve_server.collections.aliases import Aliases
 from vecserve_server.collections.changes import Changes
 from vecserve_server.collections.collection import Collection
+from vecserve_server.collections.generations import CLOSE_TIMEOUT_S, Generations
 from vecserve_server.collections.opening import DEFAULT_BOUNDS, Bounds, Opening, readers_of
 from vecserve_server.collections.read_shares import ReadShares
-from vecserve_server.collections.standing import State
-from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.collections.register import Register
+from vecserve_server.domain.collections import CollectionSpec, CollectionState
 from vecserve_server.errors import (
-    AlreadyExists,
-    FailedPrecondition,
     NotFound,
     StorageError,
     Superseded,
@@ -36,8 +36,6 @@ from vecserve_server.storage.folders.generations import remove_generations
 from vecserve_server.storage.folders.manifest import Generation, Manifest, write_manifest
 from vecserve_server.storage.folders.snapshots import restore_snapshot
 from vecserve_server.storage.rows.writer import RowWriter
-
-DROP_TIMEOUT_S = 30.0
 
 # A call that meets re-index after re-index gives up in the end.
 TRIES = 5
@@ -83,15 +81,11 @@ class Collections:
             loop=self._loop,
             max_read_s=bounds.max_read_s,
         )
-        self._max_collections = max_collections
-        self._metrics = metrics
         self._aliases = Aliases(folder.aliases_file)
-        self._open: dict[str, Collection] = {}
-        self._manifests: dict[str, Manifest] = {}
-        # Collections that are being made.
-        self._arriving: set[str] = set()
-        # Open generations that do not serve, by collection and number.
-        self._beside: dict[str, dict[int, Collection]] = {}
+        self._register = Register(
+            aliases=self._aliases, max_collections=max_collections, metrics=metrics
+        )
+        self._beside = Generations()
         self._upkeep: dict[str, asyncio.Lock] = {}
         self._changing = asyncio.Lock()
         self._changes = Changes()
@@ -100,15 +94,12 @@ class Collections:
         """Open every collection of the data folder; return how many rows there are."""
         await self._aliases.open()
         for name in self._folder.collection_names():
-            self._publish(*await asyncio.to_thread(self._opening.open_live, name))
-        return sum(collection.live_rows for collection in self._open.values())
+            self._register.put(*await asyncio.to_thread(self._opening.open_live, name))
+        return sum(collection.live_rows for collection in self.all())
 
     def get(self, name: str, *, field: str = "collection") -> Collection:
         """Find a collection by its name or an alias."""
-        collection = self._open.get(self._aliases.resolve(name))
-        if collection is None:
-            raise NotFound(f"{field}: {name!r} does not exist")
-        return collection
+        return self._register.get(name, field=field)
 
     async def using(self, name: str, use: Callable[[Collection], Awaitable[T]]) -> T:
         """Let `use` work with a collection, and again with the generation that takes its place.
@@ -122,15 +113,15 @@ class Collections:
 
     def all(self) -> list[Collection]:
         """Return every collection, by name."""
-        return [self._open[name] for name in sorted(self._open)]
+        return self._register.all()
 
     def down(self) -> list[str]:
         """Name the collections that nothing is written to."""
-        return [one.spec.name for one in self.all() if one.standing.state is State.DOWN]
+        return [one.spec.name for one in self.all() if one.standing.state is CollectionState.DOWN]
 
     def index_stats(self) -> dict[str, IndexStats]:
         """Tell the state of each collection's index. From any thread."""
-        return {name: collection.index_stats for name, collection in list(self._open.items())}
+        return self._register.index_stats()
 
     async def create(self, spec: CollectionSpec) -> Collection:
         """Create an empty collection. Raises AlreadyExists, FailedPrecondition at the limit."""
@@ -158,15 +149,13 @@ class Collections:
 
     def manifest(self, name: str) -> Manifest:
         """Return what is known of a collection beside its rows. Raises NotFound."""
-        if name not in self._manifests:
-            raise NotFound(f"collection: {name!r} does not exist")
-        return self._manifests[name]
+        return self._register.manifest(name)
 
     def model_versions(self, model: str) -> set[str]:
         """Return the versions of a model whose vectors some collection holds or builds."""
         return {
             generation.model.version
-            for manifest in self._manifests.values()
+            for manifest in self._register.manifests()
             for generation in manifest.needed
             if generation.model.name == model
         }
@@ -187,13 +176,8 @@ class Collections:
 
     async def release(self, collection: Collection) -> None:
         """Close what `open_generation` opened, unless it serves by now."""
-        name = collection.spec.name
-        if self._open.get(name) is collection:
-            return
-        await collection.close(DROP_TIMEOUT_S)
-        beside = self._beside.get(name, {})
-        for number in [number for number, other in beside.items() if other is collection]:
-            await self._closed(beside, number)
+        if not self._register.is_live(collection):
+            await self._beside.release(collection)
 
     async def flip(
         self, live: Collection, successor: Collection, change: ManifestChange
@@ -235,82 +219,52 @@ class Collections:
         """Close every collection; return whether all came to rest in time."""
         await self._changes.settled(timeout_s)
         self._upkeep_pool.shutdown(wait=False, cancel_futures=True)
-        others = [other for beside in self._beside.values() for other in beside.values()]
-        closings = [one.close(timeout_s) for one in (*self._open.values(), *others)]
-        self._open.clear()
-        return all(await asyncio.gather(*closings)) and not self._changes
+        kept = [*self._register.clear(), *self._beside.all()]
+        closed = await asyncio.gather(*(one.close(timeout_s) for one in kept))
+        return all(closed) and not self._changes
 
     async def _add(
         self, name: str, make: Callable[[], object], limit: ReadLimit | None = None
     ) -> Collection:
-        async with self._changing:
-            self._refuse_new(name)
-            await asyncio.to_thread(self._opening.check_folder)
-            self._arriving.add(name)
-        # Outside the lock: what a snapshot holds takes minutes to copy.
-        try:
+        async with AsyncExitStack() as place:
+            async with self._changing:
+                self._register.refuse_new(name)
+                await asyncio.to_thread(self._opening.check_folder)
+                place.enter_context(self._register.arriving(name))
+            # Outside the lock: what a snapshot holds takes minutes to copy.
             # In its turn, where it is a job of upkeep; creating one takes a moment.
             pool = self._upkeep_pool if limit is not None else None
             collection, manifest = await self._loop.run_in_executor(
                 pool, self._make_one, name, make
             )
             if limit is not None and limit():
-                await collection.close(DROP_TIMEOUT_S)
+                await collection.close(CLOSE_TIMEOUT_S)
                 await asyncio.to_thread(self._folder.remove_collection, name)
                 raise limit.error()
-            self._publish(collection, manifest)
+            self._register.put(collection, manifest)
             return collection
-        finally:
-            self._arriving.discard(name)
-
-    def _refuse_new(self, name: str) -> None:
-        if self._is_taken(name):
-            raise AlreadyExists(f"name: collection {name!r} exists already")
-        if (target := self._aliases.resolve(name)) != name:
-            raise AlreadyExists(f"name: {name!r} is an alias of {target!r}")
-        count = len(self._open) + len(self._arriving)
-        if count >= self._max_collections:
-            raise FailedPrecondition(
-                f"name: {count} collections exist; limits.max_collections = {self._max_collections}"
-            )
-
-    def _is_taken(self, name: str) -> bool:
-        return name in self._open or name in self._arriving
 
     async def _drop(self, name: str) -> int:
         async with self._changing:
             collection = self.get(name, field="name")
-            self._refuse_if_aliased(name)
+            self._register.refuse_if_aliased(name)
             await asyncio.to_thread(self._opening.check_folder)
             # What lies there now may be all that is left of the rows.
             await collection.refuse_if_down(only_if_replaced=True)
             rows = collection.live_rows
-            del self._open[name], self._manifests[name]
+            self._register.remove(name)
             self._upkeep.pop(name, None)
-            self._metrics.rows.remove(name)
-            self._metrics.store.collection_up.remove(name)
-            generations = [collection, *self._beside.pop(name, {}).values()]
-            closings = [generation.close(DROP_TIMEOUT_S) for generation in generations]
+            generations = [collection, *self._beside.take_all(name)]
+            closings = [generation.close(CLOSE_TIMEOUT_S) for generation in generations]
             if not all(await asyncio.gather(*closings)):
                 raise StorageError(f"collection {name!r}: its last write does not end")
             with suppress(NotFound):  # somebody was faster
                 await asyncio.to_thread(self._folder.remove_collection, name)
             return rows
 
-    def _refuse_if_aliased(self, name: str) -> None:
-        if (target := self._aliases.resolve(name)) != name:
-            raise FailedPrecondition(f"name: {name!r} is an alias of {target!r}; name that")
-        if aliases := self._aliases.of(name):
-            raise FailedPrecondition(
-                f"name: the alias {aliases[0]!r} stands for {name!r}; move or delete it first"
-            )
-
     async def _set_alias(self, alias: str, name: str) -> str:
         async with self._changing:
-            if self._is_taken(alias):
-                raise AlreadyExists(f"alias.name: {alias!r} is the name of a collection")
-            if name not in self._open:
-                raise NotFound(f"alias.collection: {name!r} is not the name of a collection")
+            self._register.refuse_alias(alias, name)
             await asyncio.to_thread(self._opening.check_folder)
             return await self._aliases.set(alias, name)
 
@@ -318,64 +272,47 @@ class Collections:
         async with self._changing:
             await asyncio.to_thread(self._opening.check_folder)
             if not await self._aliases.delete(alias):
-                raise NotFound(f"name: {alias!r} is not an alias")
-
-    def _refuse_unless_live(self, collection: Collection) -> None:
-        if self._open.get(collection.spec.name) is not collection:
-            raise NotFound(f"collection: {collection.spec.name!r} was dropped or replaced")
+                raise NotFound(f"{alias!r} is not an alias", field="name")
 
     async def _record(self, collection: Collection, change: ManifestChange) -> Manifest:
         async with self._changing:
-            self._refuse_unless_live(collection)
-            name = collection.spec.name
+            self._register.refuse_unless_live(collection)
             await collection.refuse_if_down()
-            manifest = change(self._manifests[name])
+            manifest = change(self.manifest(collection.spec.name))
             await asyncio.to_thread(self._write_manifest, manifest)
-            self._manifests[name] = manifest
+            self._register.note(manifest)
             return manifest
 
     async def _open_beside(self, live: Collection, generation: Generation) -> Collection:
         async with self._changing:
-            self._refuse_unless_live(live)
-            beside = self._beside.setdefault(live.spec.name, {})
-            if not await self._closed(beside, generation.number):
+            self._register.refuse_unless_live(live)
+            if not await self._beside.closed(live.spec.name, generation.number):
                 raise StorageError(f"collection {live.spec.name!r}: a generation is still in use")
             opened = await asyncio.to_thread(self._opening.open_generation, live.spec, generation)
-            beside[generation.number] = opened
+            self._beside.put(opened, generation.number)
             return opened
-
-    async def _closed(self, beside: dict[int, Collection], number: int) -> bool:
-        """Close a generation that does not serve, if it is open; return whether it is closed."""
-        if (found := beside.get(number)) is None:
-            return True
-        closed = await found.close(DROP_TIMEOUT_S)
-        if closed and beside.get(number) is found:
-            del beside[number]
-        return closed
 
     async def _flip(
         self, live: Collection, successor: Collection, change: ManifestChange
     ) -> Manifest:
-        self._refuse_unless_live(live)
-        name, number = live.spec.name, self._manifests[live.spec.name].generation
+        self._register.refuse_unless_live(live)
+        name, number = live.spec.name, self.manifest(live.spec.name).generation
         manifest = await self._record(live, change)
         # No await between these: a call finds the one or the other.
-        self._publish(successor, manifest)
+        self._register.put(successor, manifest)
         live.supersede()
-        beside = self._beside[name]
-        del beside[manifest.generation]
-        beside[number] = live
-        self._changes.begin(self._closed(beside, number))
+        self._beside.take(name, manifest.generation)
+        self._beside.put(live, number)
+        self._changes.begin(self._beside.closed(name, number))
         return manifest
 
     async def _discard(self, collection: Collection) -> None:
         async with self._changing:
-            self._refuse_unless_live(collection)
+            self._register.refuse_unless_live(collection)
             name = collection.spec.name
-            keep = {needed.number for needed in self._manifests[name].needed}
-            beside = self._beside.get(name, {})
-            for number in sorted(beside.keys() - keep):
-                if not await self._closed(beside, number):
+            keep = {needed.number for needed in self.manifest(name).needed}
+            for number in self._beside.numbers(name):
+                if number not in keep and not await self._beside.closed(name, number):
                     keep.add(number)  # the next discard, or the next start, removes it
             folder = self._folder.collection_folder(name)
             await asyncio.to_thread(remove_generations, folder, keep=keep)
@@ -390,11 +327,3 @@ class Collections:
 
     def _write_manifest(self, manifest: Manifest) -> None:
         write_manifest(self._folder.collection_folder(manifest.spec.name), manifest)
-
-    def _publish(self, collection: Collection, manifest: Manifest) -> None:
-        name = collection.spec.name
-        self._open[name], self._manifests[name] = collection, manifest
-        self._metrics.rows.labels(collection=name).set_function(lambda: collection.live_rows)
-        self._metrics.store.collection_up.labels(collection=name).set_function(
-            lambda: collection.standing.state is not State.DOWN
-        )

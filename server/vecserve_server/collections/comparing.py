@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked, Wanted
+from vecserve_server.collections.retrieval import Asked
 from vecserve_server.domain.rows import Hit
+from vecserve_server.domain.searching import Wanted
 from vecserve_server.domain.vectors import Vectors
 
 SAMPLE_ROWS = 200
@@ -69,5 +70,5 @@ async def _search(collection: Collection, vectors: Sequence[Vectors]) -> list[Se
     for start in range(0, len(vectors), TOGETHER):  # other searches get their turn in between
         asked = [Asked(vector=vector) for vector in vectors[start : start + TOGETHER]]
         found = await collection.retrieve(asked, Wanted(k=NEAREST, with_payload=False))
-        hits += [answer.hits for answer in found.answers]
+        hits += [answer.hits for answer in found.answers.values()]
     return hits

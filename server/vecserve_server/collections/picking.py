@@ -6,29 +6,13 @@ Owns that choice. Pure: rows come in as an argument.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from vecserve_server.collections.fusion import Candidate
 from vecserve_server.domain.rows import Hit, Row
+from vecserve_server.domain.searching import Wanted
 from vecserve_server.errors import InvalidArgument
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What the hits of one query must be."""
-
-    k: int
-    min_score: float | None
-    with_payload: bool
-    group_by: str
-    """Dotted payload field of which each value may come once. Empty: no grouping."""
-    leave_out: frozenset[str]
-
-    @property
-    def needed_rows(self) -> int:
-        """Candidates that hold k hits for sure, without grouping."""
-        return self.k + len(self.leave_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,28 +28,34 @@ class Picked:
     """True if candidates were left out for their score; all later ones would be."""
 
 
-def pick(candidates: Sequence[Candidate], rows: Mapping[int, Row], selection: Selection) -> Picked:
-    """Choose the hits among candidates that come best first."""
+def pick(
+    candidates: Sequence[Candidate],
+    rows: Mapping[int, Row],
+    wanted: Wanted,
+    *,
+    leave_out: Set[str] = frozenset(),
+) -> Picked:
+    """Choose the hits among candidates that come best first, but for the ids to `leave_out`."""
     hits: list[Hit] = []
     picked: list[Candidate] = []
     groups: set[tuple[str, object]] = set()
     vanished = reached_min_score = False
     for candidate in candidates:
-        if len(hits) == selection.k:
+        if len(hits) == wanted.k:
             break
-        if selection.min_score is not None and candidate.score < selection.min_score:
+        if wanted.min_score is not None and candidate.score < wanted.min_score:
             reached_min_score = True
             break
         row = rows.get(candidate.seq)
         vanished |= row is None
-        if row is None or row.id in selection.leave_out:
+        if row is None or row.id in leave_out:
             continue
-        if selection.group_by:
-            group = group_of(row.payload_json, selection.group_by)
+        if wanted.group_by:
+            group = group_of(row.payload_json, wanted.group_by)
             if group is None or group in groups:
                 continue
             groups.add(group)
-        hits.append(_hit(candidate, row, with_payload=selection.with_payload))
+        hits.append(_hit(candidate, row, with_payload=wanted.with_payload))
         picked.append(candidate)
     return Picked(
         hits=hits,

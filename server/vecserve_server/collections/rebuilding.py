@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from vecserve_server.errors import FailedPrecondition, StorageError
 PAGE_ROWS = 64
 SMALL_ROWS = 32
 """So little to copy takes a moment, in which writers can be held back."""
-MAX_DELAY_S = 1.0
 SWITCH_TIMEOUT_S = 30.0
 
 
@@ -52,8 +52,7 @@ class Rebuild:
         before: int | None = None
         while (copied := await self.catch_up()) > SMALL_ROWS:
             if before is not None and copied > before / 2:
-                gate = self._source.gate
-                gate.delay_s = min(MAX_DELAY_S, max(0.005, 2 * gate.delay_s))
+                self._source.slow_writers()
             before = copied
 
     async def catch_up(self) -> int:
@@ -83,7 +82,7 @@ class Rebuild:
     def end(self) -> None:
         """Leave the source as it was."""
         self._source.removals.ignore()
-        self._source.gate.delay_s = 0.0
+        self._source.let_writers_run()
 
 
 async def switch(
@@ -100,15 +99,14 @@ async def switch(
     """
 
     async def work() -> None:
-        try:
-            async with asyncio.timeout(SWITCH_TIMEOUT_S):
-                await live.gate.close()
-                await rebuild.finish()
+        async with AsyncExitStack() as holding:
+            try:
+                async with asyncio.timeout(SWITCH_TIMEOUT_S):
+                    await holding.enter_async_context(live.writers_held())
+                    await rebuild.finish()
+            except TimeoutError:
+                raise StorageError(f"the flip takes longer than {SWITCH_TIMEOUT_S:g} s") from None
             await collections.flip(live, target, change)
-        except TimeoutError:
-            raise StorageError(f"the flip takes longer than {SWITCH_TIMEOUT_S:g} s") from None
-        finally:
-            live.gate.open()
 
     await collections.held(work())
 

@@ -7,8 +7,7 @@ not know models, protocols or writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,23 +15,26 @@ from numpy.typing import NDArray
 
 from vecserve_server.collections.fusion import (
     Candidate,
-    Fusion,
     Ranked,
-    ReciprocalRank,
-    WeightedSum,
     from_dense,
     from_lexical,
     fuse,
 )
 from vecserve_server.collections.picking import (
     Picked,
-    Selection,
     check_text_bytes,
     pick,
     with_texts,
 )
-from vecserve_server.domain.conditions import Condition
-from vecserve_server.domain.rows import Hit, Json, Row
+from vecserve_server.domain.rows import Json, Row
+from vecserve_server.domain.searching import (
+    Fusion,
+    Mode,
+    QueryHits,
+    ReciprocalRank,
+    Wanted,
+    WeightedSum,
+)
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import DeadlineExceeded
 from vecserve_server.index.vectors.vector_index import VectorIndex
@@ -59,14 +61,6 @@ Steps: TypeAlias = Generator[None, None, T]
 """Work that may pause wherever it yields; in between it may change threads."""
 
 
-class Mode(StrEnum):
-    """How rows are found."""
-
-    DENSE = "dense"
-    LEXICAL = "lexical"
-    HYBRID = "hybrid"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One query: a unit vector float32 [D] unless lexical, words unless dense."""
@@ -75,30 +69,6 @@ class Asked:
     text: str = ""
     leave_out: frozenset[str] = frozenset()
     """Ids that must not be among the hits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the answers to all queries of a call should be."""
-
-    k: int
-    mode: Mode = Mode.DENSE
-    min_score: float | None = None
-    with_payload: bool = True
-    condition: Condition | None = None
-    exact: bool = False
-    group_by: str = ""
-    fusion: Fusion = field(default_factory=ReciprocalRank)
-    explain: bool = False
-    with_text: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The hits of one query, best first, and how they came about if that was asked for."""
-
-    hits: Sequence[Hit]
-    explanation: Mapping[str, Json] | None = None
 
 
 class Retrieval:
@@ -111,7 +81,7 @@ class Retrieval:
 
     def answer(
         self, asked: Sequence[Asked], wanted: Wanted, *, is_late: Callable[[], bool] | None = None
-    ) -> list[Answer]:
+    ) -> list[QueryHits]:
         """Answer the queries.
 
         Raises DeadlineExceeded, Overloaded, CorruptData, StorageError, and InvalidArgument if the
@@ -122,12 +92,12 @@ class Retrieval:
             try:
                 next(steps)
             except StopIteration as end:
-                answers: list[Answer] = end.value
+                answers: list[QueryHits] = end.value
                 return answers
 
     def steps(
         self, asked: Sequence[Asked], wanted: Wanted, *, is_late: Callable[[], bool] | None = None
-    ) -> Steps[list[Answer]]:
+    ) -> Steps[list[QueryHits]]:
         """Answer the queries, some at a time; raises as `answer` does."""
         search = _Search(self._log, self._index, self._clock_ns, wanted, is_late)
         answers = yield from search.run(asked)
@@ -141,9 +111,9 @@ class Retrieval:
                 answers[place] = answer
         return [self._finished(answer, search, wanted) for answer in answers]
 
-    def _finished(self, found: _Found, search: _Search, wanted: Wanted) -> Answer:
+    def _finished(self, found: _Found, search: _Search, wanted: Wanted) -> QueryHits:
         explanation = search.explain(found) if wanted.explain else None
-        return Answer(hits=found.picked.hits, explanation=explanation)
+        return QueryHits(hits=found.picked.hits, explanation=explanation)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,7 +138,7 @@ class _Search:
     ) -> None:
         self._log, self._index, self._clock_ns = log, index, clock_ns
         self._wanted, self._is_late = wanted, is_late
-        self._spent_us: dict[str, int] = {}
+        self._spent_ns: dict[str, int] = {}
         self._allowed: NDArray[np.int64] | None = None
         # Before the filter is asked: what the index loses from now on it may have let through.
         self._version = index.state.version
@@ -260,30 +230,22 @@ class _Search:
         dense = self._dense(asked, depth)
         words = self._lexical(asked, depth)
         candidates = [self._fused(*sides) for sides in zip(dense, words, strict=True)]
-        selections = [
-            Selection(
-                k=self._wanted.k,
-                min_score=self._wanted.min_score,
-                with_payload=self._wanted.with_payload,
-                group_by=self._wanted.group_by,
-                leave_out=one.leave_out,
-            )
-            for one in asked
-        ]
+        wanted = self._wanted
+        # Without grouping so many candidates hold k hits for sure.
         looked_at = [
-            found[: depth if self._wanted.group_by else selection.needed_rows]
-            for found, selection in zip(candidates, selections, strict=True)
+            found[: depth if wanted.group_by else wanted.k + len(one.leave_out)]
+            for found, one in zip(candidates, asked, strict=True)
         ]
         rows = self._rows(looked_at)
         return [
             _Found(
-                picked=pick(some, rows, selection),
+                picked=pick(some, rows, wanted, leave_out=one.leave_out),
                 depth=depth,
                 words=matches,
                 is_exhausted=all(len(side.seqs) < depth for side in sides if side is not None),
             )
-            for some, selection, matches, sides in zip(
-                looked_at, selections, words, zip(dense, words, strict=True), strict=True
+            for some, one, matches, sides in zip(
+                looked_at, asked, words, zip(dense, words, strict=True), strict=True
             )
         ]
 
@@ -315,13 +277,12 @@ class _Search:
         vectors = [one.vector for one in asked if one.vector is not None]
         if self._wanted.mode is Mode.LEXICAL or not vectors:
             return [None] * len(asked)
-        found = self._timed(
+        return self._timed(
             "dense",
             lambda: self._index.search(
                 np.stack(vectors), depth, allowed=self._allowed, exact=self._wanted.exact
             ),
         )
-        return [Ranked(one.seqs, one.scores) for one in found]
 
     def _lexical(self, asked: Sequence[Asked], depth: int) -> Sequence[LexicalMatches | None]:
         if self._wanted.mode is Mode.DENSE:
@@ -338,8 +299,7 @@ class _Search:
             is_late=self._is_late,
         )
 
-    def _fused(self, dense: Ranked | None, words: LexicalMatches | None) -> list[Candidate]:
-        lexical = Ranked(words.seqs, words.scores) if words is not None else None
+    def _fused(self, dense: Ranked | None, lexical: Ranked | None) -> list[Candidate]:
         if dense is not None and lexical is not None:
             return fuse(dense, lexical, self._wanted.fusion)
         if dense is not None:
@@ -353,12 +313,12 @@ class _Search:
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
         started_ns = self._clock_ns()
         result = work()
-        spent_us = (self._clock_ns() - started_ns) // 1000
-        self._spent_us[stage] = self._spent_us.get(stage, 0) + spent_us
+        spent_ns = self._clock_ns() - started_ns
+        self._spent_ns[stage] = self._spent_ns.get(stage, 0) + spent_ns
         return result
 
     def _took(self, stage: str) -> dict[str, int]:
-        return {"microseconds": self._spent_us.get(stage, 0)}
+        return {"microseconds": self._spent_ns.get(stage, 0) // 1000}
 
 
 def _parts(candidate: Candidate) -> dict[str, Json]:

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from vecserve_server.domain.collections import CollectionState
 from vecserve_server.errors import StoreGone
-
-
-class State(StrEnum):
-    """What may be done with a collection."""
-
-    SERVING = "serving"
-    DEGRADED = "degraded"
-    """It is read and written, but something must be mended."""
-    DOWN = "down"
-    """Nothing is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """A state and, unless all is well, the reason and the cure."""
 
-    state: State = State.SERVING
+    state: CollectionState = CollectionState.SERVING
     reason: str = ""
     was_replaced: bool = False
     """Whether other files lie in the place of those that were opened."""
@@ -44,7 +34,7 @@ def down(name: str, error: StoreGone) -> Standing:
         f"files of {name!r} {what} while they were served, and nothing is written to it any more; "
         f"put back those that were there, {cure}"
     )
-    return Standing(state=State.DOWN, reason=reason, was_replaced=error.replaced)
+    return Standing(state=CollectionState.DOWN, reason=reason, was_replaced=error.replaced)
 
 
 def without_segments(name: str, folders: Sequence[str]) -> Standing:
@@ -53,4 +43,4 @@ def without_segments(name: str, folders: Sequence[str]) -> Standing:
         f"files of the index of {name!r} are gone ({folders[0]}); no row is lost: searches go on "
         "from memory, and the next start builds them again"
     )
-    return Standing(state=State.DEGRADED, reason=reason)
+    return Standing(state=CollectionState.DEGRADED, reason=reason)

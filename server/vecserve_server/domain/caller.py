@@ -17,3 +17,7 @@ class Caller:
     """Whose data the call may see and whose share of the server it takes."""
     deadline_ns: int | None = None
     """Monotonic time at which it stops waiting; None: it waits for as long as it takes."""
+
+
+ANONYMOUS = Caller()
+"""Nobody said who it is, and it waits for as long as it takes."""

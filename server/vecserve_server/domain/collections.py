@@ -46,6 +46,16 @@ class TextAnalysis:
     """Cut off English endings."""
 
 
+class CollectionState(StrEnum):
+    """What may be done with a collection."""
+
+    SERVING = "serving"
+    DEGRADED = "degraded"
+    """It is read and written, but something must be mended."""
+    DOWN = "down"
+    """Nothing is written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSpec:
     """What a collection is. A re-index changes its model and dim, nothing else changes."""

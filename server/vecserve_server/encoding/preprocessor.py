@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
+from vecserve_server.domain.embedding import Truncate
 from vecserve_server.domain.inputs import Embeddable, Modality
 from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import FieldPath
-
-Truncate: TypeAlias = Literal["right", "left", "error"]
-"""Which end of an input is cut off that is too long, or that none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

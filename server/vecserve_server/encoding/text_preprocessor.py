@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from vecserve_server.domain.embedding import Truncate
 from vecserve_server.domain.inputs import Embeddable, Modality, Text
 from vecserve_server.domain.validation import check_text
-from vecserve_server.encoding.preprocessor import Preparation, Prepared, Truncate
+from vecserve_server.encoding.preprocessor import Preparation, Prepared
 from vecserve_server.encoding.tokenising import Tokenising, pieces
 from vecserve_server.encoding.tokenizer import TextTokenizer, Tokenised, hidden_from_pooling
 from vecserve_server.errors import FieldPath

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tokenizers
 
+from vecserve_server.domain.embedding import Truncate
 from vecserve_server.domain.vectors import TokenIds
-from vecserve_server.encoding.preprocessor import Truncate
 from vecserve_server.errors import InvalidArgument, ModelError
 
 

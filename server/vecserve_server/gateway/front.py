@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vecserve_server.collections.collections import Collections
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.gateway.common.call import CallScope
@@ -19,6 +18,7 @@ from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.kserve.shared_memory import shared_memory_regions
 from vecserve_server.gateway.server import Servicers
 from vecserve_server.gateway.vecserve.admin_servicer import AdminServicer
+from vecserve_server.gateway.vecserve.answering import Answering
 from vecserve_server.gateway.vecserve.collection_servicer import CollectionServicer
 from vecserve_server.gateway.vecserve.embedding_servicer import EmbeddingServicer
 from vecserve_server.gateway.vecserve.filters import FilterLimits
@@ -27,32 +27,33 @@ from vecserve_server.gateway.vecserve.search_servicer import SearchServicer
 from vecserve_server.observability.exposition import ScrapeLimits, serve_metrics
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.services.classifying import ClassifyingService
+from vecserve_server.services.declaring import DeclaringService
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
 from vecserve_server.services.inference import Models
+from vecserve_server.services.reading import ReadingService
 from vecserve_server.services.reindexing import ReindexingService
+from vecserve_server.services.reporting import ReportingService
 from vecserve_server.services.searching import SearchingService
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.serving.catalog import Catalog
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings, Settings
-from vecserve_server.storage.rows.writer import RowWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
     """What the servicers work with."""
 
-    catalog: Catalog
     models: Models
-    collections: Collections
-    writer: RowWriter
     embedding: EmbeddingService
+    declaring: DeclaringService
     indexing: IndexingService
+    reading: ReadingService
     searching: SearchingService
     classifying: ClassifyingService
     reindexing: ReindexingService
     upkeep: UpkeepService
+    reporting: ReportingService
 
 
 def build_servicers(
@@ -73,26 +74,24 @@ def build_servicers(
         clock_ns=clock_ns,
         closing=closing,
         stream_window=settings.limits.max_stream_window,
+    )
+    answering = Answering(
+        scope=scope,
         max_items_per_call=settings.limits.max_items_per_call,
         filter_limits=_filter_limits_of(settings.limits),
     )
     return Servicers(
-        embedding=EmbeddingServicer(service=core.embedding, scope=scope),
-        collection=CollectionServicer(
-            collections=core.collections,
-            catalog=core.catalog,
-            scope=scope,
-            wall_clock_ms=wall_clock_ms,
+        embedding=EmbeddingServicer(service=core.embedding, answering=answering),
+        collection=CollectionServicer(service=core.declaring, answering=answering),
+        index=IndexServicer(indexing=core.indexing, reading=core.reading, answering=answering),
+        search=SearchServicer(
+            service=core.searching, classifying=core.classifying, answering=answering
         ),
-        index=IndexServicer(service=core.indexing, collections=core.collections, scope=scope),
-        search=SearchServicer(service=core.searching, classifying=core.classifying, scope=scope),
         admin=AdminServicer(
-            catalog=core.catalog,
-            collections=core.collections,
+            reporting=core.reporting,
             reindexing=core.reindexing,
             upkeep=core.upkeep,
-            queued_rows=lambda: core.writer.stats().queued_rows,
-            scope=scope,
+            answering=answering,
         ),
         inference=InferenceServicer(
             models=core.models,

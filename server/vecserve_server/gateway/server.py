@@ -110,17 +110,23 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     def _add(self, servicers: Servicers) -> None:
-        server: Any = _Registry(self._server.add_generic_rpc_handlers)
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicers.embedding, server)
-        collection_pb2_grpc.add_CollectionServiceServicer_to_server(servicers.collection, server)
-        index_pb2_grpc.add_IndexServiceServicer_to_server(servicers.index, server)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(servicers.search, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(servicers.admin, server)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.inference, server)
+        server = _Registry(self._server.add_generic_rpc_handlers)
+        added: tuple[tuple[Callable[..., None], object], ...] = (
+            (embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server, servicers.embedding),
+            (collection_pb2_grpc.add_CollectionServiceServicer_to_server, servicers.collection),
+            (index_pb2_grpc.add_IndexServiceServicer_to_server, servicers.index),
+            (search_pb2_grpc.add_SearchServiceServicer_to_server, servicers.search),
+            (admin_pb2_grpc.add_AdminServiceServicer_to_server, servicers.admin),
+            (service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server, servicers.inference),
+            (reflection_pb2_grpc.add_ServerReflectionServicer_to_server, self._reflection()),
+        )
+        for add, servicer in added:
+            add(servicer, server)
+
+    def _reflection(self) -> reflection.aio.ReflectionServicer:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
         pool = gathered(module.DESCRIPTOR for module in DESCRIBED)
-        add_reflection(reflection.aio.ReflectionServicer(names, pool), server)
+        return reflection.aio.ReflectionServicer(names, pool)
 
 
 def open_server(

@@ -42,7 +42,7 @@ _MOST_REMOVED_PIECES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class LiveSnapshot:
     """Everything that a search looks at, at one moment."""
 
     state: State
@@ -65,7 +65,7 @@ class Snapshot:
 class Frozen:
     """What a build begins with: no row is added to it any more, though rows may die."""
 
-    snapshot: Snapshot
+    snapshot: LiveSnapshot
     sealed_seq: int
     """The highest seq that was ever applied or sealed."""
 
@@ -84,14 +84,14 @@ class LiveRows:
         self._removed: list[NDArray[np.int64]] = []
         self._removed_rows = 0
         # Replaced as a whole and never changed: one read of the attribute is a consistent view.
-        self._snapshot = Snapshot(
+        self._snapshot = LiveSnapshot(
             state=State(version=0, last_seq=sealed_seq, removals=()),
             views=(),
             deltas=(self._deltas[0].snapshot,),
         )
 
     @property
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> LiveSnapshot:
         """What a search that began now would see."""
         return self._snapshot
 
@@ -255,7 +255,7 @@ class LiveRows:
         )
 
     def _method(
-        self, snapshot: Snapshot, candidates: int, allowed_rows: int | None, exact: bool
+        self, snapshot: LiveSnapshot, candidates: int, allowed_rows: int | None, exact: bool
     ) -> Method:
         return choose_method(
             candidates=candidates,
@@ -299,14 +299,14 @@ class LiveRows:
         if len(removed_seqs):
             removals = (*removals, Removal(version, removed_seqs))[-KEPT_REMOVALS:]
         last_seq = max(self._last_seq, self._sealed_seq)
-        self._snapshot = Snapshot(
+        self._snapshot = LiveSnapshot(
             state=State(version=version, last_seq=last_seq, removals=removals),
             views=views,
             deltas=tuple(delta.snapshot for delta in self._deltas),
         )
 
 
-def _expansion(snapshot: Snapshot) -> int:
+def _expansion(snapshot: LiveSnapshot) -> int:
     largest = max(snapshot.views, key=lambda view: view.segment.rows, default=None)
     return largest.segment.record.expansion if largest else 0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vecserve_server.errors import StorageError
-from vecserve_server.index.building.build_job import JOB, BuildJob, Source, write_job
+from vecserve_server.index.building.build_job import JOB, BuildJob, RowFiles, write_job
 from vecserve_server.index.building.builder_process import Builder
 from vecserve_server.index.live_rows import Frozen, LiveRows
 from vecserve_server.index.segments.segment import Segment
@@ -136,7 +136,7 @@ class Sealing:
         ]
         _write_deltas(unfinished, frozen)
         sources.append(
-            Source(
+            RowFiles(
                 seqs=str(unfinished / _DELTA_SEQS),
                 vectors=str(unfinished / _DELTA_VECTORS),
                 left_out="",
@@ -150,12 +150,12 @@ class Sealing:
         )
         write_job(unfinished, job)
 
-    def _segment_source(self, unfinished: Path, number: int, view: SegmentView) -> Source:
+    def _segment_source(self, unfinished: Path, number: int, view: SegmentView) -> RowFiles:
         left_out = unfinished / f"left-out-{number}.i64"
         dead = np.flatnonzero(~view.segment.living(view.version))
         left_out.write_bytes(dead.astype("<i8").tobytes())
         folder = view.segment.folder
-        return Source(
+        return RowFiles(
             seqs=str(folder / SEQS), vectors=str(folder / VECTORS), left_out=str(left_out)
         )
 

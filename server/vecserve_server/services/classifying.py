@@ -10,14 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vecserve_server.collections.retrieval import Wanted
 from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.embedding import EmbedOptions
 from vecserve_server.domain.rows import Hit, Json
+from vecserve_server.domain.searching import Searched, Wanted
 from vecserve_server.domain.validation import MAX_FIELD_BYTES, check_k
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.services.searching import QueryInput, Searched, SearchingService
+from vecserve_server.services.searching import QueryInput, SearchingService
 from vecserve_server.services.voting import Ballot, LabelScore, vote
-from vecserve_server.serving.embedder import EmbedOptions
 from vecserve_server.settings.settings import ClassifySettings
 
 

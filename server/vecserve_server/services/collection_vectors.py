@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.embedding import EmbedOptions
 from vecserve_server.domain.inputs import Embeddable
 from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import FailedPrecondition, FieldPath, InvalidArgument, RequestError
 from vecserve_server.serving.catalog import Catalog, ServedModel
-from vecserve_server.serving.embedder import Embedder, EmbedOptions, shorten
+from vecserve_server.serving.embedder import Embedder, shorten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +79,10 @@ class CollectionEmbedder:
         loaded = served.text.ref
         if loaded.digest != spec.model.digest:
             raise FailedPrecondition(
-                f"collection: {spec.name!r} was embedded by model {spec.model.name!r} version "
+                f"{spec.name!r} was embedded by model {spec.model.name!r} version "
                 f"{spec.model.version} ({spec.model.digest[:12]}), but version {loaded.version} "
-                f"({loaded.digest[:12]}) is loaded; re-index it, or serve the old weights"
+                f"({loaded.digest[:12]}) is loaded; re-index it, or serve the old weights",
+                field="collection",
             )
         return served
 

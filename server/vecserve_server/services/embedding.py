@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.embedding import Embedded, EmbedOptions
 from vecserve_server.domain.inputs import Embeddable
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.errors import RequestError
 from vecserve_server.serving.catalog import Catalog
-from vecserve_server.serving.embedder import Embedded, Embedder, EmbedOptions
+from vecserve_server.serving.embedder import Embedder
 
 
 class EmbeddingService:

@@ -9,49 +9,38 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
 from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.conditions import Condition
-from vecserve_server.domain.inputs import Embeddable, Input, ReadyVector, Reference, Text
-from vecserve_server.domain.rows import NewRow, Source
+from vecserve_server.domain.embedding import EmbedOptions
+from vecserve_server.domain.rows import NewRow
 from vecserve_server.domain.timings import Timings
-from vecserve_server.domain.validation import check_count, check_id, check_payload, check_vector
+from vecserve_server.domain.validation import check_count, check_id
 from vecserve_server.errors import (
     DeadlineExceeded,
     FailedPrecondition,
+    FieldPath,
     InvalidArgument,
     RequestError,
     Superseded,
 )
 from vecserve_server.services.collection_vectors import CollectionEmbedder, NamedInput
-from vecserve_server.serving.embedder import EmbedOptions
+from vecserve_server.services.row_preparation import (
+    PreparedRows,
+    RowInput,
+    by_their_sources,
+    prepare,
+    source_of,
+)
 from vecserve_server.settings.settings import LimitSettings
 from vecserve_server.storage.rows.operations import Conflict, Delete, Outcome, Upsert
 
-NO_VECTOR = np.empty(0, np.float32)
 DELETE_ROWS = 1000
 """Rows of one transaction where a filter deletes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowInput:
-    """A row as the caller gives it."""
-
-    id: str
-    content: Input | None
-    payload_json: str
-    reference: Reference | None = None
-    """Where the content lies, if it is no text."""
-    expected_seq: int | None = None
-    """Write only if the row's seq is this one; 0: only if there is no such row."""
-    problem: RequestError | None = None
-    """Why the row could not be read; it fails with this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +105,17 @@ class IndexingService:
         )
 
     async def delete(
-        self, collection_name: str, ids: Sequence[str], expected_seqs: Mapping[str, int]
+        self,
+        collection_name: str,
+        ids: Sequence[str],
+        expected_seqs: Mapping[str, int],
+        caller: Caller,
     ) -> Deleted:
         """Delete rows, some only if their seq is the expected one."""
         self._collections.get(collection_name)
         check_count("ids", len(ids), limit=self._limits.max_items_per_call)
         for index, row_id in enumerate(ids):
-            check_id(f"ids[{index}]", row_id, limit_bytes=self._limits.max_id_bytes)
+            check_id(("ids", index), row_id, limit_bytes=self._limits.max_id_bytes)
         if unknown := expected_seqs.keys() - set(ids):
             raise InvalidArgument("expected_seqs", f"{min(unknown)!r} is not among ids")
         deletes = [Delete(row_id, expected_seqs.get(row_id)) for row_id in dict.fromkeys(ids)]
@@ -181,10 +174,10 @@ class IndexingService:
         # Parsing a thousand payloads takes long enough to be felt by every other call.
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(
-            self._check_pool, self._check_all, collection.spec, rows
+            self._check_pool, prepare, collection.spec, rows, self._limits
         )
         if skip_unchanged and collection.spec.keep_text:
-            await _skip(collection, rows, _by_their_sources(rows, options, prepared), prepared)
+            await _skip(collection, rows, by_their_sources(rows, options, prepared), prepared)
         if prepared.inputs:
             await self._embed(collection.spec, rows, options, caller, prepared)
         if skip_unchanged:
@@ -199,7 +192,7 @@ class IndexingService:
             )
         written = dict(zip(order, outcomes, strict=True))
         refused = {
-            index: _conflict(f"rows[{index}].expected_seq", rows[index].expected_seq, outcome)
+            index: _conflict(("rows", index, "expected_seq"), rows[index].expected_seq, outcome)
             for index, outcome in written.items()
             if isinstance(outcome, Conflict)
         }
@@ -211,41 +204,13 @@ class IndexingService:
             timings=replace(prepared.timings, write_ns=self._clock_ns() - started_ns),
         )
 
-    def _check_all(self, spec: CollectionSpec, rows: Sequence[RowInput]) -> _Prepared:
-        prepared = _Prepared()
-        for index, row in enumerate(rows):
-            try:
-                payload = self._check(index, row)
-                if isinstance(row.content, ReadyVector):
-                    name = ("rows", index, "vector")
-                    unit = check_vector(name, row.content.values, dim=spec.dim)
-                    prepared.rows[index] = NewRow(id=row.id, vector=unit, payload_json=payload)
-                elif row.content is not None:
-                    prepared.inputs[index] = row.content
-                    prepared.payloads[index] = payload
-            except RequestError as error:
-                prepared.errors[index] = error
-        return prepared
-
-    def _check(self, index: int, row: RowInput) -> str:
-        if row.problem is not None:
-            raise row.problem
-        check_id(f"rows[{index}].id", row.id, limit_bytes=self._limits.max_id_bytes)
-        if row.content is None:
-            raise InvalidArgument(("rows", index), "has no content; text or vector must be set")
-        return check_payload(
-            f"rows[{index}].payload_json",
-            row.payload_json,
-            limit_bytes=self._limits.max_payload_bytes,
-        )
-
     async def _embed(
         self,
         spec: CollectionSpec,
         rows: Sequence[RowInput],
         options: EmbedOptions,
         caller: Caller,
-        prepared: _Prepared,
+        prepared: PreparedRows,
     ) -> None:
         inputs = {
             index: NamedInput(name=("rows", index, content.modality.value), content=content)
@@ -259,43 +224,15 @@ class IndexingService:
                 id=rows[index].id,
                 vector=vector,
                 payload_json=prepared.payloads[index],
-                source=_source(rows[index], options) if spec.keep_text else None,
+                source=source_of(rows[index], options) if spec.keep_text else None,
             )
-
-
-@dataclass(slots=True, kw_only=True)
-class _Prepared:
-    rows: dict[int, NewRow] = field(default_factory=dict)
-    errors: dict[int, RequestError] = field(default_factory=dict)
-    inputs: dict[int, Embeddable] = field(default_factory=dict)
-    payloads: dict[int, str] = field(default_factory=dict)
-    """Of the rows in `inputs`."""
-    unchanged: dict[int, int] = field(default_factory=dict)
-    """The seq of each row that is left alone."""
-    timings: Timings = field(default_factory=Timings)
-
-
-def _by_their_sources(
-    rows: Sequence[RowInput], options: EmbedOptions, prepared: _Prepared
-) -> Mapping[int, NewRow]:
-    """Make of inputs what would be stored, but for the vectors."""
-    return {
-        index: NewRow(
-            id=rows[index].id,
-            vector=NO_VECTOR,
-            payload_json=prepared.payloads[index],
-            source=source,
-        )
-        for index in prepared.inputs
-        if (source := _source(rows[index], options)) is not None
-    }
 
 
 async def _skip(
     collection: Collection,
     rows: Sequence[RowInput],
     candidates: Mapping[int, NewRow],
-    prepared: _Prepared,
+    prepared: PreparedRows,
 ) -> None:
     """Take out of what is to be embedded and written the candidates that are stored so."""
     times = Counter(row.id for row in rows)
@@ -311,21 +248,9 @@ async def _skip(
             prepared.rows.pop(index, None)
 
 
-def _conflict(field: str, expected: int | None, conflict: Conflict) -> FailedPrecondition:
+def _conflict(
+    field: str | FieldPath, expected: int | None, conflict: Conflict
+) -> FailedPrecondition:
     current = conflict.current_seq
     found = f"the row has seq {current}" if current else "there is no such row"
-    return FailedPrecondition(f"{field}: is {expected}, but {found}")
-
-
-def _source(row: RowInput, options: EmbedOptions) -> Source | None:
-    """Tell what another model could embed the row of; None: there is nothing that is kept."""
-    text = row.content.text if isinstance(row.content, Text) else ""
-    if not isinstance(row.content, Text) and row.reference is None:
-        return None
-    return Source(
-        text=text,
-        reference=row.reference,
-        prompt_name=options.prompt_name,
-        prompt_text=options.prompt_text,
-        truncate=options.truncate if options.truncate in ("left", "right") else "",
-    )
+    return FailedPrecondition(f"is {expected}, but {found}", field=field)

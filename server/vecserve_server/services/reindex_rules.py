@@ -71,7 +71,8 @@ async def check_sources(collection: Collection) -> None:
     """Raise FailedPrecondition if rows do not keep what they were made of."""
     if ids := await collection.without_source():
         raise FailedPrecondition(
-            f"collection: rows of {collection.spec.name!r} do not keep the texts that they were "
+            f"rows of {collection.spec.name!r} do not keep the texts that they were "
             f"made of, so no other model can embed them; write these again, or a new "
-            f"collection: {', '.join(map(repr, ids))} …"
+            f"collection: {', '.join(map(repr, ids))} …",
+            field="collection",
         )

@@ -19,6 +19,7 @@ from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections, ManifestChange
 from vecserve_server.collections.comparing import compare
 from vecserve_server.collections.rebuilding import Rebuild, switch
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import FailedPrecondition, NotFound, VecserveError, is_for_caller
 from vecserve_server.observability.logging import get_logger, log_event
@@ -101,7 +102,7 @@ class ReindexingService:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def start(self, name: str, model: str) -> str:
+    async def start(self, name: str, model: str, caller: Caller) -> str:
         """Begin to embed a collection anew; return the id of the re-index.
 
         An empty `model` asks for the latest version of the collection's model. Raises NotFound,
@@ -110,7 +111,7 @@ class ReindexingService:
         spec = self._collections.get(name).spec
         return await self._start(spec.name, self._catalog.get(model or spec.model.name))
 
-    def get(self, reindex_id: str) -> Progress:
+    def get(self, reindex_id: str, caller: Caller) -> Progress:
         """Tell how far a re-index is; the last one of each collection is known."""
         name, reindex = self._find(reindex_id)
         run = self._runs.get(name)
@@ -119,7 +120,7 @@ class ReindexingService:
         done = total if reindex.state == "done" else min(done, total)
         return Progress(collection=name, reindex=reindex, done_rows=done, total_rows=total)
 
-    async def cancel(self, reindex_id: str) -> None:
+    async def cancel(self, reindex_id: str, caller: Caller) -> None:
         """Stop a re-index, or take one back that is done; the generation before serves then.
 
         Raises NotFound, and FailedPrecondition if the generation before or its model is gone.
@@ -183,7 +184,7 @@ class ReindexingService:
 
     def _refuse_if_running(self, name: str) -> None:
         if name in self._runs or is_running(self._collections.manifest(name).reindex):
-            raise FailedPrecondition(f"collection: {name!r} is being re-indexed already")
+            raise FailedPrecondition(f"{name!r} is being re-indexed already", field="collection")
 
     def _dim(self, collection: Collection, served: ServedModel) -> int:
         """Keep a dim that was chosen to be smaller than the model's."""
@@ -250,14 +251,15 @@ class ReindexingService:
         async with self._collections.upkeep(name):
             manifest = self._collections.manifest(name)
             if manifest.reindex != reindex:
-                raise FailedPrecondition(f"collection: {name!r} is being re-indexed again")
+                raise FailedPrecondition(f"{name!r} is being re-indexed again", field="collection")
             await self._return_to(name, reindex, manifest.previous)
 
     async def _return_to(self, name: str, reindex: Reindex, previous: Retired | None) -> None:
         if previous is None:
             raise FailedPrecondition(
-                f"collection: the generation before the last re-index of {name!r} is gone; "
-                f"reindex.keep_days = {self._settings.keep_days:g}"
+                f"the generation before the last re-index of {name!r} is gone; "
+                f"reindex.keep_days = {self._settings.keep_days:g}",
+                field="collection",
             )
         live = self._collections.get(name)
         served = self._served(previous.generation.model)
@@ -300,7 +302,7 @@ class ReindexingService:
 
         def change(now: Manifest) -> Manifest:
             if now.reindex is None or now.reindex.id != reindex.id:
-                raise NotFound(f"collection: {name!r} is another one by now")
+                raise NotFound(f"{name!r} is another one by now", field="collection")
             return replace(now, reindex=reindex)
 
         try:
@@ -355,7 +357,9 @@ class ReindexingService:
             reindex = self._collections.manifest(collection.spec.name).reindex
             if reindex is not None and reindex.id == reindex_id:
                 return collection.spec.name, reindex
-        raise NotFound(f"reindex_id: {reindex_id!r} is not the last re-index of a collection")
+        raise NotFound(
+            f"{reindex_id!r} is not the last re-index of a collection", field="reindex_id"
+        )
 
     def _begin(
         self, name: str, work: Coroutine[Any, Any, None], *, takes_back: bool = False

@@ -32,7 +32,7 @@ async def repair(collections: Collections, name: str) -> Collection:
     """
     live, manifest = collections.get(name), collections.manifest(name)
     if is_running(manifest.reindex):
-        raise FailedPrecondition(f"collection: {name!r} is being re-indexed; wait for it")
+        raise FailedPrecondition(f"{name!r} is being re-indexed; wait for it", field="collection")
     generation = replace(manifest.live, number=next_number(manifest))
     target = await collections.open_generation(live, generation)
     rebuild = Rebuild(source=live, target=target, make_rows=_copies)

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from vecserve_server.collections.rebuilding import MakeRows, copy_row
+from vecserve_server.domain.embedding import EmbedOptions, Truncate
 from vecserve_server.domain.inputs import Embeddable, Text
 from vecserve_server.domain.rows import NewRow, Row, Source
 from vecserve_server.domain.vectors import Vectors
-from vecserve_server.encoding.preprocessor import Truncate
 from vecserve_server.errors import CapacityError, Draining, FailedPrecondition
 from vecserve_server.serving.catalog import ServedModel
-from vecserve_server.serving.embedder import Embedder, EmbedOptions, shorten
+from vecserve_server.serving.embedder import Embedder, shorten
 
 TRIES = 60
 WAIT_S = 0.5

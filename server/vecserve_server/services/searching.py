@@ -14,10 +14,12 @@ import numpy as np
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
-from vecserve_server.collections.retrieval import Answer, Asked, Mode, Wanted
+from vecserve_server.collections.retrieval import Asked
 from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.collections import CollectionSpec
+from vecserve_server.domain.embedding import EmbedOptions
 from vecserve_server.domain.inputs import Input, ReadyVector, Text
+from vecserve_server.domain.searching import Mode, QueryHits, Searched, Wanted
 from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.validation import check_count, check_field_name, check_k, check_vector
 from vecserve_server.domain.vectors import Vectors
@@ -27,10 +29,8 @@ from vecserve_server.errors import (
     InvalidArgument,
     NotFound,
     RequestError,
-    spelled,
 )
 from vecserve_server.services.collection_vectors import CollectionEmbedder, NamedInput
-from vecserve_server.serving.embedder import EmbedOptions
 from vecserve_server.settings.settings import LimitSettings
 
 MAX_LEXICAL_TEXT_BYTES = 4096
@@ -54,15 +54,6 @@ class QueryInput:
         """What the lexical side looks for. Empty: nothing."""
         text = self.content.text if isinstance(self.content, Text) else ""
         return self.lexical_text or text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Searched:
-    """An answer for each query that could be answered, an error for each other one."""
-
-    answers: Mapping[int, Answer]
-    errors: Mapping[int, RequestError]
-    timings: Timings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,35 +118,37 @@ class SearchingService:
             for index, query in enumerate(queries)
             if index not in resolved.errors
         }
-        answers: Sequence[Answer] = ()
+        answers: Mapping[int, QueryHits] = {}
         search_ns = 0
         if asked:
             found = await collection.retrieve(
                 list(asked.values()), wanted, deadline_ns=caller.deadline_ns
             )
-            answers, search_ns = found.answers, found.search_us * 1000
+            answers = dict(zip(asked, found.answers.values(), strict=True))
+            search_ns = found.timings.search_ns
         return Searched(
-            answers=dict(zip(asked, answers, strict=True)),
+            answers=answers,
             errors=resolved.errors,
             timings=replace(resolved.timings, search_ns=search_ns),
         )
 
     def _checked(self, wanted: Wanted, spec: CollectionSpec, query_count: int) -> Wanted:
         check_count("queries", query_count, limit=self._limits.max_items_per_call)
-        k = check_k("options.k", wanted.k, limit=self._limits.max_k)
+        k = check_k(("options", "k"), wanted.k, limit=self._limits.max_k)
         if query_count * k > self._limits.max_hits_per_call:
             raise InvalidArgument(
-                "options.k",
+                ("options", "k"),
                 f"times {query_count} queries is {query_count * k}; "
                 f"the limit is {self._limits.max_hits_per_call}",
             )
         _check_min_score(wanted)
         if wanted.group_by:
-            check_field_name("options.group_by", wanted.group_by)
+            check_field_name(("options", "group_by"), wanted.group_by)
         if wanted.mode is not Mode.DENSE and not spec.has_text_fields:
             raise FailedPrecondition(
-                f"options.mode: collection {spec.name!r} declares no field of type TEXT; "
-                "only DENSE can be searched"
+                f"collection {spec.name!r} declares no field of type TEXT; "
+                "only DENSE can be searched",
+                field=("options", "mode"),
             )
         return replace(wanted, k=k)
 
@@ -207,7 +200,7 @@ async def _ready_vector(collection: Collection, query: QueryInput) -> Vectors:
     name = (*query.name, "row_id" if len(query.row_ids) == 1 else "row_ids")
     rows = await collection.get(query.row_ids, with_vectors=True)
     if missing := [row_id for row_id in query.row_ids if row_id not in rows]:
-        raise NotFound(f"{spelled(name)}: {missing[0]!r} does not exist")
+        raise NotFound(f"{missing[0]!r} does not exist", field=name)
     vectors = [row.vector for row in rows.values() if row.vector is not None]
     return check_vector(name, np.asarray(np.mean(vectors, axis=0, dtype=np.float64)), dim=dim)
 
@@ -241,6 +234,6 @@ def _check_min_score(wanted: Wanted) -> None:
     if score is None:
         return
     if wanted.mode is Mode.DENSE and not -1 <= score <= 1:
-        raise InvalidArgument("options.min_score", f"is {score}; -1 to 1 are allowed")
+        raise InvalidArgument(("options", "min_score"), f"is {score}; -1 to 1 are allowed")
     if not math.isfinite(score):
-        raise InvalidArgument("options.min_score", f"is {score}; it must be finite")
+        raise InvalidArgument(("options", "min_score"), f"is {score}; it must be finite")

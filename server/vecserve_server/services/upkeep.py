@@ -15,6 +15,8 @@ from vecserve_server.collections.checking import Checked
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
 from vecserve_server.collections.rebuilding import drop_removed
+from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.snapshots import Snapshot, UnreadableSnapshot
 from vecserve_server.domain.validation import check_name
 from vecserve_server.errors import AlreadyExists, CorruptData, FailedPrecondition
 from vecserve_server.services.reindex_rules import is_running
@@ -23,8 +25,6 @@ from vecserve_server.services.upkeep_jobs import UpkeepJobs
 from vecserve_server.storage.files.read_limit import ReadLimit
 from vecserve_server.storage.folders.manifest import Generation
 from vecserve_server.storage.folders.snapshots import (
-    Snapshot,
-    Unreadable,
     delete_snapshot,
     find_snapshots,
     read_snapshot,
@@ -69,7 +69,7 @@ class UpkeepService:
         """Wait until no work on whole collections is under way, and none waits."""
         await self._jobs.settled()
 
-    async def snapshot(self, name: str, snapshot: str) -> Snapshot:
+    async def snapshot(self, name: str, snapshot: str, caller: Caller) -> Snapshot:
         """Write a consistent copy of a collection; reads and writes go on meanwhile.
 
         Nothing of it is left if nobody waits for it any more. Raises NotFound, AlreadyExists,
@@ -80,7 +80,7 @@ class UpkeepService:
 
         async def work(limit: ReadLimit) -> Snapshot:
             if folder.exists():
-                raise AlreadyExists(f"name: snapshot {snapshot!r} exists already")
+                raise AlreadyExists(f"snapshot {snapshot!r} exists already", field="name")
             made = await self._collections.using(name, lambda found: found.snapshot(folder, limit))
             if limit():
                 await asyncio.to_thread(delete_snapshot, folder)
@@ -89,7 +89,7 @@ class UpkeepService:
 
         return await self._jobs.share("snapshot", name, work, detail=snapshot)
 
-    async def restore(self, snapshot: str, name: str) -> int:
+    async def restore(self, snapshot: str, name: str, caller: Caller) -> int:
         """Make a collection out of a snapshot; return how many rows it has.
 
         No collection is left if nobody waits for it any more. Raises NotFound for the snapshot,
@@ -106,16 +106,16 @@ class UpkeepService:
 
         return await self._jobs.share("restore", name, work, detail=snapshot)
 
-    async def snapshots(self) -> Mapping[str, Snapshot | Unreadable]:
+    async def snapshots(self, caller: Caller) -> Mapping[str, Snapshot | UnreadableSnapshot]:
         """Read the snapshots, by name."""
         return await asyncio.to_thread(find_snapshots, self._snapshots)
 
-    async def delete_snapshot(self, snapshot: str) -> None:
+    async def delete_snapshot(self, snapshot: str, caller: Caller) -> None:
         """Delete a snapshot. Raises NotFound, InvalidArgument, StorageError."""
         folder = self._snapshots / check_name("name", snapshot)
         await asyncio.to_thread(delete_snapshot, folder)
 
-    async def verify(self, name: str, *, repairs: bool = False) -> Checked:
+    async def verify(self, name: str, caller: Caller, *, repairs: bool = False) -> Checked:
         """Check every record of a collection, what was made of them, and that rows are findable.
 
         If it `repairs`, what was made of the rows is made anew where it is damaged, unless rows
@@ -152,7 +152,7 @@ class UpkeepService:
     async def _repair(self, name: str) -> None:
         await repair(self._collections, name)
 
-    async def compact(self, name: str) -> int:
+    async def compact(self, name: str, caller: Caller) -> int:
         """Rewrite a collection's files without deleted rows; return the bytes given back.
 
         What was deleted before the call is in none of the collection's files then, those of the
@@ -175,7 +175,9 @@ class UpkeepService:
         collection = self._collections.get(name)
         manifest = self._collections.manifest(name)
         if is_running(manifest.reindex):
-            raise FailedPrecondition(f"collection: {name!r} is being re-indexed; wait for it")
+            raise FailedPrecondition(
+                f"{name!r} is being re-indexed; wait for it", field="collection"
+            )
         await collection.refuse_if_down()
         before = await collection.disk_bytes()
         await self._collections.discard(collection)
@@ -183,11 +185,8 @@ class UpkeepService:
         if manifest.previous is not None:
             await self._compact_previous(collection, manifest.previous.generation, limit)
         await collection.compact_index(limit)
-        try:
-            await collection.gate.close()
+        async with collection.writers_held():
             await collection.compact_rows(limit)
-        finally:
-            collection.gate.open()
         return max(0, before - await collection.disk_bytes())
 
     async def _undamaged(self, collection: Collection, limit: ReadLimit) -> Collection:

@@ -13,7 +13,8 @@ from contextlib import suppress
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
-from vecserve_server.collections.standing import Standing, State
+from vecserve_server.collections.standing import Standing
+from vecserve_server.domain.collections import CollectionState
 from vecserve_server.errors import NotFound, VecserveError
 from vecserve_server.observability.logging import get_logger, log_event
 
@@ -52,7 +53,7 @@ class Watching:
                 continue  # it was dropped or re-indexed meanwhile, and its files with it
             collection.standing = told[collection.spec.name] = standing
             self._tell(collection.spec.name, standing)
-            if standing.state is not State.DOWN:
+            if standing.state is not CollectionState.DOWN:
                 await self._keep_manifest(collection)
         self._told = told
 
@@ -82,7 +83,7 @@ class Watching:
         before = self._told.get(name, Standing())
         if standing == before:
             return
-        level = logging.INFO if standing.state is State.SERVING else logging.ERROR
+        level = logging.INFO if standing.state is CollectionState.SERVING else logging.ERROR
         log_event(
             self._log,
             level,

@@ -13,50 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from vecserve_server.domain.embedding import Embedded, EmbedOptions, Truncate
 from vecserve_server.domain.inputs import Embeddable, Modality
 from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.validation import check_count
 from vecserve_server.domain.vectors import Encodings, Vectors
-from vecserve_server.encoding.preprocessor import Preparation, Prepared, Preprocessor, Truncate
-from vecserve_server.errors import FieldPath, InvalidArgument, RequestError, Unsupported, spelled
+from vecserve_server.encoding.preprocessor import Preparation, Prepared, Preprocessor
+from vecserve_server.errors import FieldPath, InvalidArgument, RequestError, Unsupported
 from vecserve_server.model_files.model_config import EncoderConfig
 from vecserve_server.observability.metrics import Metrics, length_label
 from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.settings.settings import LimitSettings
 
 MAX_PROMPT_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedOptions:
-    """How to embed: see EmbedOptions of embedding.proto."""
-
-    prompt_name: str = ""
-    prompt_text: str = ""
-    dimensions: int = 0
-    normalise: bool | None = None
-    """Whether vectors get length 1; as the model is configured when None."""
-    truncate: Truncate | None = None
-    """Where inputs are cut that are too long; as the model is configured when None."""
-    field: str = "options"
-    """The field that they stand in, for messages."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """What an embed call got.
-
-    `vectors` is float32 [N, D] with rows of zeros where `errors` has the index; `tokens` and
-    `total_tokens` count what was encoded and what the whole input has.
-    """
-
-    model: ServedModel
-    vectors: Vectors
-    tokens: Sequence[int]
-    total_tokens: Sequence[int]
-    errors: Mapping[int, RequestError]
-    timings: Timings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,7 +100,7 @@ class Embedder:
                 model=served.text.ref.name, tokens=length_label(max(call.tokens))
             ).observe((self._clock_ns() - started_ns) / 1e9)
         return Embedded(
-            model=served,
+            model=served.text.ref,
             vectors=call.vectors,
             tokens=call.tokens,
             total_tokens=call.total_tokens,
@@ -211,7 +181,7 @@ def _preprocessor(served: ServedModel, name: FieldPath, item: Embeddable) -> Pre
     found = served.preprocessors.get(item.modality)
     if found is None:
         takes = " and ".join(served.preprocessors)
-        raise Unsupported(f"{spelled(name)}: model {served.text.ref.name!r} takes {takes} only")
+        raise Unsupported(f"model {served.text.ref.name!r} takes {takes} only", field=name)
     return found
 
 
@@ -247,7 +217,7 @@ def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
     """Find the text to put before each input; the model's default where none is asked for."""
     if len(options.prompt_text.encode()) > MAX_PROMPT_BYTES:
         raise InvalidArgument(
-            f"{options.field}.prompt_text",
+            (options.field, "prompt_text"),
             f"has {len(options.prompt_text.encode())} bytes; the limit is {MAX_PROMPT_BYTES}",
         )
     if options.prompt_text:
@@ -256,7 +226,7 @@ def resolve_prompt(options: EmbedOptions, config: EncoderConfig) -> str:
     if name and name not in config.prompts:
         known = ", ".join(sorted(config.prompts)) or "none"
         raise InvalidArgument(
-            f"{options.field}.prompt_name", f"{name!r} is unknown; the model has {known}"
+            (options.field, "prompt_name"), f"{name!r} is unknown; the model has {known}"
         )
     return config.prompts[name] if name else ""
 
@@ -265,7 +235,7 @@ def resolve_dimensions(options: EmbedOptions, model_dim: int) -> int:
     """Find how many components to keep; refuse what the graph cannot give."""
     if options.dimensions > model_dim:
         raise InvalidArgument(
-            f"{options.field}.dimensions", f"is {options.dimensions}; the model has {model_dim}"
+            (options.field, "dimensions"), f"is {options.dimensions}; the model has {model_dim}"
         )
     return options.dimensions or model_dim
 

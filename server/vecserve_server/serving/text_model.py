@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve.inference import model_config_pb2
+from vecserve_server.domain.embedding import EmbedOptions
 from vecserve_server.domain.inputs import Text
 from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.serving.catalog import ServedModel
-from vecserve_server.serving.embedder import Embedder, EmbedOptions, finish
+from vecserve_server.serving.embedder import Embedder, finish
 
 TEXT, TOKENS, MASK, OUTPUT = "text", "input_ids", "attention_mask", "embedding"
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
 
-from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vecserve_server.errors import NotFound
+from vecserve_server.gateway.common.callers import CallContext as Context
 
-Context = aio.ServicerContext[Any, Any]
 Reply = health_pb2.HealthCheckResponse
 OVERALL = ""
 

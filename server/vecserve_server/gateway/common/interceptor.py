@@ -1,4 +1,4 @@
-"""What happens around every call: its door, decoding, errors to statuses, metrics, the log.
+"""What happens around every call: its door, decoding, its caller, errors to statuses, metrics.
 
 Owns the boundary that no stack trace crosses. Must not know any single method.
 """
@@ -15,6 +15,7 @@ import grpc
 from grpc import aio
 
 from vecserve_server.errors import Starting, Unsupported
+from vecserve_server.gateway.common.callers import CallContext, GrpcContext
 from vecserve_server.gateway.common.decoding import Deserialise, Undecodable, tolerant
 from vecserve_server.gateway.common.doors import HEALTH_SERVICE, Doors
 from vecserve_server.gateway.common.failures import Failures
@@ -26,7 +27,7 @@ Handler = Any  # grpc's RpcMethodHandler: a named tuple without useful types
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """Wrap each method once; the wrapped handlers are kept.
+    """Wrap each method once; the wrapped handlers are kept. Servicers get a `CallContext`.
 
     Until `open` is called every method but the health checks answers UNAVAILABLE.
     """
@@ -90,9 +91,7 @@ class CallInterceptor(aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(stream, None, None)
 
     def _refused(self, method: str) -> Callable[..., Any]:
-        async def call(
-            _requests: object, context: aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[object]:
+        async def call(_requests: object, context: GrpcContext) -> AsyncIterator[object]:
             async with _Observed(self, method, context):
                 raise Starting("the server is starting; its health says when it serves")
                 yield
@@ -112,17 +111,17 @@ class CallInterceptor(aio.ServerInterceptor):
             self._doors.unpacking,
         )
 
-        async def call(_requests: object, context: aio.ServicerContext[Any, Any]) -> bytes:
+        async def call(_requests: object, context: GrpcContext) -> bytes:
             async with _Observed(self, method, context):
                 with door.admit(context.peer()):
                     reply = serialise(await answer(context))
                 self._doors.departures.hold(context, len(reply))
                 return reply
 
-        async def answer(context: aio.ServicerContext[Any, Any]) -> object:
+        async def answer(context: GrpcContext) -> object:
             # In a frame of its own, which is cleared when it has failed.
             request = _checked(await unpacking.decoded(await arrivals.message(context), decode))
-            return await behaviour(request, context)
+            return await behaviour(request, CallContext(context, clock_ns=self._clock_ns))
 
         return call
 
@@ -131,14 +130,13 @@ class CallInterceptor(aio.ServerInterceptor):
     ) -> Callable[..., Any]:
         """Wrap the one kind of method with one request and a stream of replies: health checks."""
 
-        async def call(
-            _requests: object, context: aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[object]:
+        async def call(_requests: object, context: GrpcContext) -> AsyncIterator[object]:
             async with _Observed(self, method, context):
                 with self._doors.watches.admit(context.peer()):
                     message = await self._doors.arrivals.message(context)
                     request = _checked(await self._doors.unpacking.decoded(message, decode))
-                    async for reply in behaviour(request, context):
+                    given = CallContext(context, clock_ns=self._clock_ns)
+                    async for reply in behaviour(request, given):
                         yield reply
 
         return call
@@ -150,25 +148,22 @@ class CallInterceptor(aio.ServerInterceptor):
         decode: Deserialise,
         serialise: Callable[[Any], bytes],
     ) -> Callable[..., Any]:
-        async def messages(context: aio.ServicerContext[Any, Any]) -> AsyncIterator[object]:
+        async def messages(context: GrpcContext) -> AsyncIterator[object]:
             while (message := await self._doors.arrivals.next_message(context)) is not None:
                 yield _checked(await self._doors.unpacking.decoded(message, decode))
 
-        async def call(
-            _requests: object, context: aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[bytes]:
+        async def call(_requests: object, context: GrpcContext) -> AsyncIterator[bytes]:
             async with _Observed(self, method, context):
                 with self._doors.streams.admit(context.peer()):
-                    async for made in behaviour(messages(context), context):
+                    given = CallContext(context, clock_ns=self._clock_ns)
+                    async for made in behaviour(messages(context), given):
                         reply = serialise(made)
                         with self._doors.departures.holding(context, len(reply)):
                             yield reply
 
         return call
 
-    async def fail(
-        self, method: str, context: aio.ServicerContext[Any, Any], error: Exception
-    ) -> NoReturn:
+    async def fail(self, method: str, context: GrpcContext, error: Exception) -> NoReturn:
         """End the call with the status of an error."""
         dialect = Dialect.TRITON if method.startswith(TRITON_SERVICE) else Dialect.VECSERVE
         status = self._failures.wire_status(method, error, dialect)
@@ -192,9 +187,7 @@ class CallInterceptor(aio.ServerInterceptor):
 class _Observed:
     """One call, from arrival to answer: maps its errors and counts it."""
 
-    def __init__(
-        self, owner: CallInterceptor, method: str, context: aio.ServicerContext[Any, Any]
-    ) -> None:
+    def __init__(self, owner: CallInterceptor, method: str, context: GrpcContext) -> None:
         self._owner = owner
         self._method = method
         self._context = context

@@ -91,9 +91,16 @@ def code_of(error: errors.VecserveError, dialect: Dialect = Dialect.VECSERVE) ->
     return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
 
 
+def as_protobuf(path: errors.FieldPath) -> str:
+    """Spell a field as protocol buffers do: `rows[3].text`."""
+    return errors.spelled(path)
+
+
 def wire_message(error: errors.VecserveError) -> str:
     """Say what is wrong, cut to what fits into HTTP/2 headers: messages may quote the input."""
     message = str(error)
+    if isinstance(error, errors.RequestError):
+        message = errors.sentence(error.path, error.problem, as_protobuf)
     if len(message) > MAX_MESSAGE_CHARACTERS:
         return f"{message[:MAX_MESSAGE_CHARACTERS]} …"
     return message

@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
 from typing import Any
 
-from grpc import aio
-
-from vecserve.inference import service_pb2, service_pb2_grpc
+from vecserve.inference import service_pb2
 from vecserve_server import __version__
 from vecserve_server.errors import InvalidArgument, Unsupported
 from vecserve_server.gateway.common.call import CallScope
+from vecserve_server.gateway.common.callers import CallContext as Context
 from vecserve_server.gateway.common.status_table import Dialect
 from vecserve_server.gateway.common.streams import answer_stream
 from vecserve_server.gateway.kserve import repository
@@ -31,7 +30,6 @@ from vecserve_server.gateway.kserve.words import REWORDED, not_available, reword
 from vecserve_server.observability.logging import LOGGER_NAME, get_logger
 from vecserve_server.services.inference import Models
 
-Context = aio.ServicerContext[Any, Any]
 # Metadata by which a client asks that the first failure ends its stream, with a status.
 STATUS_ON_ERROR = ("triton_grpc_error", "true")
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -54,7 +52,7 @@ def admitted(call: Call) -> Call:
     return wrapper
 
 
-class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+class InferenceServicer:
     """The KServe v2 / Triton protocol over every served model."""
 
     def __init__(
@@ -138,15 +136,14 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: service_pb2.ModelInferRequest, context: Context
     ) -> service_pb2.ModelInferResponse:
         """Infer once."""
-        return await self._inference.answer(request, self._scope.deadline_ns(context))
+        return await self._inference.answer(request, context.caller.deadline_ns)
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[service_pb2.ModelInferRequest], context: Context
     ) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
         """Infer for each request of a stream, in order; a failure is told and the rest goes on."""
-        deadline_ns = self._scope.deadline_ns(context)
-        metadata = context.invocation_metadata() or ()
-        ends_on_error = any((key, value) == STATUS_ON_ERROR for key, value in metadata)
+        deadline_ns = context.caller.deadline_ns
+        ends_on_error = STATUS_ON_ERROR in context.metadata()
 
         async def answer(
             request: service_pb2.ModelInferRequest,

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve.v1 import common_pb2, embedding_pb2, index_pb2, search_pb2
-from vecserve_server.collections.retrieval import Answer
+from vecserve_server.domain.embedding import EmbedOptions, Truncate
 from vecserve_server.domain.inputs import Audio, Image, Input, ReadyVector, Text
 from vecserve_server.domain.rows import Hit, Row
+from vecserve_server.domain.searching import QueryHits
 from vecserve_server.domain.vectors import ModelRef, Vectors
-from vecserve_server.encoding.preprocessor import Truncate
 from vecserve_server.errors import FieldPath, InvalidArgument, RequestError
 from vecserve_server.gateway.common.status_table import code_number, code_of, wire_message
 from vecserve_server.services.searching import QueryInput
-from vecserve_server.serving.embedder import EmbedOptions
 
 F32 = common_pb2.VECTOR_ENCODING_F32
 F16 = common_pb2.VECTOR_ENCODING_F16
@@ -43,7 +42,7 @@ WriteVector = Callable[[Vectors], common_pb2.Vector]
 def vector_writer(encoding: int, *, float_list: bool) -> WriteVector:
     """Choose how vectors of a reply are laid out."""
     if float_list and encoding not in (common_pb2.VECTOR_ENCODING_UNSPECIFIED, F32):
-        raise InvalidArgument("options.float_list", "goes only with VECTOR_ENCODING_F32")
+        raise InvalidArgument(("options", "float_list"), "goes only with VECTOR_ENCODING_F32")
     if float_list:
         return lambda v: common_pb2.Vector(encoding=F32, dim=v.size, values=v.tolist())
     writers: dict[int, WriteVector] = {
@@ -56,7 +55,7 @@ def vector_writer(encoding: int, *, float_list: bool) -> WriteVector:
         ),
     }
     if encoding not in writers:
-        raise InvalidArgument("options.encoding", f"{encoding} is not a VectorEncoding")
+        raise InvalidArgument(("options", "encoding"), f"{encoding} is not a VectorEncoding")
     return writers[encoding]
 
 
@@ -109,7 +108,7 @@ def read_embed_options(
 ) -> EmbedOptions:
     """Read how to embed; `field` is where the request says so."""
     if message.truncation not in TRUNCATE:
-        raise InvalidArgument(f"{field}.truncation", f"{message.truncation} is not a Truncation")
+        raise InvalidArgument((field, "truncation"), f"{message.truncation} is not a Truncation")
     return EmbedOptions(
         field=field,
         prompt_name=message.prompt_name,
@@ -176,7 +175,7 @@ def write_hit(hit: Hit) -> search_pb2.Hit:
     )
 
 
-def write_explanation(answer: Answer) -> str:
+def write_explanation(answer: QueryHits) -> str:
     """Write how an answer came about; empty where that was not asked for."""
     return json.dumps(answer.explanation, ensure_ascii=False) if answer.explanation else ""
 

@@ -17,6 +17,7 @@ from vecserve_server.domain.collections import (
 )
 from vecserve_server.domain.validation import check_field_name
 from vecserve_server.errors import InvalidArgument
+from vecserve_server.services.declaring import NewCollection
 
 MAX_FIELDS = 64
 FIELD_TYPES: Mapping[int, FieldType] = {
@@ -40,17 +41,31 @@ STEMMINGS: Mapping[int, bool] = {
 }
 
 
+def read_declaration(request: collection_pb2.CreateCollectionRequest) -> NewCollection:
+    """Read what a new collection is to be; raise InvalidArgument that names what is wrong."""
+    return NewCollection(
+        name=request.name,
+        model=request.model,
+        dim=request.dim,
+        fields=read_fields(request.fields),
+        text_analysis=read_text_analysis(request),
+        keep_text=not request.discard_text,
+    )
+
+
 def read_fields(messages: Iterable[collection_pb2.FieldSchema]) -> tuple[FieldSpec, ...]:
     """Read declared fields; raise InvalidArgument that names the one that is wrong."""
     fields: dict[str, FieldSpec] = {}
     for index, message in enumerate(messages):
         if index == MAX_FIELDS:
             raise InvalidArgument("fields", f"are too many; {MAX_FIELDS} are allowed")
-        name = check_field_name(f"fields[{index}].name", message.name)
+        name = check_field_name(("fields", index, "name"), message.name)
         if name in fields:
-            raise InvalidArgument(f"fields[{index}].name", f"{name!r} comes twice")
+            raise InvalidArgument(("fields", index, "name"), f"{name!r} comes twice")
         if message.type not in FIELD_TYPES:
-            raise InvalidArgument(f"fields[{index}].type", f"{message.type} is not a type of field")
+            raise InvalidArgument(
+                ("fields", index, "type"), f"{message.type} is not a type of field"
+            )
         fields[name] = FieldSpec(name=name, type=FIELD_TYPES[message.type])
     return tuple(fields.values())
 
@@ -59,9 +74,13 @@ def read_text_analysis(request: collection_pb2.CreateCollectionRequest) -> TextA
     """Read how text fields are searched."""
     message = request.text_analysis
     if message.tokeniser not in TOKENISERS:
-        raise InvalidArgument("text_analysis.tokeniser", f"{message.tokeniser} is not a Tokeniser")
+        raise InvalidArgument(
+            ("text_analysis", "tokeniser"), f"{message.tokeniser} is not a Tokeniser"
+        )
     if message.stemming not in STEMMINGS:
-        raise InvalidArgument("text_analysis.stemming", f"{message.stemming} is not a Stemming")
+        raise InvalidArgument(
+            ("text_analysis", "stemming"), f"{message.stemming} is not a Stemming"
+        )
     if request.HasField("text_analysis") and not any(
         field.type == collection_pb2.FIELD_TYPE_TEXT for field in request.fields
     ):
@@ -70,7 +89,9 @@ def read_text_analysis(request: collection_pb2.CreateCollectionRequest) -> TextA
         tokeniser=TOKENISERS[message.tokeniser], porter=STEMMINGS[message.stemming]
     )
     if analysis.porter and analysis.tokeniser is not Tokeniser.WORDS:
-        raise InvalidArgument("text_analysis.stemming", "PORTER goes only with TOKENISER_WORDS")
+        raise InvalidArgument(
+            ("text_analysis", "stemming"), "PORTER goes only with TOKENISER_WORDS"
+        )
     return analysis
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
 
-from grpc import aio
-
-from vecserve.v1 import embedding_pb2, embedding_pb2_grpc
+from vecserve.v1 import embedding_pb2
 from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.embedding import Embedded
 from vecserve_server.domain.inputs import Audio, Embeddable, Image, Text
 from vecserve_server.errors import InvalidArgument, RequestError
-from vecserve_server.gateway.common.call import CallScope
+from vecserve_server.gateway.common.callers import CallContext as Context
+from vecserve_server.gateway.vecserve.answering import Answering
 from vecserve_server.gateway.vecserve.converters import (
     WriteVector,
     read_embed_options,
@@ -21,30 +20,27 @@ from vecserve_server.gateway.vecserve.converters import (
     write_model_info,
 )
 from vecserve_server.services.embedding import EmbeddingService
-from vecserve_server.serving.embedder import Embedded
-
-Context = aio.ServicerContext[Any, Any]
 
 
-class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
+class EmbeddingServicer:
     """Embed batches, one call or one stream at a time."""
 
-    def __init__(self, *, service: EmbeddingService, scope: CallScope) -> None:
+    def __init__(self, *, service: EmbeddingService, answering: Answering) -> None:
         self._service = service
-        self._scope = scope
+        self._answering = answering
 
     async def Embed(
         self, request: embedding_pb2.EmbedRequest, context: Context
     ) -> embedding_pb2.EmbedResponse:
         """Embed one batch."""
-        return await self._embed(request, self._scope.caller(context))
+        return await self._embed(request, context.caller)
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedding_pb2.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[embedding_pb2.EmbedStreamResponse]:
         """Embed batches as they come."""
-        answer = partial(self._embed, caller=self._scope.caller(context))
-        async for reply in self._scope.answer_each(
+        answer = partial(self._embed, caller=context.caller)
+        async for reply in self._answering.answer_each(
             "EmbedStream", request_iterator, answer, embedding_pb2.EmbedStreamResponse
         ):
             yield reply
@@ -52,15 +48,17 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     async def _embed(
         self, request: embedding_pb2.EmbedRequest, caller: Caller
     ) -> embedding_pb2.EmbedResponse:
-        with self._scope.admit(request, items=len(request.inputs), field="inputs") as arrived_ns:
+        with self._answering.admit(
+            request, items=len(request.inputs), field="inputs"
+        ) as arrived_ns:
             options = read_embed_options(request.options)
             write = vector_writer(request.options.encoding, float_list=request.options.float_list)
             inputs = [_input(index, item) for index, item in enumerate(request.inputs)]
             embedded = await self._service.embed(request.model, inputs, options, caller)
             reply = embedding_pb2.EmbedResponse(
-                model=write_model_info(embedded.model.text.ref), items=_items(embedded, write)
+                model=write_model_info(embedded.model), items=_items(embedded, write)
             )
-            return self._scope.complete(reply, request, arrived_ns, embedded.timings)
+            return self._answering.complete(reply, request, arrived_ns, embedded.timings)
 
 
 def _input(index: int, item: embedding_pb2.EmbedInput) -> Embeddable | RequestError:

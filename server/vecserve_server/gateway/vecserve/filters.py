@@ -33,7 +33,7 @@ from vecserve_server.domain.conditions import (
 )
 from vecserve_server.domain.instants import parse_instant
 from vecserve_server.domain.validation import check_field_name, parse_json
-from vecserve_server.errors import InvalidArgument
+from vecserve_server.errors import FieldPath, InvalidArgument
 
 MAX_SCALAR_CHARACTERS = 64 * 1024
 MAX_NUMBER_CHARACTERS = 400
@@ -55,10 +55,11 @@ ANY_SIZE = FilterLimits()
 
 
 def read_filter(
-    field: str, message: search_pb2.Filter, limits: FilterLimits = ANY_SIZE
+    field: str | FieldPath, message: search_pb2.Filter, limits: FilterLimits = ANY_SIZE
 ) -> Condition:
     """Read a filter that stands in `field`; raise InvalidArgument that names the part."""
-    return _Reader(limits).read(field, message, depth=1)
+    path = (field,) if isinstance(field, str) else field
+    return _Reader(limits).read(path, message, depth=1)
 
 
 class _Reader:
@@ -69,7 +70,7 @@ class _Reader:
         self._conditions = 0
         self._scalars = 0
 
-    def read(self, field: str, message: search_pb2.Filter, *, depth: int) -> Condition:
+    def read(self, field: FieldPath, message: search_pb2.Filter, *, depth: int) -> Condition:
         limits = self._limits
         if depth > limits.depth:
             raise InvalidArgument(
@@ -87,51 +88,51 @@ class _Reader:
             )
         kind = message.WhichOneof("condition")
         if kind == "all_of":
-            return AllOf(parts=self._list(f"{field}.all_of", message.all_of, depth))
+            return AllOf(parts=self._list((*field, "all_of"), message.all_of, depth))
         if kind == "any_of":
-            return AnyOf(parts=self._list(f"{field}.any_of", message.any_of, depth))
+            return AnyOf(parts=self._list((*field, "any_of"), message.any_of, depth))
         if kind == "not":
             inner = getattr(message, "not")  # the field's name is a Python keyword
-            return Not(part=self.read(f"{field}.not", inner, depth=depth + 1))
+            return Not(part=self.read((*field, "not"), inner, depth=depth + 1))
         if kind == "field":
-            return self._test(f"{field}.field", message.field)
+            return self._test((*field, "field"), message.field)
         raise InvalidArgument(field, "is empty; all_of, any_of, not or field must be set")
 
     def _list(
-        self, field: str, message: search_pb2.FilterList, depth: int
+        self, field: FieldPath, message: search_pb2.FilterList, depth: int
     ) -> tuple[Condition, ...]:
-        _check_length(f"{field}.filters", message.filters, MAX_JOINED)
+        _check_length((*field, "filters"), message.filters, MAX_JOINED)
         return tuple(
-            self.read(f"{field}.filters[{index}]", part, depth=depth + 1)
+            self.read((*field, "filters", index), part, depth=depth + 1)
             for index, part in enumerate(message.filters)
         )
 
-    def _test(self, field: str, message: search_pb2.FieldCondition) -> Condition:
-        name = check_field_name(f"{field}.field", message.field)
+    def _test(self, field: FieldPath, message: search_pb2.FieldCondition) -> Condition:
+        name = check_field_name((*field, "field"), message.field)
         kind = message.WhichOneof("test")
         if kind == "equals_json":
-            value = self._scalar(f"{field}.equals_json", message.equals_json)
+            value = self._scalar((*field, "equals_json"), message.equals_json)
             return OneOf(field=name, values=(value,))
         if kind == "one_of":
-            return OneOf(field=name, values=self._scalars_of(f"{field}.one_of", message.one_of))
+            return OneOf(field=name, values=self._scalars_of((*field, "one_of"), message.one_of))
         if kind == "range":
-            return _range(f"{field}.range", name, message.range)
+            return _range((*field, "range"), name, message.range)
         if kind == "exists":
             return Exists(field=name, there=message.exists)
         if kind == "prefix":
-            return StartsWith(field=name, beginning=_prefix(f"{field}.prefix", message.prefix))
+            return StartsWith(field=name, beginning=_prefix((*field, "prefix"), message.prefix))
         raise InvalidArgument(
             field, "has no test; equals_json, one_of, range, exists or prefix must be set"
         )
 
-    def _scalars_of(self, field: str, message: search_pb2.JsonList) -> tuple[Scalar, ...]:
-        _check_length(f"{field}.values_json", message.values_json, MAX_ONE_OF)
+    def _scalars_of(self, field: FieldPath, message: search_pb2.JsonList) -> tuple[Scalar, ...]:
+        _check_length((*field, "values_json"), message.values_json, MAX_ONE_OF)
         return tuple(
-            self._scalar(f"{field}.values_json[{index}]", text)
+            self._scalar((*field, "values_json", index), text)
             for index, text in enumerate(message.values_json)
         )
 
-    def _scalar(self, field: str, text: str) -> Scalar:
+    def _scalar(self, field: FieldPath, text: str) -> Scalar:
         self._scalars += 1
         if self._scalars > self._limits.values:
             raise InvalidArgument(
@@ -151,7 +152,7 @@ class _Reader:
         return _finite(field, value)
 
 
-def _range(field: str, name: str, message: search_pb2.Range) -> Condition:
+def _range(field: FieldPath, name: str, message: search_pb2.Range) -> Condition:
     set_fields = {descriptor.name for descriptor, _ in message.ListFields()}
     texts = {bound: getattr(message, bound) for bound in BOUND_NAMES if bound in set_fields}
     if not texts:
@@ -161,7 +162,7 @@ def _range(field: str, name: str, message: search_pb2.Range) -> Condition:
         return InstantIn(field=name, bounds=Bounds(**_all_of(instants)))
     if any(instant is not None for instant in instants.values()):
         raise InvalidArgument(field, "has numbers and dates; its bounds must be of one kind")
-    numbers = {bound: _number(f"{field}.{bound}", text) for bound, text in texts.items()}
+    numbers = {bound: _number((*field, bound), text) for bound, text in texts.items()}
     return NumberIn(field=name, bounds=Bounds(**numbers))
 
 
@@ -169,7 +170,7 @@ def _all_of(found: dict[str, T | None]) -> dict[str, T]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _number(field: str, text: str) -> float:
+def _number(field: FieldPath, text: str) -> float:
     try:
         value = parse_json(field, text) if len(text) <= MAX_NUMBER_CHARACTERS else None
     except InvalidArgument:
@@ -181,7 +182,7 @@ def _number(field: str, text: str) -> float:
     return _finite(field, value)
 
 
-def _finite(field: str, value: T) -> T:
+def _finite(field: FieldPath, value: T) -> T:
     try:
         is_finite = not isinstance(value, int | float) or math.isfinite(float(value))
     except OverflowError:
@@ -191,14 +192,14 @@ def _finite(field: str, value: T) -> T:
     return value
 
 
-def _prefix(field: str, text: str) -> str:
+def _prefix(field: FieldPath, text: str) -> str:
     size_bytes = len(text.encode())
     if not 1 <= size_bytes <= MAX_PREFIX_BYTES:
         raise InvalidArgument(field, f"has {size_bytes} bytes; 1 to {MAX_PREFIX_BYTES} are allowed")
     return text
 
 
-def _check_unicode(field: str, text: str) -> None:
+def _check_unicode(field: FieldPath, text: str) -> None:
     # JSON can escape half of a character; no payload holds one.
     try:
         text.encode()
@@ -206,6 +207,6 @@ def _check_unicode(field: str, text: str) -> None:
         raise InvalidArgument(field, "holds a lone surrogate") from None
 
 
-def _check_length(field: str, items: Sequence[object], limit: int) -> None:
+def _check_length(field: FieldPath, items: Sequence[object], limit: int) -> None:
     if not 1 <= len(items) <= limit:
         raise InvalidArgument(field, f"has {len(items)}; 1 to {limit} are allowed")

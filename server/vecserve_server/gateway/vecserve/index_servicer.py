@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
-from typing import Any
 
-from grpc import aio
-
-from vecserve.v1 import index_pb2, index_pb2_grpc
-from vecserve_server.collections.collections import Collections
+from vecserve.v1 import index_pb2
 from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.conditions import Condition
 from vecserve_server.domain.inputs import Input
-from vecserve_server.domain.rows import Row
 from vecserve_server.domain.validation import check_page_size
 from vecserve_server.errors import InvalidArgument, RequestError
-from vecserve_server.gateway.common.call import CallScope
+from vecserve_server.gateway.common.callers import CallContext as Context
 from vecserve_server.gateway.common.page_tokens import read_page_token, read_seq, write_page_token
+from vecserve_server.gateway.vecserve.answering import Answering
 from vecserve_server.gateway.vecserve.converters import (
     read_content,
     read_embed_options,
@@ -26,38 +22,37 @@ from vecserve_server.gateway.vecserve.converters import (
     write_row,
 )
 from vecserve_server.gateway.vecserve.filters import read_filter
-from vecserve_server.services.indexing import IndexingService, RowInput, Upserted
-from vecserve_server.storage.rows.sources import PAGE_TEXT_BYTES, REPLY_TEXT_BYTES, text_bytes
+from vecserve_server.services.indexing import IndexingService, Upserted
+from vecserve_server.services.reading import ReadingService
+from vecserve_server.services.row_preparation import RowInput
 
-Context = aio.ServicerContext[Any, Any]
 
-
-class IndexServicer(index_pb2_grpc.IndexServiceServicer):
+class IndexServicer:
     """Write and read rows."""
 
     def __init__(
         self,
         *,
-        service: IndexingService,
-        collections: Collections,
-        scope: CallScope,
+        indexing: IndexingService,
+        reading: ReadingService,
+        answering: Answering,
     ) -> None:
-        self._service = service
-        self._collections = collections
-        self._scope = scope
+        self._indexing = indexing
+        self._reading = reading
+        self._answering = answering
 
     async def Upsert(
         self, request: index_pb2.UpsertRequest, context: Context
     ) -> index_pb2.UpsertResponse:
         """Write one batch."""
-        return await self._upsert(request, self._scope.caller(context))
+        return await self._upsert(request, context.caller)
 
     async def UpsertStream(
         self, request_iterator: AsyncIterator[index_pb2.UpsertStreamRequest], context: Context
     ) -> AsyncIterator[index_pb2.UpsertStreamResponse]:
         """Write batches as they come."""
-        answer = partial(self._upsert, caller=self._scope.caller(context))
-        async for reply in self._scope.answer_each(
+        answer = partial(self._upsert, caller=context.caller)
+        async for reply in self._answering.answer_each(
             "UpsertStream", request_iterator, answer, index_pb2.UpsertStreamResponse
         ):
             yield reply
@@ -67,10 +62,12 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     ) -> index_pb2.DeleteResponse:
         """Delete rows by id, or all that match."""
         if request.HasField("filter"):
-            return await self._delete_matching(request, self._scope.caller(context))
-        with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
+            return await self._delete_matching(request, context.caller)
+        with self._answering.admit(request, items=len(request.ids), field="ids") as arrived_ns:
             expected = _read_expected_seqs(request.expected_seqs)
-            deleted = await self._service.delete(request.collection, request.ids, expected)
+            deleted = await self._indexing.delete(
+                request.collection, request.ids, expected, context.caller
+            )
             reply = index_pb2.DeleteResponse(
                 deleted_count=deleted.count,
                 errors=[
@@ -78,16 +75,17 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                     for row_id, error in deleted.errors.items()
                 ],
             )
-            return self._scope.complete(reply, request, arrived_ns)
+            return self._answering.complete(reply, request, arrived_ns)
 
     async def Get(self, request: index_pb2.GetRequest, context: Context) -> index_pb2.GetResponse:
         """Read rows by id."""
-        with self._scope.admit(request, items=len(request.ids), field="ids") as arrived_ns:
-            collection = self._collections.get(request.collection)
-            found = await collection.get(
+        with self._answering.admit(request, items=len(request.ids), field="ids") as arrived_ns:
+            found = await self._reading.get(
+                request.collection,
                 request.ids,
+                context.caller,
                 with_vectors=request.include_vector,
-                source_bytes=REPLY_TEXT_BYTES if request.with_text else 0,
+                with_text=request.with_text,
             )
             reply = index_pb2.GetResponse(
                 rows=[
@@ -97,73 +95,68 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
                 ],
                 missing_ids=[row_id for row_id in request.ids if row_id not in found],
             )
-            return self._scope.complete(reply, request, arrived_ns)
+            return self._answering.complete(reply, request, arrived_ns)
 
     async def Scan(
         self, request: index_pb2.ScanRequest, context: Context
     ) -> index_pb2.ScanResponse:
         """Read all rows, a page at a time."""
-        with self._scope.admit(request) as arrived_ns:
-            collection = self._collections.get(request.collection)
+        with self._answering.admit(request) as arrived_ns:
+            name = self._reading.name_of(request.collection, context.caller)
             condition = self._condition(request)
             size = check_page_size(request.page_size)
-            listing = _listing(collection.spec.name, request)
-            after = read_page_token(listing, request.page_token)
-            rows = await collection.scan(
-                read_seq(after),
-                size + 1,
-                with_vectors=request.include_vector,
-                source_bytes=PAGE_TEXT_BYTES if request.with_text else 0,
+            listing = _listing(name, request)
+            page = await self._reading.scan(
+                name,
+                context.caller,
+                after_seq=read_seq(read_page_token(listing, request.page_token)),
+                size=size,
                 condition=condition,
-                deadline_ns=self._scope.deadline_ns(context),
+                with_vectors=request.include_vector,
+                with_text=request.with_text,
             )
-            page = rows[:size]
-            last = str(page[-1].seq) if len(rows) > size or _is_full(page) else ""
+            after = str(page.next_after_seq or "")
             reply = index_pb2.ScanResponse(
-                rows=[write_row(row, exclude_payload=request.exclude_payload) for row in page],
-                next_page_token=write_page_token(listing, last),
+                rows=[write_row(row, exclude_payload=request.exclude_payload) for row in page.rows],
+                next_page_token=write_page_token(listing, after),
             )
-            return self._scope.complete(reply, request, arrived_ns)
+            return self._answering.complete(reply, request, arrived_ns)
 
     async def Count(
         self, request: index_pb2.CountRequest, context: Context
     ) -> index_pb2.CountResponse:
         """Count live rows, all or those that match."""
-        with self._scope.admit(request) as arrived_ns:
-            collection = self._collections.get(request.collection)
+        with self._answering.admit(request) as arrived_ns:
             condition = self._condition(request)
-            rows = collection.live_rows
-            if condition is not None:
-                deadline_ns = self._scope.deadline_ns(context)
-                rows = await collection.count(condition, deadline_ns=deadline_ns)
+            rows = await self._reading.count(request.collection, condition, context.caller)
             reply = index_pb2.CountResponse(row_count=rows)
-            return self._scope.complete(reply, request, arrived_ns)
+            return self._answering.complete(reply, request, arrived_ns)
 
     def _condition(
         self, request: index_pb2.ScanRequest | index_pb2.CountRequest
     ) -> Condition | None:
         if not request.HasField("filter"):
             return None
-        return read_filter("filter", request.filter, self._scope.filter_limits)
+        return read_filter("filter", request.filter, self._answering.filter_limits)
 
     async def _delete_matching(
         self, request: index_pb2.DeleteRequest, caller: Caller
     ) -> index_pb2.DeleteResponse:
-        with self._scope.admit(request) as arrived_ns:
+        with self._answering.admit(request) as arrived_ns:
             if request.ids or request.expected_seqs:
                 raise InvalidArgument("filter", "does not go with ids or expected_seqs")
-            condition = read_filter("filter", request.filter, self._scope.filter_limits)
-            count = await self._service.delete_matching(request.collection, condition, caller)
+            condition = read_filter("filter", request.filter, self._answering.filter_limits)
+            count = await self._indexing.delete_matching(request.collection, condition, caller)
             reply = index_pb2.DeleteResponse(deleted_count=count)
-            return self._scope.complete(reply, request, arrived_ns)
+            return self._answering.complete(reply, request, arrived_ns)
 
     async def _upsert(
         self, request: index_pb2.UpsertRequest, caller: Caller
     ) -> index_pb2.UpsertResponse:
-        with self._scope.admit(request, items=len(request.rows), field="rows") as arrived_ns:
+        with self._answering.admit(request, items=len(request.rows), field="rows") as arrived_ns:
             rows = [_read_row(index, row) for index, row in enumerate(request.rows)]
             options = read_embed_options(request.options)
-            upserted = await self._service.upsert(
+            upserted = await self._indexing.upsert(
                 request.collection,
                 rows,
                 options,
@@ -173,11 +166,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
             reply = index_pb2.UpsertResponse(
                 results=[_result(upserted, index) for index in range(len(rows))]
             )
-            return self._scope.complete(reply, request, arrived_ns, upserted.timings)
-
-
-def _is_full(page: Sequence[Row]) -> bool:
-    return sum(text_bytes(row.source) for row in page) > PAGE_TEXT_BYTES
+            return self._answering.complete(reply, request, arrived_ns, upserted.timings)
 
 
 def _read_row(index: int, row: index_pb2.UpsertRow) -> RowInput:
@@ -200,9 +189,9 @@ def _read_expected_seqs(messages: Iterable[index_pb2.ExpectedSeq]) -> Mapping[st
     expected: dict[str, int] = {}
     for index, message in enumerate(messages):
         if not message.seq:
-            raise InvalidArgument(f"expected_seqs[{index}].seq", "is 0; it must be above 0")
+            raise InvalidArgument(("expected_seqs", index, "seq"), "is 0; it must be above 0")
         if expected.setdefault(message.id, message.seq) != message.seq:
-            raise InvalidArgument(f"expected_seqs[{index}].id", "comes with two different seqs")
+            raise InvalidArgument(("expected_seqs", index, "id"), "comes with two different seqs")
     return expected
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vecserve.v1 import search_pb2
-from vecserve_server.collections.fusion import Fusion, ReciprocalRank, WeightedSum
-from vecserve_server.collections.retrieval import Mode, Wanted
-from vecserve_server.errors import InvalidArgument
+from vecserve_server.domain.searching import Fusion, Mode, ReciprocalRank, Wanted, WeightedSum
+from vecserve_server.errors import FieldPath, InvalidArgument
 from vecserve_server.gateway.vecserve.filters import ANY_SIZE, FilterLimits, read_filter
 
 MODES: Mapping[int, Mode] = {
@@ -29,13 +28,13 @@ def read_search_options(
 ) -> Wanted:
     """Read the options; raise InvalidArgument that names the field and the limit."""
     if message.mode not in MODES:
-        raise InvalidArgument("options.mode", f"{message.mode} is not a SearchMode")
+        raise InvalidArgument(("options", "mode"), f"{message.mode} is not a SearchMode")
     mode = MODES[message.mode]
     if message.HasField("fusion") and mode is not Mode.HYBRID:
-        raise InvalidArgument("options.fusion", "goes only with SEARCH_MODE_HYBRID")
+        raise InvalidArgument(("options", "fusion"), "goes only with SEARCH_MODE_HYBRID")
     condition = None
     if message.HasField("filter"):
-        condition = read_filter("options.filter", message.filter, filter_limits)
+        condition = read_filter(("options", "filter"), message.filter, filter_limits)
     return Wanted(
         k=message.k,
         min_score=message.min_score if message.HasField("min_score") else None,
@@ -52,13 +51,13 @@ def read_search_options(
 
 def _read_fusion(message: search_pb2.Fusion) -> Fusion:
     if message.WhichOneof("method") == "weighted_sum":
-        sums, field = message.weighted_sum, "options.fusion.weighted_sum"
+        sums, field = message.weighted_sum, ("options", "fusion", "weighted_sum")
         _check_weights(field, dense=sums.dense_weight, lexical=sums.lexical_weight)
         return WeightedSum(sums.dense_weight, sums.lexical_weight)
-    ranks, field = message.reciprocal_rank, "options.fusion.reciprocal_rank"
+    ranks, field = message.reciprocal_rank, ("options", "fusion", "reciprocal_rank")
     if ranks.rank_constant > MAX_RANK_CONSTANT:
         raise InvalidArgument(
-            f"{field}.rank_constant",
+            (*field, "rank_constant"),
             f"is {ranks.rank_constant}; the limit is {MAX_RANK_CONSTANT}",
         )
     dense = ranks.dense_weight if ranks.HasField("dense_weight") else 1.0
@@ -67,11 +66,11 @@ def _read_fusion(message: search_pb2.Fusion) -> Fusion:
     return ReciprocalRank(ranks.rank_constant or DEFAULT_RANK_CONSTANT, dense, lexical)
 
 
-def _check_weights(field: str, **weights: float) -> None:
+def _check_weights(field: FieldPath, **weights: float) -> None:
     for name, weight in weights.items():
         if not 0 <= weight <= MAX_WEIGHT:
             raise InvalidArgument(
-                f"{field}.{name}_weight", f"is {weight}; 0 to {MAX_WEIGHT} are allowed"
+                (*field, f"{name}_weight"), f"is {weight}; 0 to {MAX_WEIGHT} are allowed"
             )
     if not any(weights.values()):
         raise InvalidArgument(field, "has no weight above 0; at least one must be")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from grpc import aio
-
-from vecserve.v1 import search_pb2, search_pb2_grpc
-from vecserve_server.gateway.common.call import CallScope, Reply
+from vecserve.v1 import search_pb2
+from vecserve_server.domain.caller import Caller
+from vecserve_server.domain.searching import Searched
+from vecserve_server.gateway.common.callers import CallContext as Context
+from vecserve_server.gateway.vecserve.answering import Answering, Reply
 from vecserve_server.gateway.vecserve.classification import classify, write_classified
 from vecserve_server.gateway.vecserve.converters import (
     read_embed_options,
@@ -19,28 +19,26 @@ from vecserve_server.gateway.vecserve.converters import (
 )
 from vecserve_server.gateway.vecserve.search_options import read_search_options
 from vecserve_server.services.classifying import ClassifyingService
-from vecserve_server.services.searching import QueryInput, Searched, SearchingService
-
-Context = aio.ServicerContext[Any, Any]
+from vecserve_server.services.searching import QueryInput, SearchingService
 
 
-class SearchServicer(search_pb2_grpc.SearchServiceServicer):
+class SearchServicer:
     """Answer queries, one or many in a call, with rows or with a label."""
 
     def __init__(
-        self, *, service: SearchingService, classifying: ClassifyingService, scope: CallScope
+        self, *, service: SearchingService, classifying: ClassifyingService, answering: Answering
     ) -> None:
         self._service = service
         self._classifying = classifying
-        self._scope = scope
+        self._answering = answering
 
     async def Search(
         self, request: search_pb2.SearchRequest, context: Context
     ) -> search_pb2.SearchResponse:
         """Answer one query."""
-        with self._scope.admit(request) as arrived_ns:
+        with self._answering.admit(request) as arrived_ns:
             query = read_query(("query",), request.query)
-            searched = await self._search(request, [query], context)
+            searched = await self._search(request, [query], context.caller)
             if searched.errors:
                 raise searched.errors[0]
             answer = searched.answers[0]
@@ -54,9 +52,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.SearchBatchRequest, context: Context
     ) -> search_pb2.SearchBatchResponse:
         """Answer many queries."""
-        with self._scope.admit(request, items=len(request.queries), field="queries") as arrived_ns:
+        with self._answering.admit(
+            request, items=len(request.queries), field="queries"
+        ) as arrived_ns:
             queries = [read_query(("queries", i), q) for i, q in enumerate(request.queries)]
-            searched = await self._search(request, queries, context)
+            searched = await self._search(request, queries, context.caller)
             reply = search_pb2.SearchBatchResponse(
                 results=[_result(searched, index) for index in range(len(request.queries))]
             )
@@ -66,9 +66,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.ClassifyRequest, context: Context
     ) -> search_pb2.ClassifyResponse:
         """Label one query."""
-        with self._scope.admit(request) as arrived_ns:
-            caller = self._scope.caller(context)
-            classified = await classify(self._classifying, request, caller)
+        with self._answering.admit(request) as arrived_ns:
+            classified = await classify(self._classifying, request, context.caller)
             reply = write_classified(classified)
             return self._complete(reply, request, arrived_ns, classified.searched)
 
@@ -76,20 +75,20 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self,
         request: search_pb2.SearchRequest | search_pb2.SearchBatchRequest,
         queries: Sequence[QueryInput],
-        context: Context,
+        caller: Caller,
     ) -> Searched:
         return await self._service.search(
             request.collection,
             queries,
-            read_search_options(request.options, self._scope.filter_limits),
+            read_search_options(request.options, self._answering.filter_limits),
             read_embed_options(request.embed_options, field="embed_options"),
-            self._scope.caller(context),
+            caller,
         )
 
     def _complete(
         self, reply: Reply, request: object, arrived_ns: int, searched: Searched
     ) -> Reply:
-        return self._scope.complete(reply, request, arrived_ns, searched.timings)
+        return self._answering.complete(reply, request, arrived_ns, searched.timings)
 
 
 def _result(searched: Searched, index: int) -> search_pb2.SearchBatchResult:

@@ -15,7 +15,7 @@ JOB = "JOB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class RowFiles:
     """Rows to seal: files of equal numbers of seqs and vectors, and the places to leave out."""
 
     seqs: str
@@ -29,7 +29,7 @@ class BuildJob:
     """Everything that the builder needs to know."""
 
     dim: int
-    sources: tuple[Source, ...]
+    sources: tuple[RowFiles, ...]
     base: str = ""
     """A segment's folder whose graph is extended by the other sources; empty: none is. The first
     source then has its living rows, in case its codes do not suit the new rows."""
@@ -54,5 +54,5 @@ def write_job(folder: Path, job: BuildJob) -> None:
 def read_job(folder: Path) -> BuildJob:
     """Read the job of a folder. Raises CorruptData, StorageError."""
     content = read_checked_json(folder / JOB)
-    sources = tuple(Source(**source) for source in content["sources"])
+    sources = tuple(RowFiles(**source) for source in content["sources"])
     return BuildJob(**{**content, "sources": sources})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import CorruptData
-from vecserve_server.index.building.build_job import Source
+from vecserve_server.index.building.build_job import RowFiles
 from vecserve_server.index.segments.segment import Rows
 from vecserve_server.index.segments.segment_files import SEQS, VECTORS
 
@@ -37,7 +37,7 @@ class SourceRows:
     """How many rows at the end were chosen at random."""
 
     @classmethod
-    def open(cls, sources: Sequence[Source], *, dim: int, held_out: int, seed: int) -> SourceRows:
+    def open(cls, sources: Sequence[RowFiles], *, dim: int, held_out: int, seed: int) -> SourceRows:
         """Read the seqs and choose the order. Raises CorruptData if files do not fit together."""
         vectors, seqs, owners, places = [], [], [], []
         for number, source in enumerate(sources):
@@ -90,7 +90,7 @@ class SourceRows:
         return gathered
 
 
-def _read(source: Source, dim: int) -> tuple[NDArray[np.float16], NDArray[np.int64], Rows]:
+def _read(source: RowFiles, dim: int) -> tuple[NDArray[np.float16], NDArray[np.int64], Rows]:
     seqs = np.frombuffer(Path(source.seqs).read_bytes(), "<i8")
     vectors = np.memmap(source.vectors, "<f2", "r") if len(seqs) else np.empty(0, "<f2")
     if len(vectors) != len(seqs) * dim:

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +21,7 @@ from vecserve_server.atomic_files import (
 from vecserve_server.checked_json import find_checked_json, write_checked_json
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.names import NAME_PATTERN
+from vecserve_server.domain.snapshots import Snapshot, UnreadableSnapshot
 from vecserve_server.errors import (
     CorruptData,
     DeadlineExceeded,
@@ -46,25 +46,6 @@ GivenUp: TypeAlias = Callable[[], bool]
 
 def _not_given_up() -> bool:
     return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What a snapshot's manifest says."""
-
-    spec: CollectionSpec
-    last_seq: int
-    size_bytes: int
-    sha256: str
-    """Of the file of rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
-    """A snapshot whose manifest says nothing to this vecserve."""
-
-    reason: str
-    """For a caller: what is wrong, and what to do."""
 
 
 def write_snapshot(
@@ -117,20 +98,21 @@ def restore_snapshot(
         _go_on_unless(given_up)
 
 
-def find_snapshots(folder: Path) -> dict[str, Snapshot | Unreadable]:
+def find_snapshots(folder: Path) -> dict[str, Snapshot | UnreadableSnapshot]:
     """Read the snapshots below a folder, by name."""
-    found: dict[str, Snapshot | Unreadable] = {}
+    found: dict[str, Snapshot | UnreadableSnapshot] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not NAME_PATTERN.fullmatch(path.name) or not path.is_dir():
             continue
         try:
             found[path.name] = read_snapshot(path)
         except FailedPrecondition as error:
-            found[path.name] = Unreadable(reason=str(error).removeprefix("name: "))
+            found[path.name] = UnreadableSnapshot(reason=error.problem)
         except NotFound:
             continue  # a folder that is none of ours, or is being deleted
         except StorageError:
-            found[path.name] = Unreadable(reason="its manifest cannot be read from the disk")
+            reason = "its manifest cannot be read from the disk"
+            found[path.name] = UnreadableSnapshot(reason=reason)
     return found
 
 
@@ -147,12 +129,13 @@ def read_snapshot(folder: Path) -> Snapshot:
     Raises NotFound, StorageError, and FailedPrecondition that says what is wrong with it and what
     to do.
     """
-    name = f"name: snapshot {folder.name!r}"
+    name = f"snapshot {folder.name!r}"
     try:
         content = find_checked_json(folder / _FILE_NAME)
     except CorruptData:
         raise FailedPrecondition(
-            f"{name}: its manifest is damaged; use another snapshot, or a copy of this one"
+            f"{name}: its manifest is damaged; use another snapshot, or a copy of this one",
+            field="name",
         ) from None
     if content is None:
         raise _missing(folder)
@@ -160,7 +143,8 @@ def read_snapshot(folder: Path) -> Snapshot:
     if version != _VERSION:
         raise FailedPrecondition(
             f"{name}: has format version {version}, this vecserve {__version__} reads version "
-            f"{_VERSION}; restore it with the vecserve that wrote it, or a newer one"
+            f"{_VERSION}; restore it with the vecserve that wrote it, or a newer one",
+            field="name",
         )
     try:
         return made_of(Snapshot, {**content, "spec": read_spec(content["spec"])})
@@ -168,12 +152,13 @@ def read_snapshot(folder: Path) -> Snapshot:
         what = str(error) if isinstance(error, ValueError) else "other content"
         raise FailedPrecondition(
             f"{name}: its manifest holds {what}, which this vecserve {__version__} does not know; "
-            "restore it with the vecserve that wrote it, or a newer one"
+            "restore it with the vecserve that wrote it, or a newer one",
+            field="name",
         ) from error
 
 
 def _missing(folder: Path) -> NotFound:
-    return NotFound(f"name: there is no snapshot {folder.name!r}")
+    return NotFound(f"there is no snapshot {folder.name!r}", field="name")
 
 
 def _copy(source: Path, target: Path, given_up: GivenUp) -> None:

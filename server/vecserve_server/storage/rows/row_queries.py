@@ -91,7 +91,7 @@ class RowQueries:
         declared as text, Starting while the word index is being built.
         """
         if self._words is None:
-            raise FailedPrecondition("collection: declares no field of type TEXT")
+            raise FailedPrecondition("declares no field of type TEXT", field="collection")
         refuse_if_pending(self._words.pending)
         where = self.compile(condition) if condition is not None else None
         with self._readers.snapshot(is_late=is_late) as connection:
