@@ -61,7 +61,8 @@ async def test_each_query_of_a_call_has_a_time_of_its_own(
     collection = await store.made("a")
     now_ns = 0
     monkeypatch.setattr(collection, "_clock_ns", lambda: now_ns)
-    monkeypatch.setattr(collection, "_max_read_s", 10.0)
+    monkeypatch.setattr(collection._jobs, "clock_ns", lambda: now_ns)
+    monkeypatch.setattr(collection._jobs, "max_read_s", 10.0)
     lexical = collection._log.queries.lexical
     was_late: list[bool] = []
 
