@@ -188,15 +188,13 @@ async def echo_server(
         ],
     )
     port = server.add_insecure_port("127.0.0.1:0")
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(
-            models=control,
-            scope=scope,
-            regions=echo_regions(scope),
-            logs_tensor_values=logs_tensor_values,
-        ),
-        server,
+    servicer: Any = InferenceServicer(
+        models=control,
+        scope=scope,
+        regions=echo_regions(scope),
+        logs_tensor_values=logs_tensor_values,
     )
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     interceptor.open()
     await server.start()
     try:

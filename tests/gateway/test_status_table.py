@@ -80,6 +80,21 @@ def test_triton_clients_see_only_what_triton_sends() -> None:
     assert (late.code, late.message) == (grpc.StatusCode.UNAVAILABLE, "Request timeout expired")
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (errors.Overloaded("2 wait", retry_after_ms=1), "Exceeds maximum queue size: 2 wait"),
+        (errors.QueueTimeout("it waited"), "Request timeout expired: it waited"),
+        (errors.Draining("bye"), "bye"),
+    ],
+)
+def test_tritons_words_stand_before_ours_for_its_clients_alone(
+    failure: errors.VecserveError, told: str
+) -> None:
+    assert wire_status(failure, Dialect.TRITON).message == told
+    assert wire_status(failure, Dialect.VECSERVE).message == str(failure)
+
+
 def test_tritons_words_are_not_said_twice() -> None:
     full = errors.Overloaded("Exceeds maximum queue size", retry_after_ms=1)
     assert wire_status(full, Dialect.TRITON).message == "Exceeds maximum queue size"

@@ -25,7 +25,5 @@ class Urgency:
     @property
     def expires_ns(self) -> int:
         """When it has waited for too long for its run to begin; `NEVER_NS`: it never has."""
-        return min(
-            NEVER_NS if self.deadline_ns is None else self.deadline_ns,
-            NEVER_NS if self.start_by_ns is None else self.start_by_ns,
-        )
+        deadline_ns = NEVER_NS if self.deadline_ns is None else self.deadline_ns
+        return deadline_ns if self.start_by_ns is None else min(deadline_ns, self.start_by_ns)

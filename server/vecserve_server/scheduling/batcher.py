@@ -90,19 +90,24 @@ class DynamicBatcher(Generic[Item]):
 
     def admit(self, count: int, *, cost: int, urgency: Urgency = UNHURRIED) -> None:
         """See `Compute`; the cost is in tokens."""
-        self._refuse_if_behind(cost, urgency, self._enter(count, urgency))
+        expires_ns = urgency.expires_ns
+        now_ns = self._enter(count, urgency, expires_ns)
+        self._refuse_if_behind(cost, urgency.priority, expires_ns, now_ns)
 
     async def submit(
         self, work: Sequence[Item], urgency: Urgency = UNHURRIED, *, admitted: bool = False
     ) -> Computed[Encodings]:
         """See `Compute`; row i of the result belongs to item i."""
-        now_ns = self._enter(len(work), urgency)
+        expires_ns = urgency.expires_ns
+        now_ns = self._enter(len(work), urgency, expires_ns)
         if not admitted:
-            self._refuse_if_behind(sum(map(self._cost, work)), urgency, now_ns)
+            cost = sum(map(self._cost, work))
+            self._refuse_if_behind(cost, urgency.priority, expires_ns, now_ns)
         ticket: Ticket[Item] = Ticket(
             count=len(work),
             dim=self._dim,
             urgency=urgency,
+            expires_ns=expires_ns,
             enqueued_ns=now_ns,
             done=self._loop.create_future(),
         )
@@ -124,26 +129,25 @@ class DynamicBatcher(Generic[Item]):
         """See `Compute`."""
         return await self._dispatcher.close(timeout_s)
 
-    def _enter(self, count: int, urgency: Urgency) -> int:
+    def _enter(self, count: int, urgency: Urgency, expires_ns: int) -> int:
         """Refuse what cannot be served at all; return the time of arrival."""
         self._dispatcher.check_open()
         waiting = len(self._policy)
         if waiting + count > self._bounds.entries:
             raise self._overloaded(f"{waiting} sequences", count, self._bounds.entries)
         now_ns = self._clock_ns()
-        if urgency.expires_ns <= now_ns:
+        if expires_ns <= now_ns:
             raise refusal(urgency, now_ns)
         return now_ns
 
-    def _refuse_if_behind(self, tokens: int, urgency: Urgency, now_ns: int) -> None:
+    def _refuse_if_behind(self, tokens: int, priority: int, expires_ns: int, now_ns: int) -> None:
         """Refuse what is too much beside what waits; where nothing waits it is tried."""
         waiting = self._policy.queued_tokens
         if waiting and waiting + tokens > self._bounds.tokens:
             raise self._overloaded(f"{waiting} tokens", tokens, self._bounds.tokens)
-        expires_ns = urgency.expires_ns
         if expires_ns == NEVER_NS:
             return
-        ahead = self._policy.tokens_ahead(urgency.priority, expires_ns)
+        ahead = self._policy.tokens_ahead(priority, expires_ns)
         if not ahead:
             return
         wait_ns = int(_CAUTION * self._dispatcher.predict_ns(ahead + tokens))

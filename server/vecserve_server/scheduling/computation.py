@@ -44,12 +44,13 @@ class Ticket(Generic[Item]):
         count: int,
         dim: int,
         urgency: Urgency,
+        expires_ns: int,
         enqueued_ns: int,
         done: asyncio.Future[None],
     ) -> None:
         self.urgency = urgency
         self.enqueued_ns = enqueued_ns
-        self.expires_ns = urgency.expires_ns
+        self.expires_ns = expires_ns
         self.encodings = Encodings(np.empty((count, dim), np.float32), np.empty(count, np.float32))
         self.places: list[Place[Item]] = []
         self.missing = count

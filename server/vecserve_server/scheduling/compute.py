@@ -6,8 +6,7 @@ threads, nor what is computed; a client of another process may stand here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency
@@ -18,8 +17,7 @@ R_co = TypeVar("R_co", covariant=True)
 UNHURRIED: Final = Urgency()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computed(Generic[R_co]):
+class Computed(NamedTuple, Generic[R_co]):
     """What a submission got, and where its time went."""
 
     result: R_co

@@ -238,18 +238,21 @@ def refusal(urgency: Urgency, now_ns: int) -> VecserveError:
     return QueueTimeout(TOO_LONG)
 
 
-async def until(
+def until(
     deadline_ns: int | None,
     done: asyncio.Future[R],
     *,
     clock_ns: Callable[[], int],
     too_late: str,
-) -> R:
-    """Wait for the answer until the deadline; raises DeadlineExceeded that says `too_late`."""
+) -> asyncio.Future[R]:
+    """Fail an answer with DeadlineExceeded that says `too_late` if it is not there in time."""
     if deadline_ns is None:
-        return await done
-    try:
-        async with asyncio.timeout((deadline_ns - clock_ns()) / 1e9):
-            return await done
-    except TimeoutError:
-        raise DeadlineExceeded(too_late) from None
+        return done
+
+    def fail() -> None:
+        if not done.done():
+            done.set_exception(DeadlineExceeded(too_late))
+
+    timer = done.get_loop().call_later((deadline_ns - clock_ns()) / 1e9, fail)
+    done.add_done_callback(lambda _: timer.cancel())
+    return done

@@ -16,8 +16,9 @@ RETRY_AFTER_MS = 100
 """When the caller that a full queue refused may try again."""
 
 
-# Each entry is itself and equals no other: work need not be hashable or comparable.
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+# Each entry is itself and equals no other: work need not be hashable or comparable. Not frozen:
+# one is made for each sequence, and freezing would double what that costs.
+@dataclass(slots=True, kw_only=True, eq=False)
 class Entry(Generic[T]):
     """One piece of work that waits for a run."""
 
