@@ -77,11 +77,12 @@ def find(folder: Path = DEFAULT_FOLDER) -> Tools:
     """Return the unpacked programs; raises ToolsMissing where they were not fetched."""
     if not (folder / _UNPACKED).exists():
         raise ToolsMissing("perf_analyzer and tritonserver are not there; run `make tools-triton`")
-    return Tools(folder=folder)
+    return Tools(folder=folder.resolve())
 
 
 def unpack(wheels: Path, folder: Path) -> Tools:
     """Unpack the wheels of requirements/triton.txt; raises ToolsMissing where one is absent."""
+    folder = folder.resolve()
     tools = Tools(folder=folder)
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(_wheel(wheels, "tritonclient")) as archive:
