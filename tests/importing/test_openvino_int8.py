@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tests.importing.tiny_bert import CheckpointFiles
 from tests.importing.tiny_families import POOLINGS, TINY_FAMILIES, TinyFamily, sequences
+from tests.text_models import text_models
 from vecserve_server.domain.vectors import TokenIds, Vectors
-from vecserve_server.encoding.model_repository import ModelRepository
 from vecserve_server.encoding.packing import pack, plan_rows
-from vecserve_server.engines.openvino_runtime import openvino_is_installed, openvino_module
+from vecserve_server.engines.openvino.runtime import openvino_is_installed, openvino_module
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.families.encoder_graph import encoder_graph
 from vecserve_server.importing.families.family import ModelConfigJson, Weights
@@ -143,7 +143,7 @@ def test_the_calibration_of_another_architecture_is_refused(tmp_path: Path) -> N
 def test_an_import_serves_both_engines(tmp_path: Path, engine: str, precision: str) -> None:
     source = CheckpointFiles().write(tmp_path / "source")
     card = import_model(source=source, repository=tmp_path / "models", name="tiny")
-    repository = ModelRepository(tmp_path / "models")
+    repository = text_models(tmp_path / "models")
     model = repository.load("tiny", engine=engine, precision=precision)
     exact = repository.load("tiny", engine="onnxruntime", precision="fp32")
     ids = [item.ids for item in model.tokenizer.encode(["hello", "a", "b c d"], max_tokens=40)]
@@ -159,7 +159,7 @@ def test_an_import_serves_both_engines(tmp_path: Path, engine: str, precision: s
 def test_auto_runs_one_engine_and_goes_on_with_it(tmp_path: Path) -> None:
     source = CheckpointFiles().write(tmp_path / "source")
     import_model(source=source, repository=tmp_path / "models", name="tiny")
-    models = [ModelRepository(tmp_path / "models").load("tiny") for _ in range(2)]
+    models = [text_models(tmp_path / "models").load("tiny") for _ in range(2)]
 
     assert models[0].config.engine == "auto"
     assert models[0].engine in ("onnxruntime", "openvino")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from vecserve_server.domain.inputs import Modality
 from vecserve_server.domain.vectors import ModelRef
-from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.encoding.preprocessor import Preprocessor
+from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.scheduling.batcher import DynamicBatcher
 from vecserve_server.serving.leases import Leases

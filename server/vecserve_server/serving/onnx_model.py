@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from vecserve_server.domain.timings import Timings
-from vecserve_server.engines.loading import LoadedOnnx
+from vecserve_server.engines.onnx_loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.scheduling.tensor_batcher import TensorBatcher
 from vecserve_server.scheduling.tensor_run import Part
