@@ -91,7 +91,8 @@ class _Waiting:
             queued += islice(self._coming, QUEUED - len(queued))
             if not queued:
                 return None
-            run = self._planner.first_run([len(ids) for ids in queued])
+            planned = self._planner.packed([len(ids) for ids in queued])
+            run = next(run for run in planned if any(0 in row for row in run.rows))
             taken = {index for row in run.rows for index in row}
             self._queued = [ids for index, ids in enumerate(queued) if index not in taken]
         return pack(queued, run.rows, run.shape)

@@ -15,7 +15,7 @@ from vecserve_server.collections.opening import Bounds, readers_of
 from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.encoding.tokenising import Tokenising
 from vecserve_server.engines.onnx_loading import LoadLimits
-from vecserve_server.engines.registry import Engines, shipped_engines
+from vecserve_server.engines.registry import Engines
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.index.building.build_job import BuildJob
@@ -172,6 +172,7 @@ def measure_collections(collections: Collections, metrics: Metrics) -> None:
 def build_models(
     *,
     settings: Settings,
+    engines: Engines,
     pools: Pools,
     metrics: Metrics,
     clock_ns: Callable[[], int],
@@ -191,7 +192,6 @@ def build_models(
     metrics.registry.register(MachineMetrics())
     cores = Cores(count=usable_physical_cores(), niceness=settings.compute.model_niceness)
     cache = _response_cache(settings, metrics)
-    engines = shipped_engines()
     lifecycle = ModelLifecycle(
         loading=ModelLoading(
             loaders=[

@@ -185,7 +185,11 @@ async def test_texts_shorter_than_a_row_are_planned_at_any_load() -> None:
     )
 
     def choose(lengths: Sequence[int]) -> Sequence[int]:
-        return [index for row in planner.first_run(lengths).rows for index in row]
+        return next(
+            members
+            for run in planner.packed(lengths)
+            if 0 in (members := [index for row in run.rows for index in row])
+        )
 
     gate = Gate()
     async with encoding(gate, choose=choose) as batcher:

@@ -67,7 +67,7 @@ class EncoderLoader:
     def __init__(self, *, engines: Engines, cache_folder: Path | None) -> None:
         """Choose among `engines`; keep measurements and compiled models in the folder, if any."""
         self._engines = engines
-        self._compiled = CompiledModels(cache_folder and cache_folder / "compiled")
+        self._cache_folder = cache_folder
         self._kept = Measurements(cache_folder)
 
     def load(
@@ -91,7 +91,7 @@ class EncoderLoader:
             config=config,
             threads=threads,
             kept=self._kept,
-            compiled=self._compiled,
+            cache_folder=self._cache_folder,
             trial=trial,
             on_run=on_run,
         ).run()
@@ -104,7 +104,7 @@ class _Load:
     config: EncoderConfig
     threads: int
     kept: Measurements
-    compiled: CompiledModels
+    cache_folder: Path | None
     trial: Sequence[TokenIds]
     on_run: OnRun
 
@@ -150,24 +150,29 @@ class _Load:
 
     def _open(self, engine: Engine, runs: int) -> EncoderSession:
         file, threads_per_run = self.files[engine.name], self._threads_per_run()
+        compiled = self._compiled(engine)
         settings = SessionSettings(
             runs=runs,
             intra_op_threads=threads_per_run,
             total_threads=runs * threads_per_run,
             device_id=None if self.config.device == CPU else 0,
-            cache_folder=self.compiled.open(file.digest) if engine.compiles else None,
+            cache_folder=compiled.open(file.digest),
             is_encoder=True,
         )
         opened = engine.open(file.path, settings)
         try:
             session = EncoderSession(opened, file.path)
-            if engine.compiles:
-                self.compiled.seal(file.digest)
+            compiled.seal(file.digest)
             session.check_layout(self.config.layout)
         except BaseException:
             opened.close()
             raise
         return session
+
+    def _compiled(self, engine: Engine) -> CompiledModels:
+        if self.cache_folder is None or engine.compiled_folder is None:
+            return CompiledModels(None)
+        return CompiledModels(self.cache_folder / engine.compiled_folder)
 
     def _threads_per_run(self) -> int:
         wanted, limit = self.config.intra_op_thread_count, usable_threads()

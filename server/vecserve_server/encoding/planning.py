@@ -69,10 +69,6 @@ class RunPlanner:
         limit = _AS_CHEAP * min(cost for cost, _ in plans)
         return min((runs for cost, runs in plans if cost <= limit), key=_computed_tokens)
 
-    def first_run(self, lengths: Sequence[int]) -> Run:
-        """Plan rows that sequences share; return the run that sequence 0 is in."""
-        return next(run for run in self.packed(lengths) if any(0 in row for row in run.rows))
-
     def padded(self, lengths: Sequence[int]) -> list[Run]:
         """Plan rows of one sequence each; those of similar length run together."""
         return self._group([[index] for index in range(len(lengths))], list(lengths))[1]

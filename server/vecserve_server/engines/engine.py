@@ -122,5 +122,5 @@ class Engine:
     """Whether a configuration may choose it for any ONNX model."""
     accelerator: Literal["cpu", "gpu"] | None = None
     """Which of Triton's lists of execution accelerators names it; None: the parameter `engine`."""
-    compiles: bool = False
-    """Whether it keeps compiled models in `cache_folder`."""
+    compiled_folder: str | None = None
+    """Under the repository's cache: where it keeps compiled models, apart from other engines."""

@@ -34,5 +34,5 @@ def openvino_engine() -> Engine:
         encoders=EncoderSupport(layouts=frozenset({PACKED, PADDED}), files=FILES),
         runs_onnx_models=True,
         accelerator="cpu",
-        compiles=True,
+        compiled_folder="compiled",
     )
