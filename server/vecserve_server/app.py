@@ -32,6 +32,7 @@ from vecserve_server.assembly import (
 )
 from vecserve_server.atomic_files import write_atomically
 from vecserve_server.collections.collections import Collections
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.gateway.common.failures import Failures
@@ -280,6 +281,7 @@ class _Application:
     ) -> ModelParts:
         models = build_models(
             settings=self._settings,
+            engines=shipped_engines(),
             pools=Pools(
                 tokenise=tokenise_pool,
                 tokenise_long=self._pool(

@@ -15,9 +15,10 @@ import numpy as np
 from vecserve_server.collections.collections import Collections
 from vecserve_server.collections.opening import Bounds, readers_of
 from vecserve_server.domain.vectors import Encodings, TokenIds
-from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.encoding.tokenising import Tokenising
-from vecserve_server.engines.loading import LoadLimits
+from vecserve_server.engines.onnx_loading import LoadLimits
+from vecserve_server.engines.registry import Engines
 from vecserve_server.errors import ConfigError
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.index.building.build_job import BuildJob
@@ -176,6 +177,7 @@ def measure_collections(collections: Collections, metrics: Metrics) -> None:
 def build_models(
     *,
     settings: Settings,
+    engines: Engines,
     pools: Pools,
     metrics: Metrics,
     clock_ns: Callable[[], int],
@@ -198,8 +200,8 @@ def build_models(
     lifecycle = ModelLifecycle(
         loading=ModelLoading(
             loaders=[
-                _text_loader(settings, pools, embedder, metrics, clock_ns, cores),
-                _onnx_loader(settings, pools, metrics, clock_ns, cores),
+                _text_loader(settings, engines, pools, embedder, metrics, clock_ns, cores),
+                _onnx_loader(settings, engines, pools, metrics, clock_ns, cores),
             ],
             statistics=statistics,
             cache=cache,
@@ -239,6 +241,7 @@ def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | Non
 
 def _text_loader(
     settings: Settings,
+    engines: Engines,
     pools: Pools,
     embedder: Embedder,
     metrics: Metrics,
@@ -268,6 +271,7 @@ def _text_loader(
         )
 
     return TextLoader(
+        engines=engines,
         default_instances=usable_physical_cores(),
         precision=settings.models.precision or None,
         start_compute=start,
@@ -287,12 +291,14 @@ def _text_loader(
 
 def _onnx_loader(
     settings: Settings,
+    engines: Engines,
     pools: Pools,
     metrics: Metrics,
     clock_ns: Callable[[], int],
     cores: Cores,
 ) -> OnnxLoader:
     return OnnxLoader(
+        engines=engines,
         defaults=OnnxDefaults(
             cpu_cores=usable_physical_cores(),
             max_queue_size=settings.limits.max_pending_items,

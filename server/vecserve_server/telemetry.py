@@ -4,7 +4,7 @@ Owns which libraries report and how each is told not to. Must not import them. T
 `turn_off` before any of its modules is imported, so that no command, child process or test can come
 first: ONNX Runtime looks at the environment once, while it is being imported, and starts an
 uploader then; its own `disable_telemetry_events` comes after that. OpenVINO cannot be told by the
-environment; `engines/openvino_runtime.py` imports it without the package that reports.
+environment; `engines/openvino/runtime.py` imports it without the package that reports.
 """
 
 from __future__ import annotations

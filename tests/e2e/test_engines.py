@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import DEFAULT_MODEL
 from tests.e2e.server_process import start_server
 from vecserve_client import Client
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 
 pytestmark = pytest.mark.skipif(
     not openvino_is_installed(), reason="OpenVINO is not installed (it is for x86-64 only)"

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.text_models import text_models
 from vecserve_server.domain.vectors import Vectors
-from vecserve_server.encoding.model_repository import ModelRepository, TextModel
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.encoding.text_model import TextModel
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 
 NAME = "all-MiniLM-L6-v2"
 
@@ -33,7 +34,7 @@ Load = Callable[[str, str], TextModel]
 @pytest.fixture(scope="session")
 def load(model_repository: Path) -> Iterator[Load]:
     """Return the default model by engine and precision."""
-    repository = ModelRepository(model_repository, default_instances=2)
+    repository = text_models(model_repository, default_instances=2)
     loaded: dict[tuple[str, str], TextModel] = {}
 
     def get(engine: str, precision: str) -> TextModel:

@@ -21,13 +21,14 @@ for kind in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, kind, refuse)
 socket.getaddrinfo = socket.create_connection = subprocess.Popen.__init__ = refuse
 
-from vecserve_server.engines.openvino_engine import OpenVinoEngine
+from vecserve_server.engines.engine import SessionSettings
+from vecserve_server.engines.openvino.session import OpenVinoSession
 from vecserve_server.encoding.packing import pack
 import numpy as np
 
-engine = OpenVinoEngine(model_file=Path(sys.argv[1]), threads=1, cache_folder=Path(sys.argv[2]))
-found = engine.run(pack([np.arange(8) + 1000], [[0]], (1, 16)))
-assert np.isfinite(found.vectors[0]).all()
+session = OpenVinoSession(Path(sys.argv[1]), SessionSettings(cache_folder=Path(sys.argv[2])))
+[found] = session.run(pack([np.arange(8) + 1000], [[0]], (1, 16)), ["embedding"])
+assert np.isfinite(found[0]).all()
 assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 if sys.platform == "linux":
     own = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
@@ -60,7 +61,7 @@ def test_nothing_leaves_the_process_but_the_cache(model_repository: Path, tmp_pa
 @needs_openvino
 def test_the_package_stays_importable_for_others() -> None:
     script = """
-from vecserve_server.engines.openvino_runtime import openvino_module
+from vecserve_server.engines.openvino.runtime import openvino_module
 openvino_module()
 import sys
 assert "openvino_telemetry" not in sys.modules

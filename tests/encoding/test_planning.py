@@ -20,8 +20,9 @@ from vecserve_server.domain.shapes import (
 )
 from vecserve_server.encoding.cost_model import CostModel, measured_shapes
 from vecserve_server.encoding.planning import Run, RunPlanner
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import ModelError
-from vecserve_server.model_files.model_config import encoder_config
+from vecserve_server.model_files.encoder_config import encoder_config
 
 LENGTHS = st.lists(st.integers(1, 256), min_size=1, max_size=50)
 COST = CostModel(fixed_s=1.5e-3, token_s=65e-6, pair_s=1e-7)
@@ -73,9 +74,9 @@ def test_every_configuration_that_is_accepted_can_be_planned(
     proto = text_encoder(**{**sizes, "layout": "packed" if shared else "padded"})
     if count_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared) > MAX_SHAPES:
         with pytest.raises(ModelError, match=r'"run_tokens" .* with max_tokens'):
-            encoder_config(proto)
+            encoder_config(proto, shipped_engines().encoder_names)
         return
-    encoder_config(proto)
+    encoder_config(proto, shipped_engines().encoder_names)
     shapes = run_shapes(run_tokens=run_tokens, max_tokens=max_tokens, shared=shared)
     planner = RunPlanner(shapes=shapes, cost=COST.predict, row_tokens=row_tokens)
     runs = planner.packed(lengths) if shared else planner.padded(lengths)
@@ -86,7 +87,7 @@ def test_every_configuration_that_is_accepted_can_be_planned(
 def test_sizes_with_too_many_shapes_are_refused_by_name() -> None:
     proto = text_encoder(max_tokens=16, run_tokens=1_000_000)
     with pytest.raises(ModelError, match=r'"run_tokens" "1000000" with max_tokens "16" makes'):
-        encoder_config(proto)
+        encoder_config(proto, shipped_engines().encoder_names)
 
 
 @given(run_tokens=SIZES, max_tokens=SIZES, shared=st.booleans())

@@ -13,10 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.encoding.conftest import Load, Reference, needs_openvino
+from tests.text_models import open_encoder
 from vecserve_server.domain.vectors import Encodings, TokenIds, Vectors
-from vecserve_server.encoding.model_repository import TextModel
-from vecserve_server.engines.onnx_engine import OnnxEngine
-from vecserve_server.engines.openvino_engine import OpenVinoEngine
+from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.errors import ModelError
 
 
@@ -118,7 +117,7 @@ def test_an_unreadable_onnx_model_is_a_model_error(tmp_path: Path, content: byte
     file.write_bytes(content)
 
     with pytest.raises(ModelError, match=r"model\.onnx"):
-        OnnxEngine(model_file=file)
+        open_encoder("onnxruntime", file)
 
 
 @needs_openvino
@@ -128,4 +127,4 @@ def test_an_unreadable_openvino_model_is_a_model_error(tmp_path: Path, content: 
     file.write_bytes(content)
 
     with pytest.raises(ModelError, match=r"model\.xml"):
-        OpenVinoEngine(model_file=file, threads=1)
+        open_encoder("openvino", file)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecserve_server.domain.embedding import Truncate
-from vecserve_server.encoding.model_repository import TextModel
+from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.encoding.tokenizer import (
     TextTokenizer,
     Tokenised,

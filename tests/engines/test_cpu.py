@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vecserve_server.engines.cpu import saturates
+from vecserve_server.engines.onnxruntime.cpu import saturates
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.engines.tiny_models import config
+from vecserve_server.engines.engine import SessionSettings
 from vecserve_server.engines.instances import Placement, placements, with_instance_groups
-from vecserve_server.engines.session_settings import SessionSettings, session_settings
+from vecserve_server.engines.onnx_settings import OnnxSettings, onnx_settings
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import ModelError
 
 CPU_GROUP = 'instance_group { name: "m_0" kind: KIND_CPU count: 5 }'
@@ -61,8 +63,13 @@ def test_a_group_that_cannot_be_had_is_refused(group: str, problem: str) -> None
         placed(f"instance_group {{ {group} }}")
 
 
+def read(text: str, *, max_threads: int = 1024) -> OnnxSettings:
+    names = shipped_engines().onnx_names
+    return onnx_settings(config(text), names, intra_op_threads=2, max_threads=max_threads)
+
+
 def settings(text: str, groups: str = CPU_GROUP) -> SessionSettings:
-    return session_settings(config(f'name: "m" {groups} {text}'), intra_op_threads=2)
+    return read(f'name: "m" {groups} {text}').session
 
 
 def parameter(key: str, value: str) -> str:
@@ -74,22 +81,21 @@ def test_settings_have_defaults() -> None:
         graph_level="ORT_ENABLE_ALL",
         intra_op_threads=2,
         inter_op_threads=0,
+        total_threads=2,
         parallel=False,
         memory_arena=True,
         memory_pattern=False,
         session_entries={},
         run_entries={},
         cuda_options={},
-        openvino=False,
-        lowered={},
     )
 
 
 def test_more_threads_than_the_limit_are_so_many() -> None:
     keys = ("intra_op_thread_count", "inter_op_thread_count")
     text = "".join(parameter(key, "1024") for key in keys)
-    made = session_settings(config(f'name: "m" {text}'), intra_op_threads=2, max_threads=16)
-    assert (made.intra_op_threads, made.inter_op_threads) == (16, 16)
+    made = read(f'name: "m" {text}', max_threads=16)
+    assert (made.session.intra_op_threads, made.session.inter_op_threads) == (16, 16)
     assert made.lowered == dict.fromkeys(keys, "1024")
 
 
@@ -113,14 +119,13 @@ def test_the_parameters_of_tritons_backend_are_read() -> None:
         graph_level="ORT_ENABLE_ALL",
         intra_op_threads=3,
         inter_op_threads=0,
+        total_threads=3,
         parallel=True,
         memory_arena=False,
         memory_pattern=True,
         session_entries={"session.use_device_allocator_for_initializers": "1"},
         run_entries={"memory.enable_memory_arena_shrinkage": "cpu:0"},
         cuda_options={},
-        openvino=False,
-        lowered={},
     )
 
 

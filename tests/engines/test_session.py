@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,26 @@ from onnx import TensorProto, helper
 
 from tests.engines import tiny_models
 from tests.engines.tiny_models import config, identity, model, value
-from vecserve_server.engines.session import OnnxSession
-from vecserve_server.engines.session_settings import session_settings
+from vecserve_server.engines.engine import SessionSettings
+from vecserve_server.engines.onnx_settings import onnx_settings
+from vecserve_server.engines.onnxruntime.session import OnnxRuntimeSession
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.engines.time_limit import TimeLimit
 from vecserve_server.errors import EngineError, ModelError, RequestError
 from vecserve_server.model_files.datatypes import DATATYPES, Datatype
 
-SETTINGS = session_settings(config(""), intra_op_threads=1)
+
+def settings_of(text: str) -> SessionSettings:
+    return onnx_settings(config(text), shipped_engines().onnx_names, intra_op_threads=1).session
 
 
-def open_session(folder: Path, proto: onnx.ModelProto) -> OnnxSession:
+SETTINGS = settings_of("")
+
+
+def open_session(folder: Path, proto: onnx.ModelProto) -> OnnxRuntimeSession:
     path = folder / "model.onnx"
     onnx.save(proto, path)
-    return OnnxSession(path, SETTINGS)
+    return OnnxRuntimeSession(path, SETTINGS)
 
 
 @pytest.fixture(params=DATATYPES, ids=lambda datatype: datatype.name)
@@ -127,14 +135,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(ModelError, match="not loadable by ONNX Runtime"):
-        OnnxSession(path, SETTINGS)
+        OnnxRuntimeSession(path, SETTINGS)
 
 
 def test_a_gpu_that_is_not_there_is_no_reason_to_run_on_the_cpu(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(identity(["n"]), path)
     with pytest.raises(ModelError):
-        OnnxSession(path, SETTINGS, device_id=99)
+        OnnxRuntimeSession(path, replace(SETTINGS, device_id=99))
 
 
 def test_values_that_the_graph_cannot_take_are_the_callers_fault(tmp_path: Path) -> None:
@@ -182,5 +190,5 @@ def test_every_setting_is_taken_by_onnx_runtime(tmp_path: Path) -> None:
                 f'parameters {{ key: "{key}" value {{ string_value: "{text}" }} }}'
                 for key, text in parameters.items()
             )
-            session = OnnxSession(path, session_settings(config(text), intra_op_threads=1))
+            session = OnnxRuntimeSession(path, settings_of(text))
             assert session.run({"x": np.ones(1, np.float32)}, ["y"])[0].tolist() == [1]

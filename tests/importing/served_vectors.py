@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.text_models import text_models
 from vecserve_server.domain.embedding import Truncate
 from vecserve_server.domain.vectors import Vectors
-from vecserve_server.encoding.model_repository import ModelRepository
 from vecserve_server.encoding.preprocessor import Preparation
 from vecserve_server.encoding.text_preprocessor import tokenise
 from vecserve_server.serving.embedder import finish
@@ -22,7 +22,7 @@ def served(
     precision: str = "fp32",
 ) -> Vectors:
     """Return float32 [N, D] as the model is configured, each text after the prompt."""
-    model = ModelRepository(repository).load(name, precision=precision, engine="onnxruntime")
+    model = text_models(repository).load(name, precision=precision, engine="onnxruntime")
     side: Truncate = "left" if model.config.truncation_side == "left" else "right"
     prompted = [f"{prompt}{text}" for text in texts]
     preparation = Preparation(prompt=prompt, truncate=side)

@@ -24,7 +24,7 @@ from vecserve_server.importing.importer import import_model
 from vecserve_server.importing.quantise.sample_run import open_session, run_together, tokenise
 from vecserve_server.importing.sources.checkpoint import read_checkpoint
 from vecserve_server.importing.sources.tensors import weight_files
-from vecserve_server.model_files.model_config import read_model_config
+from vecserve_server.model_files.config_file import read_config_file
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def chain(source: Path, *modules: tuple[str, str]) -> None:
 
 
 def parameters(repository: Path, name: str = "tiny") -> dict[str, str]:
-    proto = read_model_config(repository / name / "config.pbtxt")
+    proto = read_config_file(repository / name / "config.pbtxt")
     return {key: value.string_value for key, value in proto.parameters.items()}
 
 

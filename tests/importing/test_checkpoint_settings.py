@@ -11,12 +11,14 @@ import pytest
 
 from tests.importing.served_vectors import served
 from tests.importing.tiny_bert import CONFIG, CheckpointFiles, random_tensors, token_states
-from vecserve_server.encoding.model_repository import ModelRepository
+from tests.text_models import text_models
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.importer import import_model
 from vecserve_server.importing.sources.checkpoint import read_checkpoint
 from vecserve_server.model_files.card import ModelCard
-from vecserve_server.model_files.model_config import encoder_config, read_model_config
+from vecserve_server.model_files.config_file import read_config_file
+from vecserve_server.model_files.encoder_config import encoder_config
 
 TEXT = "The cat sat on the mat while the rain fell"
 
@@ -143,7 +145,7 @@ def test_prompts_can_be_left_out_of_the_pooling(
 
     found = served(repository, [TEXT, ""], prompt="hello hello", precision=precision)
 
-    tokenizer = ModelRepository(repository).load("tiny").tokenizer
+    tokenizer = text_models(repository).load("tiny").tokenizer
     for text, vector in zip([TEXT, ""], found, strict=True):
         ids = tokenizer.encode([f"hello hello{text}"], max_tokens=40)[0].ids
         kept = token_states(random_tensors(), list(ids))[3:].mean(axis=0)
@@ -159,7 +161,7 @@ def test_a_graph_that_pools_prompts_is_not_asked_to_leave_them_out(
     config.write_text(f"{config.read_text('utf-8')}\n{more}\n", encoding="utf-8")
 
     with pytest.raises(ModelError, match='"include_prompt" is false, the model was not built'):
-        ModelRepository(repository).load("tiny")
+        text_models(repository).load("tiny")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,9 @@ def test_the_side_that_texts_lose_is_the_checkpoints(source: Path, repository: P
     change(source / "sentence_bert_config.json", max_seq_length=6)
     fp32(source, repository)
 
-    config = encoder_config(read_model_config(repository / "tiny" / "config.pbtxt"))
+    config = encoder_config(
+        read_config_file(repository / "tiny" / "config.pbtxt"), shipped_engines().encoder_names
+    )
     assert config.truncation_side == "left"
     long, end = served(repository, [TEXT, "while the rain fell"])
     np.testing.assert_allclose(long, end, atol=1e-6)

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from tests.importing.tiny_bert import HIDDEN, CheckpointFiles
-from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from tests.text_models import text_models
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, ModelError, StorageError
 from vecserve_server.importing.importer import Origin, import_model
 from vecserve_server.importing.quantise.parity import check_parity
 from vecserve_server.importing.staging import RETIRED, staged_folder, sweep
 from vecserve_server.importing.verify import verify_model
 from vecserve_server.model_files.card import Parity, read_card
+from vecserve_server.model_files.repository import ModelRepository
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_an_import_makes_a_model_that_loads(source: Path, repository: Path) -> N
     assert (card.max_tokens, card.licence, card.source) == (40, "mit", "source")
     assert set(card.files) == version - {"card.json"}
     for precision in ("fp32", "int8"):
-        model = ModelRepository(repository).load("tiny", precision=precision)
+        model = text_models(repository).load("tiny", precision=precision)
         ids = [item.ids for item in model.tokenizer.encode(["hello", "a"], max_tokens=40)]
         assert model.encoder.run(ids).vectors.shape == (2, HIDDEN)
 
@@ -78,7 +79,7 @@ def test_prompts_reach_the_configuration(tmp_path: Path, repository: Path) -> No
 
     import_model(source=source, repository=repository, name="tiny", precisions=("fp32",))
 
-    config = ModelRepository(repository).load("tiny").config
+    config = text_models(repository).load("tiny").config
     assert config.prompts == settings["prompts"]
     assert (config.default_prompt, config.precision) == ("query", "fp32")
 
@@ -307,11 +308,12 @@ def test_importing_and_encoding_open_no_socket(source: Path, repository: Path) -
 import os, pathlib, sys
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
-from vecserve_server.encoding.model_repository import ModelRepository
 from vecserve_server.importing.importer import import_model
 repository = pathlib.Path({str(repository)!r})
 import_model(source=pathlib.Path({str(source)!r}), repository=repository, name="tiny")
-model = ModelRepository(repository).load("tiny")
+from vecserve_server.encoding.text_model import TextModelLoader
+from vecserve_server.engines.registry import shipped_engines
+model = TextModelLoader(repository, engines=shipped_engines()).load("tiny")
 model.encoder.run([item.ids for item in model.tokenizer.encode(["hello"], max_tokens=40)])
 links = [os.path.realpath(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd")]
 print(opened + [link for link in links if "socket:" in link])

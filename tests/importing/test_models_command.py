@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.importing.tiny_bert import HIDDEN, CheckpointFiles
+from tests.text_models import text_models
 from vecserve_server.cli.program import run
 from vecserve_server.domain.names import SHIPPED_MODEL
-from vecserve_server.encoding.model_repository import ModelRepository
 from vecserve_server.importing import default_model
 from vecserve_server.importing.verify import verify_model
 from vecserve_server.model_files.card import sha256_of
 from vecserve_server.model_files.model_folders import scan
+from vecserve_server.model_files.repository import ModelRepository
 
 
 @pytest.fixture
@@ -114,9 +115,8 @@ def test_a_failure_is_one_line_and_leaves_nothing(
 def test_what_is_imported_is_what_is_loaded(source: Path, tmp_path: Path, name: str) -> None:
     assert add(tmp_path / "models", str(source), f"--name={name}", "--precision", "fp32") == 0
 
-    repository = ModelRepository(tmp_path / "models")
-    assert repository.names() == [name]
-    assert repository.load(name).ref.name == name
+    assert ModelRepository(tmp_path / "models").names() == [name]
+    assert text_models(tmp_path / "models").load(name).ref.name == name
     assert set(scan(tmp_path / "models")) == {name}
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from tests.importing.tiny_bert import CheckpointFiles
 from tests.importing.tiny_families import POOLINGS, TINY_FAMILIES, TinyFamily, sequences
+from tests.text_models import text_models
 from vecserve_server.domain.vectors import TokenIds, Vectors
-from vecserve_server.encoding.model_repository import ModelRepository
 from vecserve_server.encoding.packing import pack, plan_rows
-from vecserve_server.engines.openvino_runtime import openvino_is_installed, openvino_module
+from vecserve_server.engines.openvino.runtime import openvino_is_installed, openvino_module
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.families.encoder_graph import encoder_graph
 from vecserve_server.importing.families.family import ModelConfigJson, Weights
@@ -164,7 +164,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Imported:
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_an_import_serves_both_engines(imported: Imported, engine: str, precision: str) -> None:
-    repository = ModelRepository(imported.root)
+    repository = text_models(imported.root)
     model = repository.load("tiny", engine=engine, precision=precision)
     exact = repository.load("tiny", engine="onnxruntime", precision="fp32")
     ids = [item.ids for item in model.tokenizer.encode(["hello", "a", "b c d"], max_tokens=40)]
@@ -178,7 +178,7 @@ def test_an_import_serves_both_engines(imported: Imported, engine: str, precisio
 
 
 def test_auto_runs_one_engine_and_goes_on_with_it(imported: Imported) -> None:
-    models = [ModelRepository(imported.root).load("tiny") for _ in range(2)]
+    models = [text_models(imported.root).load("tiny") for _ in range(2)]
 
     assert models[0].config.engine == "auto"
     assert models[0].engine in ("onnxruntime", "openvino")

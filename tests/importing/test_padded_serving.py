@@ -12,9 +12,9 @@ from onnx import helper
 from tests.importing.test_ready_made import graph_file, repository, source, token_states  # noqa: F401 - fixtures
 from tests.importing.tiny_bert import CheckpointFiles
 from tests.importing.tiny_families import pooled, sequences
+from tests.text_models import text_models
 from vecserve_server.encoding import loading
-from vecserve_server.encoding.model_repository import ModelRepository
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.importer import import_model
 from vecserve_server.importing.quantise.sample_run import open_session, run_together
@@ -33,7 +33,7 @@ def test_a_ready_made_model_gives_its_vectors(
         pytest.skip("OpenVINO is not installed (it is for x86-64 only)")
     graph_file(source / "model.onnx", more_inputs=more_inputs)
     import_model(source=source, repository=repository, name="tiny")
-    model = ModelRepository(repository, default_instances=2).load("tiny", engine=engine)
+    model = text_models(repository, default_instances=2).load("tiny", engine=engine)
 
     vectors, norms = model.encoder.run(sequences())
     alone = np.concatenate([model.encoder.run([ids]).vectors for ids in sequences()])
@@ -49,7 +49,7 @@ def test_a_ready_made_model_gives_its_vectors(
 def test_a_longest_text_fits(source: Path, repository: Path) -> None:  # noqa: F811
     graph_file(source / "model.onnx", more_inputs=["position_ids"])
     import_model(source=source, repository=repository, name="tiny")
-    model = ModelRepository(repository).load("tiny")
+    model = text_models(repository).load("tiny")
     ids = np.arange(model.config.max_tokens) % 50
 
     assert model.config.max_tokens == 200
@@ -69,7 +69,7 @@ def test_a_configuration_of_the_other_layout_is_refused(
     config.write_text(text.replace('"padded"', '"packed"'), encoding="utf-8")
 
     with pytest.raises(ModelError, match=r"input_ids, .*not the layout packed"):
-        ModelRepository(repository).load("tiny")
+        text_models(repository).load("tiny")
 
 
 def quantise_dynamically(file: Path) -> None:
@@ -125,7 +125,7 @@ def test_texts_that_change_each_other_run_alone(
     for said_by in ("configuration", "trial"):
         if said_by == "trial":  # as of a model that was imported otherwise, or placed by hand
             change(repository, RUN_ALONE, "")
-        model = ModelRepository(repository).load("tiny")
+        model = text_models(repository).load("tiny")
         together = model.encoder.run(sequences()).vectors
         alone = np.concatenate([model.encoder.run([ids]).vectors for ids in sequences()])
         np.testing.assert_array_equal(together, alone)
@@ -145,7 +145,7 @@ def test_a_configuration_may_let_them_share_runs(
     import_model(source=dependent, repository=repository, name="tiny")
     change(repository, RUN_ALONE, RUN_ALONE.replace("true", "false"))
 
-    model = ModelRepository(repository).load("tiny")
+    model = text_models(repository).load("tiny")
 
     together = model.encoder.run(sequences()).vectors
     alone = np.concatenate([model.encoder.run([ids]).vectors for ids in sequences()])
@@ -163,7 +163,7 @@ def test_texts_that_do_not_change_each_other_share_runs(
 
     assert not card.run_alone
     assert "run_alone" not in (repository / "tiny" / "config.pbtxt").read_text("utf-8")
-    model = ModelRepository(repository).load("tiny")
+    model = text_models(repository).load("tiny")
     assert model.proto.parameters["run_alone"].string_value == "false"
     assert len(model.encoder.together([9, 9, 9])) == 3
     model.encoder.close()
@@ -172,11 +172,11 @@ def test_texts_that_do_not_change_each_other_share_runs(
 def test_one_trial_is_enough(dependent: Path, repository: Path) -> None:  # noqa: F811
     import_model(source=dependent, repository=repository, name="tiny")
     change(repository, RUN_ALONE, "")
-    ModelRepository(repository).load("tiny").encoder.close()
+    text_models(repository).load("tiny").encoder.close()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "likeness", None)
-        model = ModelRepository(repository).load("tiny")
+        model = text_models(repository).load("tiny")
 
     assert model.proto.parameters["run_alone"].string_value == "true"
     model.encoder.close()
@@ -189,4 +189,4 @@ def test_packed_models_are_not_asked(tmp_path: Path, repository: Path) -> None: 
         config.write(RUN_ALONE)
 
     with pytest.raises(ModelError, match=r'parameter "run_alone" is for the layout "padded"'):
-        ModelRepository(repository).load("tiny")
+        text_models(repository).load("tiny")

@@ -20,7 +20,7 @@ from vecserve_server.domain.vectors import TokenIds, Vectors
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.importer import import_model
 from vecserve_server.importing.quantise.sample_run import open_session, run_together
-from vecserve_server.model_files.model_config import read_model_config
+from vecserve_server.model_files.config_file import read_config_file
 
 WIDTH = 8
 TABLE = np.random.RandomState(3).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
@@ -174,7 +174,7 @@ def test_the_configuration_says_padded(source: Path, repository: Path) -> None:
     assert (card.layout, card.dim, card.max_tokens) == ("padded", WIDTH, 64)
     assert card.architecture == "ready-made ONNX"
     assert card.assumed is not None
-    proto = read_model_config(repository / "tiny" / "config.pbtxt")
+    proto = read_config_file(repository / "tiny" / "config.pbtxt")
     values = {key: value.string_value for key, value in proto.parameters.items()}
     assert (values["layout"], values["normalise"], values["precision"]) == (
         "padded",

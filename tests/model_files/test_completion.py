@@ -8,9 +8,9 @@ from tests.engines.tiny_models import config
 from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError
 from vecserve_server.model_files.completion import completed
-from vecserve_server.model_files.config import normalised
 from vecserve_server.model_files.datatypes import from_onnx
 from vecserve_server.model_files.graph import Graph, GraphTensor, Shape
+from vecserve_server.model_files.onnx_config import normalised
 
 
 def tensor(name: str, shape: Shape, kind: str = "float", *, optional: bool = False) -> GraphTensor:

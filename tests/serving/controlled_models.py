@@ -14,7 +14,8 @@ import numpy as np
 from tests.serving.tiny_onnx import config_text
 from vecserve_server.domain.models import ModelState
 from vecserve_server.domain.tensors import TensorRequest
-from vecserve_server.engines.loading import LoadLimits
+from vecserve_server.engines.onnx_loading import LoadLimits
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.gateway.common.admission import Admission
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics, StatisticsTable
@@ -78,6 +79,7 @@ async def controlled(
     metrics = metrics or make_metrics()
     with LoadPool() as loads, ThreadPoolExecutor(1) as folders:
         loader = OnnxLoader(
+            engines=shipped_engines(),
             defaults=OnnxDefaults(cpu_cores=1, limits=LoadLimits(max_warm_up_s=max_warm_up_s)),
             metrics=metrics,
             clock_ns=time.perf_counter_ns,

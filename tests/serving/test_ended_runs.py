@@ -13,6 +13,7 @@ import pytest
 
 from tests.engines.tiny_models import config, endless, save
 from vecserve_server.domain.tensors import TensorRequest
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import DeadlineExceeded, Draining
 from vecserve_server.observability.metrics import Metrics, make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
@@ -35,6 +36,7 @@ async def looping(
     source = VersionSource(root=folder, name="m", version="1", proto=config(text))
     with LoadPool() as pool:
         loader = OnnxLoader(
+            engines=shipped_engines(),
             defaults=OnnxDefaults(cpu_cores=1, max_run_s=max_run_s),
             metrics=metrics,
             clock_ns=time.perf_counter_ns,

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tests.engines import tiny_models
 from tests.engines.tiny_models import config, identity, save, scaled, sum_and_double, table_lookup
 from vecserve_server.domain.tensors import TensorRequest
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import InvalidArgument, ModelError, RequestError
 from vecserve_server.model_files.datatypes import DATATYPES, Datatype
 from vecserve_server.observability.metrics import make_metrics
@@ -60,6 +61,7 @@ async def load_whole(tmp_path: Path, runs: Runs) -> AsyncIterator[LoadWhole]:
             proto: onnx.ModelProto, text: str = "", *, folder: Path | None = None, **defaults: Any
         ) -> LoadedVersion:
             loader = OnnxLoader(
+                engines=shipped_engines(),
                 defaults=OnnxDefaults(**{"cpu_cores": 1, **defaults}),
                 metrics=make_metrics(),
                 clock_ns=time.perf_counter_ns,

@@ -11,8 +11,8 @@ from typing import Protocol, TypeAlias
 from vecserve_server.domain.vectors import Encodings, TokenIds
 
 OnRun: TypeAlias = Callable[[int, int], None]
-"""Told of every run how many tokens its sequences had and how many were computed, padding
-included; called from the thread of the run."""
+"""Called after each run, from its thread: tokens of the sequences, and tokens computed, which
+include padding."""
 
 
 class Encoder(Protocol):
@@ -27,11 +27,14 @@ class Encoder(Protocol):
         ...
 
     def together(self, lengths: Sequence[int]) -> Sequence[int]:
-        """Return with which of the others sequence 0 fills a run best; sequence 0 is among them."""
+        """Choose the sequences that share a run with sequence 0; return their indices, 0 included.
+
+        `lengths` are those of the sequences that wait, in tokens.
+        """
         ...
 
     def await_specialised(self, timeout_s: float) -> bool:
-        """Return whether runs are as fast as they get, after at most that long."""
+        """Wait until the engine has prepared all that makes runs faster; False at the timeout."""
         ...
 
     def close(self) -> None:

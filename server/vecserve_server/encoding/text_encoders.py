@@ -1,4 +1,4 @@
-"""Encoders: a layout of the batch over an engine.
+"""Encoders: a layout of the batch over a session.
 
 Owns the way from sequences to vectors. Must not know which engine runs, nor queues or texts.
 """
@@ -12,25 +12,25 @@ import numpy as np
 from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.batch_dependence import padded_feeds
 from vecserve_server.encoding.encoder import OnRun
+from vecserve_server.encoding.encoder_session import TYPE_IDS, EncoderSession
 from vecserve_server.encoding.packing import pack, pad
 from vecserve_server.encoding.planning import Run, RunPlanner
-from vecserve_server.engines.engine import TYPE_IDS, Engine
 
 
 class PackedEncoder:
     """Implement `Encoder` over a packed-rows graph."""
 
-    def __init__(self, *, engine: Engine, planner: RunPlanner, on_run: OnRun) -> None:
-        self._engine = engine
+    def __init__(self, *, session: EncoderSession, planner: RunPlanner, on_run: OnRun) -> None:
+        self._session = session
         self._planner = planner
         self._on_run = on_run
 
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`; more than the run budget is computed in several runs."""
-        result = _empty(len(sequences), self._engine.dim)
+        result = _empty(len(sequences), self._session.dim)
         lengths = [len(ids) for ids in sequences]
         for run in self._planner.packed(lengths):
-            _fill(result, run, self._engine.run(pack(sequences, run.rows, run.shape)))
+            _fill(result, run, self._session.run(pack(sequences, run.rows, run.shape)))
             self._on_run(_used(run, lengths), run.shape.tokens)
         return result
 
@@ -40,31 +40,31 @@ class PackedEncoder:
 
     def await_specialised(self, timeout_s: float) -> bool:
         """See `Encoder`."""
-        return self._engine.await_specialised(timeout_s)
+        return self._session.await_specialised(timeout_s)
 
     def close(self) -> None:
         """See `Encoder`."""
-        self._engine.close()
+        self._session.close()
 
 
 class PaddedEncoder:
     """Implement `Encoder` over a graph of one sequence per row with an attention mask."""
 
-    def __init__(self, *, engine: Engine, planner: RunPlanner, on_run: OnRun) -> None:
-        self._engine = engine
+    def __init__(self, *, session: EncoderSession, planner: RunPlanner, on_run: OnRun) -> None:
+        self._session = session
         self._planner = planner
         self._on_run = on_run
-        self._with_types = TYPE_IDS in engine.inputs
+        self._with_types = TYPE_IDS in session.inputs
 
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`; sequences of similar length run together."""
-        result = _empty(len(sequences), self._engine.dim)
+        result = _empty(len(sequences), self._session.dim)
         lengths = [len(ids) for ids in sequences]
         for run in self._planner.padded(lengths):
             feeds = pad(sequences, [index for [index] in run.rows], run.shape)
             if not self._with_types:
                 del feeds[TYPE_IDS]
-            _fill(result, run, self._engine.run(feeds))
+            _fill(result, run, self._session.run(feeds))
             self._on_run(_used(run, lengths), run.shape.tokens)
         return result
 
@@ -74,11 +74,11 @@ class PaddedEncoder:
 
     def await_specialised(self, timeout_s: float) -> bool:
         """See `Encoder`."""
-        return self._engine.await_specialised(timeout_s)
+        return self._session.await_specialised(timeout_s)
 
     def close(self) -> None:
         """See `Encoder`."""
-        self._engine.close()
+        self._session.close()
 
 
 class AloneEncoder:
@@ -87,15 +87,15 @@ class AloneEncoder:
     A run has no padding either, which such a graph may let influence a vector as well.
     """
 
-    def __init__(self, *, engine: Engine, on_run: OnRun) -> None:
-        self._engine = engine
+    def __init__(self, *, session: EncoderSession, on_run: OnRun) -> None:
+        self._session = session
         self._on_run = on_run
 
     def run(self, sequences: Sequence[TokenIds]) -> Encodings:
         """See `Encoder`."""
-        result = _empty(len(sequences), self._engine.dim)
+        result = _empty(len(sequences), self._session.dim)
         for index, ids in enumerate(sequences):
-            found = self._engine.run(padded_feeds([ids], self._engine.inputs))
+            found = self._session.run(padded_feeds([ids], self._session.inputs))
             result.vectors[index], result.norms[index] = found.vectors[0], found.norms[0]
             self._on_run(len(ids), len(ids))
         return result
@@ -106,11 +106,11 @@ class AloneEncoder:
 
     def await_specialised(self, timeout_s: float) -> bool:
         """See `Encoder`."""
-        return self._engine.await_specialised(timeout_s)
+        return self._session.await_specialised(timeout_s)
 
     def close(self) -> None:
         """See `Encoder`."""
-        self._engine.close()
+        self._session.close()
 
 
 def _run_of_first(runs: Sequence[Run]) -> Sequence[int]:

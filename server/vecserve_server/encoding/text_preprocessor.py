@@ -15,7 +15,7 @@ from vecserve_server.encoding.preprocessor import Preparation, Prepared
 from vecserve_server.encoding.tokenising import Tokenising, pieces
 from vecserve_server.encoding.tokenizer import TextTokenizer, Tokenised, hidden_from_pooling
 from vecserve_server.errors import FieldPath
-from vecserve_server.model_files.model_config import EncoderConfig
+from vecserve_server.model_files.encoder_config import EncoderConfig
 
 
 class TextPreprocessor:

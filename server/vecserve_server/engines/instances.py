@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vecserve.inference import model_config_pb2
-from vecserve_server.model_files.supported import refused
+from vecserve_server.engines.onnxruntime.providers import CUDA_PROVIDER
+from vecserve_server.model_files.config_file import MAX_INSTANCES, refused
 
-CUDA = "CUDAExecutionProvider"
-MAX_INSTANCES = 256
 Group: TypeAlias = model_config_pb2.ModelInstanceGroup
 
 
@@ -74,7 +73,7 @@ def _fill(
     elif group.kind != Group.KIND_GPU:
         raise refused(config, f"{where} kind", "must be KIND_CPU, KIND_GPU or KIND_AUTO")
     elif not cuda:
-        problem = f"KIND_GPU needs ONNX Runtime's {CUDA}, which this server lacks"
+        problem = f"KIND_GPU needs ONNX Runtime's {CUDA_PROVIDER}, which this server lacks"
         raise refused(config, f"{where} kind", problem)
     elif not group.gpus:
         group.gpus.append(0)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from vecserve.inference import model_config_pb2
 from vecserve_server.errors import InvalidArgument, ModelError
-from vecserve_server.model_files.config import is_plain_name
+from vecserve_server.model_files.config_file import refused
 from vecserve_server.model_files.datatypes import Datatype, from_proto, proto_name
-from vecserve_server.model_files.supported import refused
+from vecserve_server.model_files.onnx_config import is_plain_name
 from vecserve_server.model_files.tensor_spec import TensorSpec
 
 FOLDER = "warmup"

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from vecserve_server.domain.names import MODEL_CONFIG_FILE, SHIPPED_MODEL
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 from vecserve_server.errors import ModelError, VecserveError
 from vecserve_server.importing.importer import VERSION, Origin, import_model
 from vecserve_server.importing.quantise.calibration import SHIPPED_TEXTS, shipped_calibration

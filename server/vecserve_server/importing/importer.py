@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from vecserve_server.domain.names import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
+from vecserve_server.domain.names import MODEL_CONFIG_FILE
 from vecserve_server.encoding.batch_dependence import LEAST_LIKENESS
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
+from vecserve_server.engines.openvino.runtime import openvino_is_installed
 from vecserve_server.errors import AlreadyExists, InvalidArgument, ModelError, StorageError
 from vecserve_server.importing.config_template import RequestDefaults, render_config
 from vecserve_server.importing.families.families import is_supported
@@ -38,6 +38,8 @@ from vecserve_server.importing.sources.modules import encoder_folder
 from vecserve_server.importing.sources.tensors import has_weights
 from vecserve_server.importing.staging import publish, staged_folder, sweep
 from vecserve_server.model_files.card import EXPORTER_VERSION, ModelCard, digests_of, write_card
+from vecserve_server.model_files.encoder_config import PADDED
+from vecserve_server.model_files.layout import TOKENIZER_FILE, check_model_name
 from vecserve_server.observability.memory import available_memory_bytes
 
 Progress: TypeAlias = Callable[[str, float], None]
@@ -179,8 +181,7 @@ def _check_request(name: str, precisions: tuple[str, ...]) -> None:
     if unknown:
         supported = ", ".join(MODEL_FILE_BY_PRECISION)
         raise InvalidArgument("precisions", f"{sorted(unknown)} are not among {supported}")
-    if not MODEL_NAME_PATTERN.fullmatch(name):
-        raise InvalidArgument("name", f"{name!r}: {MODEL_NAME_RULE}")
+    check_model_name("name", name)
 
 
 def _check_is_free(repository: Path, name: str, *, replace: bool) -> None:
@@ -222,7 +223,7 @@ def _build(
     """Write `config.pbtxt` and the version's files into the folder; return the card."""
     version = folder / VERSION
     version.mkdir(parents=True)
-    (version / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+    (version / TOKENIZER_FILE).write_bytes(checkpoint.tokenizer_json)
     sequences = tokenise(checkpoint.tokenizer_json, PARITY_TEXTS, build.max_tokens)
     files = {precision: version / MODEL_FILE_BY_PRECISION[precision] for precision in precisions}
     calibration = None
@@ -260,7 +261,7 @@ def _build(
         dim=build.dim,
         max_tokens=build.max_tokens,
         calibration=calibration_name if "int8" in precisions else None,
-        run_alone=build.layout == "padded" and not alike >= LEAST_LIKENESS,
+        run_alone=build.layout == PADDED and not alike >= LEAST_LIKENESS,
         parity=measured.parity,
         speed_texts_per_s=measured.speed_texts_per_s,
         files=digests_of(version),

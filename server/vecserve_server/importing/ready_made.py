@@ -29,6 +29,7 @@ from vecserve_server.importing.sources.limits import TokenLimit, token_limit
 from vecserve_server.importing.sources.memory import check_fits
 from vecserve_server.importing.sources.model_file import save_model
 from vecserve_server.importing.sources.sentence_settings import is_positive
+from vecserve_server.model_files.encoder_config import PADDED
 
 _TAKEN = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs of the finished model, int64 [N, T]; the last where the file has it."""
@@ -72,7 +73,7 @@ class ReadyMade:
     @property
     def layout(self) -> str:
         """See `Build`."""
-        return "padded"
+        return PADDED
 
     @property
     def default_precisions(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecserve_server.model_files.card import CARD_FILE, FileDigest, digests_of, read_card
+from vecserve_server.model_files.card import FileDigest, digests_of, read_card
+from vecserve_server.model_files.layout import CARD_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

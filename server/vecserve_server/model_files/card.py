@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from vecserve_server.errors import ModelError
-
-CARD_FILE = "card.json"
+from vecserve_server.model_files.layout import CARD_FILE
 
 EXPORTER_VERSION = 6
 """Rises whenever the same checkpoint would give different files."""
+
+IMPORT_AGAIN = "import it again (`vecserve models add ... --replace`)"
+"""What mends a version whose files are not whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +63,19 @@ class ModelCard:
 
     name: str
     version: str
-    exporter_version: int
-    source: str
-    source_sha256: Mapping[str, str]
-    """Of the checkpoint's files, by name."""
-    licence: str | None
-    architecture: str
-    pooling: str
     dim: int
     max_tokens: int
-    parity: Mapping[str, Parity]
-    """By precision."""
     files: Mapping[str, FileDigest]
     """Every file of the version but the card itself, by name."""
+    exporter_version: int = 0
+    source: str = ""
+    source_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of the checkpoint's files, by name."""
+    licence: str | None = None
+    architecture: str = ""
+    pooling: str = ""
+    parity: Mapping[str, Parity] = field(default_factory=dict)
+    """By precision."""
     revision: str | None = None
     """The commit of the source, where it has one."""
     layout: str = "packed"
@@ -99,22 +101,48 @@ def write_card(card: ModelCard, folder: Path) -> None:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the folder's `card.json`; raises `ModelError` where it is missing or malformed."""
+    """Read the folder's `card.json`; raises `ModelError` where it is missing or malformed.
+
+    A card needs `files`, `max_tokens` and `dim`, which loading goes by. What else an older card
+    lacks says nothing, and what a later one adds is left out.
+    """
     path = folder / CARD_FILE
     try:
-        values = json.loads(path.read_bytes())
-        values["parity"] = {name: _parity(parity) for name, parity in values["parity"].items()}
-        values["files"] = {name: FileDigest(**file) for name, file in values["files"].items()}
-        return ModelCard(**values)
+        return _card(folder, json.loads(path.read_bytes()))
     except FileNotFoundError as error:
-        raise ModelError(f"{CARD_FILE} is missing from {folder}") from error
+        raise ModelError(f"{path} is missing: {IMPORT_AGAIN}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path}: not a model card ({error})") from error
+        raise ModelError(f"{path}: not a model card ({error}): {IMPORT_AGAIN}") from error
+
+
+def _card(folder: Path, values: Mapping[str, Any]) -> ModelCard:
+    known = {"name": folder.parent.name, "version": folder.name, **_known(ModelCard, values)}
+    parity, files = values.get("parity", {}), values["files"]
+    return ModelCard(
+        **known
+        | {
+            "dim": int(values["dim"]),
+            "max_tokens": int(values["max_tokens"]),
+            "include_prompt": bool(values.get("include_prompt", True)),
+            "parity": {name: _parity(found) for name, found in parity.items()},
+            "files": {name: _file(found) for name, found in files.items()},
+        }
+    )
+
+
+def _file(values: Mapping[str, Any]) -> FileDigest:
+    return FileDigest(sha256=str(values["sha256"]), size_bytes=int(values.get("size_bytes", 0)))
 
 
 def _parity(values: Mapping[str, Any]) -> Parity:
-    bands = (LengthParity(**band) for band in values.get("by_length", ()))
-    return Parity(**{**values, "by_length": tuple(bands)})
+    bands = (LengthParity(**_known(LengthParity, band)) for band in values.get("by_length", ()))
+    return Parity(**{**_known(Parity, values), "by_length": tuple(bands)})
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that have a field, without those of later versions."""
+    names = [each.name for each in fields(kind)]
+    return {name: values[name] for name in names if name in values}
 
 
 def digests_of(folder: Path) -> dict[str, FileDigest]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vecserve.inference import model_config_pb2
-from vecserve_server.model_files.config import fill_batching
+from vecserve_server.model_files.config_file import refused
 from vecserve_server.model_files.graph import Graph, GraphTensor
-from vecserve_server.model_files.supported import refused
+from vecserve_server.model_files.onnx_config import fill_batching
 from vecserve_server.model_files.tensor_spec import TensorSpec, fits
 
 DEFAULT_MAX_BATCH_SIZE = 4

@@ -1,14 +1,13 @@
 """What lies in the model repository, and which of it is to be served.
 
-Owns Triton's layout `<model>/[config.pbtxt]`, `<model>/<version>/…`, the version policy and the
-folders that a load request brings along. Must not know how versions are loaded. Any thread.
+Owns what makes a folder a model, the version policy and what a load request brings along. Must not
+know how versions are loaded. Any thread.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -20,13 +19,19 @@ from typing import TypeAlias
 from google.protobuf import json_format
 
 from vecserve.inference import model_config_pb2
-from vecserve_server.domain.names import MODEL_CONFIG_FILE, MODEL_NAME_PATTERN, MODEL_NAME_RULE
+from vecserve_server.domain.names import MODEL_CONFIG_FILE, MODEL_NAME_RULE
 from vecserve_server.errors import InvalidArgument, ModelError
-from vecserve_server.model_files.model_config import read_model_config
+from vecserve_server.model_files.config_file import named, read_config_file
+from vecserve_server.model_files.layout import (
+    check_model_name,
+    is_model_name,
+    is_version,
+    model_folders,
+    version_folders,
+)
 
 MAX_FILES = 1024
 """In one load request."""
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _LISTED = 5
 """Most names in a message."""
 
@@ -51,15 +56,11 @@ class FoundModel:
 
 def scan(root: Path, names: Iterable[str] = ()) -> dict[str, FoundModel]:
     """Look at every model under `root`, or at those named; what is no model is left out."""
-    if not root.is_dir():
-        return {}
     wanted = set(names)
     return {
         folder.name: found
-        for folder in sorted(root.iterdir())
-        if MODEL_NAME_PATTERN.fullmatch(folder.name)
-        and (not wanted or folder.name in wanted)
-        and (found := _look(root, folder)) is not None
+        for folder in model_folders(root)
+        if (not wanted or folder.name in wanted) and (found := _look(root, folder)) is not None
     }
 
 
@@ -84,10 +85,10 @@ def no_version_reason(model: FoundModel) -> str:
 
 def _why_unusable(folder: Path) -> str | None:
     has_config = (folder / MODEL_CONFIG_FILE).is_file()
-    if not MODEL_NAME_PATTERN.fullmatch(folder.name):
+    if not is_model_name(folder.name):
         hidden = folder.name.startswith(".") and not has_config
         return None if hidden else f"the folder's name cannot be served: {MODEL_NAME_RULE}"
-    if has_config or _versions(folder.iterdir()):
+    if has_config or version_folders(folder.iterdir()):
         return None
     return f"the folder holds neither {MODEL_CONFIG_FILE} nor a version: {_version_rule(folder)}"
 
@@ -109,15 +110,15 @@ def read_config(model: FoundModel) -> model_config_pb2.ModelConfig:
     Raises ModelError for a file that is no configuration or names another model.
     """
     path = model.folder / MODEL_CONFIG_FILE
-    proto = read_model_config(path) if path.is_file() else model_config_pb2.ModelConfig()
-    return _named(proto, model.name)
+    proto = read_config_file(path) if path.is_file() else model_config_pb2.ModelConfig()
+    return named(proto, model.name)
 
 
 def parse_config(name: str, config_json: str) -> model_config_pb2.ModelConfig:
     """Parse the configuration that a load request brings; raises InvalidArgument."""
     try:
         proto = json_format.Parse(config_json, model_config_pb2.ModelConfig())
-        return _named(proto, name)
+        return named(proto, name)
     except (json_format.ParseError, ModelError) as error:
         raise InvalidArgument("config", str(error)) from error
 
@@ -161,15 +162,14 @@ def materialise(name: str, files: Mapping[str, bytes]) -> FoundModel:
 
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a model, and would lead out of the repository."""
-    if not MODEL_NAME_PATTERN.fullmatch(name):
-        raise InvalidArgument("model_name", f"{name!r}: {MODEL_NAME_RULE}")
+    check_model_name("model_name", name)
 
 
 def _look(root: Path, folder: Path) -> FoundModel | None:
     if not folder.is_dir():
         return None
     parts = list(folder.iterdir())
-    versions = _versions(parts)
+    versions = version_folders(parts)
     if not versions and not (folder / MODEL_CONFIG_FILE).is_file():
         return None
     # The configuration, and what it may name beside it: labels, inputs for warming up.
@@ -179,10 +179,6 @@ def _look(root: Path, folder: Path) -> FoundModel | None:
         root=root,
         versions={path.name: f"{common}-{_signature(_files(path))}" for path in versions},
     )
-
-
-def _versions(parts: Iterable[Path]) -> list[Path]:
-    return [path for path in parts if _VERSION.fullmatch(path.name) and path.is_dir()]
 
 
 def _files(path: Path) -> list[Path]:
@@ -213,18 +209,9 @@ def _content_signature(files: Mapping[PurePosixPath, bytes]) -> Signature:
 def _safe_path(key: str) -> PurePosixPath:
     path = PurePosixPath(key)
     parts = path.parts
-    if len(parts) < 2 or not _VERSION.fullmatch(parts[0]) or ".." in parts or not key.isprintable():
+    if len(parts) < 2 or not is_version(parts[0]) or ".." in parts or not key.isprintable():
         raise InvalidArgument(("files", key), "must be file:<version>/<path>")
     return path
-
-
-def _named(proto: model_config_pb2.ModelConfig, name: str) -> model_config_pb2.ModelConfig:
-    if proto.name not in ("", name):
-        raise ModelError(
-            f'{name}/{MODEL_CONFIG_FILE}: name is "{proto.name}", the folder is "{name}"'
-        )
-    proto.name = name
-    return proto
 
 
 class TemporaryRoot:

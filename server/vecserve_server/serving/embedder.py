@@ -21,7 +21,7 @@ from vecserve_server.domain.validation import check_count
 from vecserve_server.domain.vectors import Encodings, Vectors
 from vecserve_server.encoding.preprocessor import Preparation, Prepared, Preprocessor
 from vecserve_server.errors import FieldPath, InvalidArgument, RequestError, Unsupported
-from vecserve_server.model_files.model_config import EncoderConfig
+from vecserve_server.model_files.encoder_config import EncoderConfig
 from vecserve_server.observability.metrics import Metrics, length_label
 from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.settings.settings import LimitSettings

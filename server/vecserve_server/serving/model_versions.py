@@ -14,8 +14,8 @@ from vecserve.inference import model_config_pb2
 from vecserve_server.domain.inputs import Modality
 from vecserve_server.domain.tensors import Infer
 from vecserve_server.domain.vectors import Encodings, TokenIds
-from vecserve_server.encoding.model_repository import TextModel
 from vecserve_server.encoding.preprocessor import Preprocessor
+from vecserve_server.encoding.text_model import TextModel
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.compute import Compute
 from vecserve_server.serving.leases import Leases

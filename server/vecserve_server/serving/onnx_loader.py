@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from vecserve.inference import model_config_pb2
-from vecserve_server.engines.loading import LoadLimits, load_version
-from vecserve_server.engines.openvino_runtime import openvino_module
-from vecserve_server.model_files.config import is_onnx_model
+from vecserve_server.engines.onnx_loading import LoadLimits, load_version
+from vecserve_server.engines.registry import Engines
+from vecserve_server.model_files.onnx_config import is_onnx_model
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.compute import Compute
@@ -55,6 +55,7 @@ class OnnxLoader:
     def __init__(
         self,
         *,
+        engines: Engines,
         defaults: OnnxDefaults,
         metrics: Metrics,
         clock_ns: Callable[[], int],
@@ -62,6 +63,7 @@ class OnnxLoader:
         cores: Cores,
     ) -> None:
         """Load in `load_pool`; instances on the CPU share `cores`."""
+        self._engines = engines
         self._defaults = defaults
         self._metrics = metrics
         self._clock_ns = clock_ns
@@ -81,7 +83,7 @@ class OnnxLoader:
             source.proto,
             cpu_cores=self._defaults.cpu_cores,
             limits=self._defaults.limits,
-            openvino=openvino_module,
+            engines=self._engines,
         )
         loaded = await asyncio.get_running_loop().run_in_executor(self._load_pool, work)
         settings = _bounded(triton_policy_settings(loaded.config), self._defaults.max_queue_size)

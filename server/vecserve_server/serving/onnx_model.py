@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
-from vecserve_server.engines.loading import LoadedOnnx
+from vecserve_server.engines.onnx_loading import LoadedOnnx
 from vecserve_server.errors import InvalidArgument
 from vecserve_server.scheduling.compute import Compute
 from vecserve_server.scheduling.tensor_run import Arrays, Part

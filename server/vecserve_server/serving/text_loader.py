@@ -16,10 +16,11 @@ from typing import TypeAlias
 from vecserve.inference import model_config_pb2
 from vecserve_server.domain.vectors import Encodings, TokenIds
 from vecserve_server.encoding.encoder import OnRun
-from vecserve_server.encoding.model_repository import ModelRepository, TextModel
+from vecserve_server.encoding.text_model import TextModel, TextModelLoader
 from vecserve_server.encoding.text_preprocessor import TextPreprocessor
 from vecserve_server.encoding.tokenising import Tokenising
-from vecserve_server.model_files.model_config import BACKEND
+from vecserve_server.engines.registry import Engines
+from vecserve_server.model_files.encoder_config import BACKEND
 from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.compute import Compute
@@ -38,6 +39,7 @@ class TextLoader:
     def __init__(
         self,
         *,
+        engines: Engines,
         default_instances: int,
         precision: str | None,
         start_compute: StartCompute,
@@ -49,6 +51,7 @@ class TextLoader:
         load_pool: Executor,
     ) -> None:
         """Load in `load_pool`; `precision` overrides the configured one unless None."""
+        self._engines = engines
         self._default_instances = default_instances
         self._precision = precision
         self._start_compute = start_compute
@@ -65,9 +68,11 @@ class TextLoader:
 
     async def load(self, source: VersionSource, statistics: ModelStatistics) -> LoadedVersion:
         """See `VersionLoader`."""
-        repository = ModelRepository(source.root, default_instances=self._default_instances)
+        loader = TextModelLoader(
+            source.root, engines=self._engines, default_instances=self._default_instances
+        )
         work = partial(
-            repository.load,
+            loader.load,
             source.name,
             source.version,
             proto=source.proto,

@@ -217,7 +217,7 @@ def _convert(source: str, key: str, raw: object) -> object:
     if key not in kinds:
         raise ConfigError(f"{source}: {key} is not a setting of vecserve")
     try:
-        return converted(str(kinds[key]), raw)
+        return converted(kinds[key], raw)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {key} = {raw!r}: {error}") from error
 

@@ -21,7 +21,8 @@ from vecserve_server.cli.options import Json, connect
 from vecserve_server.cli.output import print_json, print_table, size_text
 from vecserve_server.errors import ModelError, StorageError
 from vecserve_server.importing.staging import staged_folder
-from vecserve_server.model_files.card import CARD_FILE, ModelCard, read_card
+from vecserve_server.model_files.card import ModelCard, read_card
+from vecserve_server.model_files.layout import CARD_FILE
 from vecserve_server.temporary_files import temporary_files_in
 
 if TYPE_CHECKING:

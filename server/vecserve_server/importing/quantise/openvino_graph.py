@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.engines.openvino_runtime import openvino_opset
+from vecserve_server.engines.openvino.runtime import openvino_opset
 
 _TOKENWISE = frozenset(
     {

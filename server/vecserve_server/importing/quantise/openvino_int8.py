@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.engines.openvino_runtime import openvino_opset
+from vecserve_server.engines.openvino.runtime import openvino_opset
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.graph.int8 import LEVELS, STEPS, quantise_rows
 from vecserve_server.importing.graph.linear import BlockCalibration

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from vecserve_server.engines.onnxruntime.engine import FILES
 from vecserve_server.importing.families.encoder_graph import encoder_graph
 from vecserve_server.importing.families.families import class_name, family_for
 from vecserve_server.importing.families.family import FamilySize, Weights
@@ -26,9 +27,10 @@ from vecserve_server.importing.sources.limits import TokenLimit, token_limit
 from vecserve_server.importing.sources.memory import check_fits
 from vecserve_server.importing.sources.model_file import save_model
 from vecserve_server.importing.sources.tensors import weight_files
+from vecserve_server.model_files.encoder_config import PACKED
 
 MODEL_FILE_BY_PRECISION: Mapping[str, str] = MappingProxyType(
-    {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
+    {precision: names[0] for precision, names in FILES.items()}
 )
 
 
@@ -65,7 +67,7 @@ class PackedBuild:
     @property
     def layout(self) -> str:
         """See `Build`."""
-        return "packed"
+        return PACKED
 
     @property
     def default_precisions(self) -> tuple[str, ...]:

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 
 from vecserve_server.domain.shapes import Shape, run_shapes
 from vecserve_server.encoding.cost_model import measure, measured_shapes
+from vecserve_server.encoding.encoder_session import EncoderSession
 from vecserve_server.encoding.loading import sample_batch
-from vecserve_server.encoding.model_repository import ModelRepository, TextModel
-from vecserve_server.engines.engine import Engine
-from vecserve_server.engines.onnx_engine import OnnxEngine
-from vecserve_server.engines.openvino_engine import OpenVinoEngine
-from vecserve_server.engines.openvino_runtime import openvino_is_installed
-from vecserve_server.model_files.model_config import ONNXRUNTIME, OPENVINO
+from vecserve_server.encoding.text_model import TextModel, TextModelLoader
+from vecserve_server.engines.engine import SessionSettings
+from vecserve_server.engines.registry import shipped_engines
 
 Sequences: TypeAlias = Sequence[NDArray[np.int64]]
 Vectors: TypeAlias = NDArray[np.float32]
@@ -133,15 +131,15 @@ class Subject:
 
     def _timed(self, shapes: Sequence[Shape]) -> list[tuple[Shape, float]]:
         """Return the seconds of each shape, one run at a time."""
-        engine = _open_engine(self.folder, self.model.engine, self.precision)
+        session = _open_session(self.folder, self.model.engine, self.precision)
 
         def run(shape: Shape) -> None:
-            engine.run(sample_batch(engine, shape, self.model.config.max_tokens))
+            session.run(sample_batch(session, shape, self.model.config.max_tokens))
 
         try:
             return measure(run, shapes, time.perf_counter)
         finally:
-            engine.close()
+            session.close()
 
 
 def open_subjects(repository: str | Path) -> dict[str, Subject]:
@@ -166,7 +164,7 @@ def open_subject(
     Raises ModelError, TimeoutError.
     """
     tokens, root = Tokens(), Path(repository)
-    models = ModelRepository(root, default_instances=runs_at_once)
+    models = TextModelLoader(root, engines=shipped_engines(), default_instances=runs_at_once)
     model = models.load(MODEL, engine=engine, precision=precision, on_run=tokens.count)
     if not model.encoder.await_specialised(_PREPARE_TIMEOUT_S):
         raise TimeoutError(f"no graphs of fixed shapes after {_PREPARE_TIMEOUT_S:g} s")
@@ -188,7 +186,7 @@ def uncached(repository: str | Path) -> Iterator[Path]:
 
 def engines() -> list[str]:
     """Name the engines that run here."""
-    return [ONNXRUNTIME, *([OPENVINO] if openvino_is_installed() else [])]
+    return [engine.name for engine in shipped_engines().engines if engine.is_installed()]
 
 
 def queues(sequences: Sequences) -> list[Sequences]:
@@ -196,9 +194,8 @@ def queues(sequences: Sequences) -> list[Sequences]:
     return [sequences[at : at + QUEUED] for at in range(0, len(sequences), QUEUED)]
 
 
-def _open_engine(version: Path, engine: str, precision: str) -> Engine:
-    stem = "model" if precision == "fp32" else f"model.{precision}"
-    if engine == OPENVINO:
-        suffix = "onnx" if precision == "fp32" else "xml"
-        return OpenVinoEngine(model_file=version / f"{stem}.{suffix}", threads=1)
-    return OnnxEngine(model_file=version / f"{stem}.onnx")
+def _open_session(version: Path, engine: str, precision: str) -> EncoderSession:
+    runtime = shipped_engines()[engine]
+    model_file = version / runtime.encoders.files[precision][0]
+    settings = SessionSettings(total_threads=1, is_encoder=True)
+    return EncoderSession(runtime.open(model_file, settings), model_file)

@@ -16,14 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.encoding.conftest import NAME, needs_openvino
+from tests.text_models import open_encoder
 from vecserve_server.domain.shapes import Shape
 from vecserve_server.domain.vectors import Vectors
+from vecserve_server.encoding.encoder_session import EncoderSession
 from vecserve_server.encoding.packing import pack
-from vecserve_server.engines import openvino_engine
-from vecserve_server.engines.engine import NORM, Feeds
-from vecserve_server.engines.openvino_branches import with_branches
-from vecserve_server.engines.openvino_engine import OpenVinoEngine
-from vecserve_server.engines.openvino_runtime import openvino_module, openvino_opset
+from vecserve_server.engines.engine import Feeds
+from vecserve_server.engines.openvino import session as openvino_session
+from vecserve_server.engines.openvino.branches import with_branches
+from vecserve_server.engines.openvino.runtime import openvino_module, openvino_opset
 
 pytestmark = needs_openvino
 
@@ -41,7 +42,7 @@ def batch(shape: Shape, sequences: int, seed: int) -> Feeds:
     return pack(ids, rows, shape)
 
 
-def vectors(engine: OpenVinoEngine, feeds: Feeds) -> Vectors:
+def vectors(engine: EncoderSession, feeds: Feeds) -> Vectors:
     """Return the vectors of the sequences; slots beyond them hold anything."""
     count = int(feeds["segment_ids"].max()) + 1
     return engine.run(feeds).vectors[:count]
@@ -53,15 +54,15 @@ def model_file(model_repository: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def general(model_file: Path) -> Iterator[OpenVinoEngine]:
-    engine = OpenVinoEngine(model_file=model_file, threads=1)
+def general(model_file: Path) -> Iterator[EncoderSession]:
+    engine = open_encoder("openvino", model_file, threads=1)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def specialised(model_file: Path) -> Iterator[OpenVinoEngine]:
-    engine = OpenVinoEngine(model_file=model_file, threads=2)
+def specialised(model_file: Path) -> Iterator[EncoderSession]:
+    engine = open_encoder("openvino", model_file, threads=2)
     engine.warm_up([batch(shape, 1, 0) for shape in FIXED])
     engine.specialise(FIXED)
     assert engine.await_specialised(TIMEOUT_S)
@@ -76,7 +77,7 @@ def specialised(model_file: Path) -> Iterator[OpenVinoEngine]:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_vectors_are_bit_for_bit_those_of_the_general_graph(
-    general: OpenVinoEngine, specialised: OpenVinoEngine, shape: Shape, sequences: int, seed: int
+    general: EncoderSession, specialised: EncoderSession, shape: Shape, sequences: int, seed: int
 ) -> None:
     feeds = batch(shape, sequences, seed)
 
@@ -84,7 +85,7 @@ def test_vectors_are_bit_for_bit_those_of_the_general_graph(
 
 
 def test_runs_of_a_fixed_shape_take_its_branch_and_others_take_none(
-    general: OpenVinoEngine, model_file: Path
+    general: EncoderSession, model_file: Path
 ) -> None:
     core = openvino_module().Core()
     model = with_branches(core.read_model(model_file), FIXED)
@@ -93,7 +94,7 @@ def test_runs_of_a_fixed_shape_take_its_branch_and_others_take_none(
     for shape in [*FIXED, *OTHER]:
         feeds = batch(shape, 1, 0)
         request.infer(feeds)
-        added = request.get_tensor(NORM).data[0] - general.run(feeds).norms[0]
+        added = request.get_tensor("norm").data[0] - general.run(feeds).norms[0]
         assert round(float(added)) == (mark_of(*shape) if shape in FIXED else 0)
 
 
@@ -133,7 +134,7 @@ def fixed_shape(body: Any) -> tuple[int, int] | None:
 
 
 def test_threads_share_a_specialised_engine(
-    general: OpenVinoEngine, specialised: OpenVinoEngine
+    general: EncoderSession, specialised: EncoderSession
 ) -> None:
     batches = [batch(shape, 2, seed) for seed, shape in enumerate([*FIXED, *OTHER] * 4)]
     expected = [vectors(general, feeds) for feeds in batches]
@@ -154,7 +155,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert may_begin.wait(TIMEOUT_S)
         return with_branches(*arguments)
 
-    monkeypatch.setattr(openvino_engine, "with_branches", held)
+    monkeypatch.setattr(openvino_session, "with_branches", held)
     yield may_begin
     may_begin.set()
 
@@ -162,7 +163,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_an_engine_serves_while_it_is_specialised(
     model_file: Path, compiler: threading.Event
 ) -> None:
-    engine = OpenVinoEngine(model_file=model_file, threads=1)
+    engine = open_encoder("openvino", model_file, threads=1)
     feeds = batch(FIXED[0], 1, 0)
     expected = vectors(engine, feeds)
     engine.specialise(FIXED[:1])
@@ -179,7 +180,7 @@ def test_an_engine_serves_while_it_is_specialised(
 def test_closing_does_not_wait_for_the_compiler(
     model_file: Path, compiler: threading.Event
 ) -> None:
-    engine = OpenVinoEngine(model_file=model_file, threads=1)
+    engine = open_encoder("openvino", model_file, threads=1)
     engine.specialise(FIXED)
     engine.close()
 
@@ -188,7 +189,7 @@ def test_closing_does_not_wait_for_the_compiler(
     assert engine.await_specialised(TIMEOUT_S)
 
 
-def test_no_shapes_are_nothing_to_do(general: OpenVinoEngine) -> None:
+def test_no_shapes_are_nothing_to_do(general: EncoderSession) -> None:
     general.specialise([])
 
     assert general.await_specialised(0.0)
@@ -201,11 +202,11 @@ def test_an_engine_that_cannot_be_specialised_goes_on_and_says_so(
         raise RuntimeError("no such operator")
 
     handler = BufferingHandler(capacity=100)
-    monkeypatch.setattr(openvino_engine, "with_branches", fail)
+    monkeypatch.setattr(openvino_session, "with_branches", fail)
     log = logging.getLogger("vecserve.encoding")
     log.addHandler(handler)
     try:
-        engine = OpenVinoEngine(model_file=model_file, threads=1)
+        engine = open_encoder("openvino", model_file, threads=1)
         engine.specialise(FIXED)
         assert engine.await_specialised(TIMEOUT_S)
         assert np.isfinite(vectors(engine, batch(FIXED[0], 1, 0))).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace as changed
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vecserve_server.encoding.model_repository as model_repository_module
 from tests.encoding.conftest import Load, needs_openvino
-from vecserve_server.encoding.model_repository import ModelRepository, TextModel
-from vecserve_server.engines import openvino_engine
+from tests.text_models import text_models
+from vecserve_server.encoding.text_model import TextModel, TextModelLoader
+from vecserve_server.engines.engine import Session, SessionSettings
+from vecserve_server.engines.registry import Engines, shipped_engines
 from vecserve_server.errors import InvalidArgument, ModelError
+from vecserve_server.model_files.repository import ModelRepository
 
 NAME = "all-MiniLM-L6-v2"
 
@@ -66,12 +69,12 @@ def test_a_missing_version_says_how_to_get_it(copy: Path) -> None:
     shutil.rmtree(copy / NAME / "1")
 
     with pytest.raises(ModelError, match="vecserve models add default"):
-        ModelRepository(copy).load(NAME)
+        text_models(copy).load(NAME)
 
 
 def test_an_unknown_version_is_refused(copy: Path) -> None:
     with pytest.raises(ModelError, match=r"no version 7 \(found: 1\)"):
-        ModelRepository(copy).load(NAME, "7")
+        text_models(copy).load(NAME, "7")
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.int8.onnx", "card.json"])
@@ -79,7 +82,7 @@ def test_a_missing_file_is_named(copy: Path, file: str) -> None:
     (copy / NAME / "1" / file).unlink()
 
     with pytest.raises(ModelError, match=f"{file} is missing"):
-        ModelRepository(copy).load(NAME)
+        text_models(copy).load(NAME)
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.int8.onnx"])
@@ -90,7 +93,7 @@ def test_a_flipped_bit_is_found_before_the_file_is_used(copy: Path, file: str) -
     replace(path, bytes(content))
 
     with pytest.raises(ModelError, match=rf"{file}: sha256 is .* card\.json says"):
-        ModelRepository(copy).load(NAME)
+        text_models(copy).load(NAME)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"files": 3}'])
@@ -98,7 +101,7 @@ def test_a_malformed_card_is_refused(copy: Path, content: bytes) -> None:
     replace(copy / NAME / "1" / "card.json", content)
 
     with pytest.raises(ModelError, match="not a model card"):
-        ModelRepository(copy).load(NAME)
+        text_models(copy).load(NAME)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_a_configuration_that_does_not_fit_the_model_is_refused(
     config.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     with pytest.raises(ModelError, match=problem):
-        ModelRepository(copy).load(NAME)
+        text_models(copy).load(NAME)
 
 
 @given(
@@ -126,27 +129,25 @@ def test_a_configuration_that_does_not_fit_the_model_is_refused(
     | st.text(max_size=5).map(lambda text: text + "/")
 )
 def test_a_name_cannot_lead_out_of_the_repository(name: str) -> None:
-    repository = ModelRepository(Path("unused"))
+    root = Path("unused")
 
-    for use in (repository.load, repository.versions):
+    for use in (text_models(root).load, ModelRepository(root).versions):
         with pytest.raises(InvalidArgument, match="name"):
             use(name)
 
 
-def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_repository_module, "openvino_is_installed", lambda: False)
-    monkeypatch.setattr(openvino_engine, "openvino_module", missing)
+def without_openvino(root: Path) -> TextModelLoader:
+    onnxruntime, openvino = shipped_engines().engines
+    absent = changed(openvino, is_installed=lambda: False, open=missing)
+    return TextModelLoader(root, engines=Engines((onnxruntime, absent)))
 
 
-def missing() -> object:
+def missing(model_file: Path, settings: SessionSettings) -> Session:
     raise ModelError("OpenVINO is missing: install vecserve[server]")
 
 
-def test_without_openvino_the_other_engine_serves(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_openvino(monkeypatch)
-    model = ModelRepository(copy).load(NAME)
+def test_without_openvino_the_other_engine_serves(copy: Path) -> None:
+    model = without_openvino(copy).load(NAME)
 
     assert (model.config.engine, model.engine) == ("auto", "onnxruntime")
     assert model.encoder.run([np.array([101, 2023, 102])]).vectors.shape == (1, 384)
@@ -154,13 +155,9 @@ def test_without_openvino_the_other_engine_serves(
 
 
 @needs_openvino
-def test_an_engine_that_is_asked_for_by_name_is_not_replaced(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_openvino(monkeypatch)
-
+def test_an_engine_that_is_asked_for_by_name_is_not_replaced(copy: Path) -> None:
     with pytest.raises(ModelError, match="OpenVINO is missing"):
-        ModelRepository(copy).load(NAME, engine="openvino")
+        without_openvino(copy).load(NAME, engine="openvino")
 
 
 @needs_openvino
@@ -171,8 +168,8 @@ def test_a_version_without_files_for_the_engine_is_refused(copy: Path) -> None:
     replace(card_file, json.dumps(card).encode())
 
     with pytest.raises(ModelError, match="not built in precision int8 for openvino"):
-        ModelRepository(copy).load(NAME, engine="openvino")
-    model = ModelRepository(copy).load(NAME)
+        text_models(copy).load(NAME, engine="openvino")
+    model = text_models(copy).load(NAME)
     assert model.engine == "onnxruntime"
     model.encoder.close()
 
@@ -186,7 +183,7 @@ def test_both_files_of_a_pair_are_checked(copy: Path, file: str) -> None:
     replace(path, bytes(content))
 
     with pytest.raises(ModelError, match=rf"{file}: sha256 is"):
-        ModelRepository(copy).load(NAME, engine="openvino")
+        text_models(copy).load(NAME, engine="openvino")
 
 
 @needs_openvino

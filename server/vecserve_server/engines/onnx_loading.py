@@ -1,7 +1,8 @@
-"""From a version's folder to sessions that are warm.
+"""From an ONNX model's folder to sessions that are warm.
 
 Owns the order of loading: configuration, sessions, agreement with the graph, warm-up. Must not
-know who calls the sessions. Blocks; for a thread of its own.
+know any engine but that ONNX Runtime reads every ONNX file, nor who calls the sessions. Blocks; for
+a thread of its own.
 """
 
 from __future__ import annotations
@@ -9,43 +10,28 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from vecserve.inference import model_config_pb2
+from vecserve_server.engines.engine import Session
 from vecserve_server.engines.instances import Placement, placements, with_instance_groups
-from vecserve_server.engines.openvino_session import OpenVinoSession
-from vecserve_server.engines.session import OnnxSession, cuda_is_available
-from vecserve_server.engines.session_settings import SessionSettings, session_settings
+from vecserve_server.engines.onnx_settings import OnnxSettings, onnx_settings
+from vecserve_server.engines.registry import Engines
 from vecserve_server.engines.time_limit import Stop, TimeLimit
 from vecserve_server.engines.warmup import read_warm_ups
 from vecserve_server.errors import ModelError, ModelLimit, VecserveError
 from vecserve_server.model_files.completion import completed
-from vecserve_server.model_files.config import model_file, normalised
-from vecserve_server.model_files.graph import Graph
-from vecserve_server.model_files.supported import refused
+from vecserve_server.model_files.config_file import refused
+from vecserve_server.model_files.encoder_config import GPU, ONNXRUNTIME
+from vecserve_server.model_files.onnx_config import model_file, normalised
 from vecserve_server.model_files.tensor_spec import TensorSpec
 from vecserve_server.observability.logging import get_logger, log_event
 
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Sequence[str], Stop], Sequence[NDArray[Any]]]
-
-
-class Session(Protocol):
-    """A loaded graph, which any number of threads may run at once."""
-
-    @property
-    def graph(self) -> Graph:
-        """The tensors that it takes and gives."""
-        ...
-
-    def run(
-        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str], stop: Stop | None = None
-    ) -> list[NDArray[Any]]:
-        """Compute the named outputs, until `stop`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +68,23 @@ def load_version(
     *,
     cpu_cores: int,
     limits: LoadLimits,
-    openvino: Callable[[], Any],
+    engines: Engines,
 ) -> LoadedOnnx:
     """Load and warm up; `folder` is the model's, `proto` has its name at least.
 
     `cpu_cores` is how many instances there are on the CPU where the configuration does not say.
-    `openvino` imports the module of that name, or raises `ModelError`; it is called where the
-    configuration asks for it. Raises `ModelError` naming the file or the field at fault, and
-    `ModelLimit` where warming up takes too long.
+    The session of a configured engine is opened beside that of ONNX Runtime, which describes the
+    graph. Raises `ModelError` naming the file or the field at fault, and `ModelLimit` where warming
+    up takes too long.
     """
-    config = with_instance_groups(
-        normalised(proto), cuda=cuda_is_available(), cpu_instances=cpu_cores
+    cuda = GPU in engines[ONNXRUNTIME].devices()
+    config = with_instance_groups(normalised(proto), cuda=cuda, cpu_instances=cpu_cores)
+    settings = onnx_settings(
+        config,
+        engines.onnx_names,
+        intra_op_threads=cpu_cores,
+        max_threads=limits.max_threads,
     )
-    settings = session_settings(config, intra_op_threads=cpu_cores, max_threads=limits.max_threads)
     for key, wanted in settings.lowered.items():
         log_event(
             get_logger("models"),
@@ -107,7 +97,7 @@ def load_version(
         )
     places = placements(config)
     file = model_file(folder / version, config)
-    sessions = [_open(file, settings, place, openvino) for place in places]
+    sessions = [_open(file, settings, place, engines) for place in places]
     config = completed(config, sessions[0].graph)
     loaded = LoadedOnnx(
         config=config,
@@ -134,14 +124,15 @@ def _specs(
     return {tensor.name: TensorSpec.read(tensor, batched=batched) for tensor in tensors}
 
 
-def _open(
-    file: Path, settings: SessionSettings, place: Placement, openvino: Callable[[], Any]
-) -> Session:
-    session = OnnxSession(file, settings, device_id=place.device_id)
-    if place.device_id is not None or not settings.openvino:
+def _open(file: Path, settings: OnnxSettings, place: Placement, engines: Engines) -> Session:
+    wanted = replace(settings.session, runs=place.count, device_id=place.device_id)
+    session = engines[ONNXRUNTIME].open(file, wanted)
+    name = settings.cpu_engine if place.device_id is None else settings.gpu_engine
+    if name == ONNXRUNTIME:
         return session
-    threads = settings.intra_op_threads
-    return OpenVinoSession(file, session.graph, openvino(), streams=place.count, threads=threads)
+    described = session.graph
+    session.close()
+    return engines[name].open(file, replace(wanted, described=described))
 
 
 def _warm_up(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vecserve_server.domain.shapes import Shape
-from vecserve_server.engines.openvino_runtime import openvino_module, openvino_opset
+from vecserve_server.engines.openvino.runtime import openvino_module, openvino_opset
 
 _TOKENS = "input_ids"
 _KEY = "key"

@@ -11,8 +11,9 @@ from pathlib import Path, PurePath
 
 from vecserve.inference import model_config_pb2
 from vecserve_server.errors import ModelError
+from vecserve_server.model_files.config_file import refused
 from vecserve_server.model_files.datatypes import from_proto, proto_name
-from vecserve_server.model_files.supported import check_fields, refused
+from vecserve_server.model_files.onnx_fields import check_fields
 from vecserve_server.model_files.tensor_spec import TensorProto, check_reshape
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"

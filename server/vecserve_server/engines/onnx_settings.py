@@ -6,13 +6,15 @@ Must not know ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from vecserve.inference import model_config_pb2
-from vecserve_server.engines.instances import CUDA
-from vecserve_server.model_files.supported import refused
+from vecserve_server.engines.engine import SessionSettings
+from vecserve_server.engines.onnxruntime.providers import CUDA_PROVIDER
+from vecserve_server.model_files.config_file import refused
+from vecserve_server.model_files.encoder_config import ONNXRUNTIME, EngineNames
 
 ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 DEVICE_ALLOCATOR = "session.use_device_allocator_for_initializers"
@@ -29,6 +31,8 @@ _PARAMETERS = (
     ARENA_SHRINKAGE,
     DEVICE_ALLOCATOR,
 )
+CUDA = "cuda"
+"""What Triton calls the accelerator that is ONNX Runtime's own on a GPU."""
 CUDA_PARAMETERS = (
     "cudnn_conv_algo_search",
     "gpu_mem_limit",
@@ -39,30 +43,27 @@ CUDA_PARAMETERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """Settings of one session."""
+class OnnxSettings:
+    """How the sessions of an ONNX model are to be loaded."""
 
-    graph_level: str
-    """Name in `onnxruntime.GraphOptimizationLevel`."""
-    intra_op_threads: int
-    """0: ONNX Runtime's default."""
-    inter_op_threads: int
-    parallel: bool
-    memory_arena: bool
-    memory_pattern: bool
-    session_entries: Mapping[str, str]
-    run_entries: Mapping[str, str]
-    cuda_options: Mapping[str, str]
-    openvino: bool
-    """On the CPU, OpenVINO runs the model."""
+    session: SessionSettings
+    cpu_engine: str = ONNXRUNTIME
+    """What runs the model on the CPU."""
+    gpu_engine: str = ONNXRUNTIME
     lowered: Mapping[str, str]
     """Parameters that ask for more threads than the limit, and get so many."""
 
 
-def session_settings(
-    config: model_config_pb2.ModelConfig, *, intra_op_threads: int, max_threads: int = 1024
-) -> SessionSettings:
-    """Read the settings; `intra_op_threads` is the default. Raises `ModelError` naming the field.
+def onnx_settings(
+    config: model_config_pb2.ModelConfig,
+    engines: EngineNames,
+    *,
+    intra_op_threads: int,
+    max_threads: int = 1024,
+) -> OnnxSettings:
+    """Read the settings; `intra_op_threads` is the default, `engines` are those for ONNX models.
+
+    Raises `ModelError` naming the field.
 
     More than `max_threads` are so many: they would compute the same, more slowly.
 
@@ -70,27 +71,31 @@ def session_settings(
     shape ever seen.
     """
     on_gpu = any(group.gpus for group in config.instance_group)
-    _check_accelerators(config, on_gpu=on_gpu)
+    cpu_engine, gpu_engine = _chosen_engines(config, engines, on_gpu=on_gpu)
     parameters = _parameters(config, (*_PARAMETERS, *(CUDA_PARAMETERS if on_gpu else ())))
     threads = {
         key: _threads(config, parameters, key, default)
         for key, default in ((INTRA_OP, intra_op_threads), (INTER_OP, 0))
     }
-    return SessionSettings(
-        graph_level=_graph_level(config),
-        intra_op_threads=min(threads[INTRA_OP], max_threads),
-        inter_op_threads=min(threads[INTER_OP], max_threads),
+    return OnnxSettings(
+        session=SessionSettings(
+            graph_level=_graph_level(config),
+            intra_op_threads=min(threads[INTRA_OP], max_threads),
+            inter_op_threads=min(threads[INTER_OP], max_threads),
+            total_threads=min(threads[INTRA_OP], max_threads),
+            parallel=_flag(config, parameters, "execution_mode", default=False),
+            memory_arena=_flag(config, parameters, "enable_mem_arena", default=True),
+            memory_pattern=_flag(config, parameters, "enable_mem_pattern", default=False),
+            session_entries=_entry(parameters, DEVICE_ALLOCATOR),
+            run_entries=_entry(parameters, ARENA_SHRINKAGE),
+            cuda_options={
+                **{key: parameters[key] for key in CUDA_PARAMETERS if key in parameters},
+                **_cuda_options(config),
+            },
+        ),
+        cpu_engine=cpu_engine,
+        gpu_engine=gpu_engine,
         lowered={key: parameters[key] for key in threads if threads[key] > max_threads},
-        parallel=_flag(config, parameters, "execution_mode", default=False),
-        memory_arena=_flag(config, parameters, "enable_mem_arena", default=True),
-        memory_pattern=_flag(config, parameters, "enable_mem_pattern", default=False),
-        session_entries=_entry(parameters, DEVICE_ALLOCATOR),
-        run_entries=_entry(parameters, ARENA_SHRINKAGE),
-        cuda_options={
-            **{key: parameters[key] for key in CUDA_PARAMETERS if key in parameters},
-            **_cuda_options(config),
-        },
-        openvino=bool(config.optimization.execution_accelerators.cpu_execution_accelerator),
     )
 
 
@@ -102,27 +107,43 @@ def _graph_level(config: model_config_pb2.ModelConfig) -> str:
     return _GRAPH_LEVELS[level]
 
 
-def _check_accelerators(config: model_config_pb2.ModelConfig, *, on_gpu: bool) -> None:
-    """Refuse what is not supported."""
+def _chosen_engines(
+    config: model_config_pb2.ModelConfig, engines: EngineNames, *, on_gpu: bool
+) -> tuple[str, str]:
+    """Return what runs the model on the CPU, and what on a GPU; refuse what is not supported."""
     accelerators = config.optimization.execution_accelerators
+    cpu_engine = gpu_engine = ONNXRUNTIME
     for accelerator in accelerators.cpu_execution_accelerator:
         where = f'cpu_execution_accelerator "{accelerator.name}"'
-        if accelerator.name != "openvino":
-            raise refused(config, where, 'is not supported: "openvino" is')
+        if accelerator.name not in engines.cpu_accelerators:
+            raise refused(config, where, f"is not supported: {_listed(engines.cpu_accelerators)}")
         if accelerator.parameters:
             raise refused(config, where, "takes no parameters")
+        cpu_engine = accelerator.name
     for accelerator in accelerators.gpu_execution_accelerator:
         where = f'gpu_execution_accelerator "{accelerator.name}"'
-        if accelerator.name != "cuda":
-            raise refused(config, where, 'is not supported: "cuda" is')
+        known = (CUDA, *engines.gpu_accelerators)
+        if accelerator.name not in known:
+            raise refused(config, where, f"is not supported: {_listed(known)}")
         if not on_gpu:
-            raise refused(config, where, f"needs a group of KIND_GPU and {CUDA}")
+            raise refused(config, where, f"needs a group of KIND_GPU and {CUDA_PROVIDER}")
+        if accelerator.name != CUDA:
+            gpu_engine = accelerator.name
+    return cpu_engine, gpu_engine
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = " and ".join(f'"{name}"' for name in names)
+    return f"{quoted} {'is' if len(names) == 1 else 'are'}"
 
 
 def _cuda_options(config: model_config_pb2.ModelConfig) -> dict[str, str]:
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     return {
-        key: value for accelerator in accelerators for key, value in accelerator.parameters.items()
+        key: value
+        for accelerator in accelerators
+        if accelerator.name == CUDA
+        for key, value in accelerator.parameters.items()
     }
 
 

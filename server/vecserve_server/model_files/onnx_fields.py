@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.message import Message
 
 from vecserve.inference import model_config_pb2
-from vecserve_server.domain.names import MODEL_CONFIG_FILE
-from vecserve_server.errors import ModelError
+from vecserve_server.model_files.config_file import refused
 
 _FIELDS = frozenset(
     {
@@ -69,11 +68,6 @@ def check_fields(config: model_config_pb2.ModelConfig) -> None:
     """Refuse the first field that is set and not supported; raises `ModelError` naming it."""
     for shown in _unsupported(config, path="", shown=""):
         raise refused(config, shown, "is not supported")
-
-
-def refused(config: model_config_pb2.ModelConfig, field: str, problem: str) -> ModelError:
-    """Return the error that names the model, the field and the problem."""
-    return ModelError(f"{config.name or '(unnamed)'}/{MODEL_CONFIG_FILE}: {field} {problem}")
 
 
 def _unsupported(message: Message, *, path: str, shown: str) -> Iterator[str]:

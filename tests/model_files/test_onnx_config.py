@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.engines.tiny_models import config
 from vecserve_server.errors import ModelError
-from vecserve_server.model_files.config import is_onnx_model, model_file, normalised
+from vecserve_server.model_files.onnx_config import is_onnx_model, model_file, normalised
 from vecserve_server.model_files.tensor_spec import TensorSpec, check_reshape
 
 X = 'input { name: "x" data_type: TYPE_FP32 dims: 2 }'

@@ -1,22 +1,19 @@
-"""Read a `config.pbtxt`, written in Triton's schema, for a text encoder.
+"""What the configuration of a text encoder means.
 
-Owns which fields and parameters are supported; any other is refused, never ignored. Must not
-know engines. `dynamic_batching` may stand there, empty: batches form as instances become free.
+Owns which fields and parameters are supported; any other is refused, never ignored. Must not know
+engines, other than by name. `dynamic_batching` may stand there, empty: batches form as instances
+become free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
-from google.protobuf import text_format
-
 from vecserve.inference import model_config_pb2
-from vecserve_server.domain.names import MODEL_CONFIG_FILE
 from vecserve_server.domain.shapes import MAX_SHAPES, count_shapes
-from vecserve_server.errors import ModelError
+from vecserve_server.model_files.config_file import MAX_INSTANCES, refused
 
 BACKEND = "vecserve"
 
@@ -58,11 +55,10 @@ _COUNTS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
 """Least value and default of each whole-number parameter; None where it must be given."""
 
 _MOST = 1_000_000
-MAX_INSTANCES = 256
 _PROMPT = "prompt."
 _PRECISIONS = ("int8", "fp32", "fp16")
-PACKED = "packed"
-_LAYOUTS = (PACKED, "padded")
+PACKED, PADDED = "packed", "padded"
+_LAYOUTS = (PACKED, PADDED)
 _FLAGS = ("true", "false")
 RUN_ALONE = "run_alone"
 _SIDES = ("right", "left")
@@ -76,7 +72,22 @@ _CHOICES = (
     "include_prompt",
     "default_prompt",
 )
-AUTO, ONNXRUNTIME, OPENVINO = "auto", "onnxruntime", "openvino"
+AUTO, ONNXRUNTIME = "auto", "onnxruntime"
+CPU, GPU = "cpu", "gpu"
+_DEVICES: Mapping[str, str] = MappingProxyType({"KIND_AUTO": CPU, "KIND_CPU": CPU, "KIND_GPU": GPU})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineNames:
+    """The engines that configurations may choose."""
+
+    parameters: tuple[str, ...]
+    """Named in the parameter `engine`."""
+    cpu_accelerators: tuple[str, ...]
+    """Named in Triton's `cpu_execution_accelerator`."""
+    gpu_accelerators: tuple[str, ...]
+    devices: frozenset[str]
+    """On which any of them runs text encoders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +106,8 @@ class EncoderConfig:
     """Tokens in one run."""
     precision: str
     engine: str
-    """`onnxruntime`, `openvino`, or `auto`: the one that runs the model faster on this machine."""
+    """An engine's name, or `auto`: the one that runs the model fastest on this machine."""
+    device: str = CPU
     layout: str
     """`packed`, or `padded` for a graph with an attention mask."""
     run_alone: bool | None
@@ -116,29 +128,20 @@ class EncoderConfig:
     default_prompt: str | None
 
 
-def read_model_config(path: Path) -> model_config_pb2.ModelConfig:
-    """Parse the file; raises `ModelError` where it is missing or not a `ModelConfig`."""
-    proto = model_config_pb2.ModelConfig()
-    try:
-        text_format.Parse(path.read_text("utf-8-sig"), proto)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: {error}") from error
-    return proto
+def encoder_config(proto: model_config_pb2.ModelConfig, engines: EngineNames) -> EncoderConfig:
+    """Check the message and return what it means; raises `ModelError` naming the field.
 
-
-def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
-    """Check the message and return what it means; raises `ModelError` naming the field."""
+    `engines` are those that it may choose.
+    """
     for field, _ in proto.ListFields():
         if field.name not in _FIELDS:
-            raise _refused(proto, field.name, "is not supported")
+            raise refused(proto, field.name, "is not supported")
     if proto.backend != BACKEND:
-        raise _refused(proto, "backend", f'is "{proto.backend}", must be "{BACKEND}"')
+        raise refused(proto, "backend", f'is "{proto.backend}", must be "{BACKEND}"')
     for field, _ in proto.dynamic_batching.ListFields():
-        raise _refused(proto, f"dynamic_batching.{field.name}", "is not supported")
+        raise refused(proto, f"dynamic_batching.{field.name}", "is not supported")
     if proto.max_batch_size < 1:
-        raise _refused(proto, "max_batch_size", "must be at least 1")
+        raise refused(proto, "max_batch_size", "must be at least 1")
     _check_inputs(proto)
     parameters = _parameters(proto)
     counts = {key: _count(proto, parameters, key) for key in _COUNTS}
@@ -154,7 +157,8 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
         dim=_dim(proto),
         max_batch_size=proto.max_batch_size,
         precision=_one_of(proto, parameters, "precision", _PRECISIONS),
-        engine=_engine(proto, parameters),
+        engine=_engine(proto, parameters, engines),
+        device=_device(proto, engines),
         layout=layout,
         run_alone=_run_alone(proto, parameters),
         normalise=_one_of(proto, parameters, "normalise", _FLAGS) == "true",
@@ -170,29 +174,29 @@ def encoder_config(proto: model_config_pb2.ModelConfig) -> EncoderConfig:
 def _check_inputs(proto: model_config_pb2.ModelConfig) -> None:
     names = [tensor.name for tensor in proto.input]
     if "text" not in names or len(set(names)) != len(names):
-        raise _refused(proto, "input", 'must hold "text" and no name twice')
+        raise refused(proto, "input", 'must hold "text" and no name twice')
     for tensor in proto.input:
         where = f'input "{tensor.name}"'
         _check_tensor_fields(proto, where, tensor)
         if tensor.name not in _TENSORS:
             known = ", ".join(_TENSORS)
-            raise _refused(proto, where, f"is not supported (supported: {known})")
+            raise refused(proto, where, f"is not supported (supported: {known})")
         kind, optional = _TENSORS[tensor.name]
         dims = [-1] if optional else [1]
         if model_config_pb2.DataType.Name(tensor.data_type) != kind or list(tensor.dims) != dims:
-            raise _refused(proto, where, f"must be {kind} with dims {dims}")
+            raise refused(proto, where, f"must be {kind} with dims {dims}")
         if tensor.optional != optional:
-            raise _refused(proto, where, f"must have optional: {str(optional).lower()}")
+            raise refused(proto, where, f"must have optional: {str(optional).lower()}")
 
 
 def _dim(proto: model_config_pb2.ModelConfig) -> int:
     if [tensor.name for tensor in proto.output] != ["embedding"]:
-        raise _refused(proto, "output", 'must be "embedding" alone')
+        raise refused(proto, "output", 'must be "embedding" alone')
     tensor = proto.output[0]
     _check_tensor_fields(proto, 'output "embedding"', tensor)
     fits = len(tensor.dims) == 1 and tensor.dims[0] > 0
     if tensor.data_type != model_config_pb2.TYPE_FP32 or not fits:
-        raise _refused(proto, 'output "embedding"', "must be TYPE_FP32 with one positive dim")
+        raise refused(proto, 'output "embedding"', "must be TYPE_FP32 with one positive dim")
     return int(tensor.dims[0])
 
 
@@ -203,23 +207,30 @@ def _check_tensor_fields(
 ) -> None:
     for field, _ in tensor.ListFields():
         if field.name not in _TENSOR_FIELDS:
-            raise _refused(proto, f"{where} {field.name}", "is not supported")
+            raise refused(proto, f"{where} {field.name}", "is not supported")
 
 
 def _instance_count(proto: model_config_pb2.ModelConfig) -> int:
     if len(proto.instance_group) > 1:
-        raise _refused(proto, "instance_group", "must be one group")
+        raise refused(proto, "instance_group", "must be one group")
     for group in proto.instance_group:
         for field, _ in group.ListFields():
             if field.name not in ("name", "kind", "count"):
-                raise _refused(proto, f"instance_group {field.name}", "is not supported")
-        kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
-        if kind not in ("KIND_AUTO", "KIND_CPU"):
-            raise _refused(proto, "instance_group kind", f"{kind} is not supported: KIND_CPU is")
+                raise refused(proto, f"instance_group {field.name}", "is not supported")
         if not 0 <= group.count <= MAX_INSTANCES:
-            raise _refused(proto, "instance_group count", f"must be 0 to {MAX_INSTANCES}")
+            raise refused(proto, "instance_group count", f"must be 0 to {MAX_INSTANCES}")
         return int(group.count)
     return 0
+
+
+def _device(proto: model_config_pb2.ModelConfig, engines: EngineNames) -> str:
+    for group in proto.instance_group:
+        kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
+        device = _DEVICES.get(kind)
+        if device not in engines.devices:
+            raise refused(proto, "instance_group kind", f"{kind} is not supported: KIND_CPU is")
+        return device
+    return CPU
 
 
 def _parameters(proto: model_config_pb2.ModelConfig) -> dict[str, str]:
@@ -227,17 +238,17 @@ def _parameters(proto: model_config_pb2.ModelConfig) -> dict[str, str]:
     for key in proto.parameters:
         if key not in known and not key.startswith(_PROMPT):
             names = ", ".join([*sorted(known), "prompt.<name>"])
-            raise _refused(proto, f'parameter "{key}"', f"is not supported (supported: {names})")
+            raise refused(proto, f'parameter "{key}"', f"is not supported (supported: {names})")
     return {key: value.string_value for key, value in proto.parameters.items()}
 
 
 def _count(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str], key: str) -> int:
     least, default = _COUNTS[key]
     if default is None and key not in parameters:
-        raise _refused(proto, f'parameter "{key}"', "is missing")
+        raise refused(proto, f'parameter "{key}"', "is missing")
     text = parameters.get(key, str(default))
     if not text.isascii() or not text.isdecimal() or not least <= int(text) <= _MOST:
-        raise _refused(proto, f'parameter "{key}"', f'must be {least} to {_MOST}, found "{text}"')
+        raise refused(proto, f'parameter "{key}"', f'must be {least} to {_MOST}, found "{text}"')
     return int(text)
 
 
@@ -252,7 +263,7 @@ def _check_shapes(
             f'"{run_tokens}" with max_tokens "{max_tokens}" makes {shapes} shapes of runs, '
             f"the limit is {MAX_SHAPES}: lower run_tokens"
         )
-        raise _refused(proto, 'parameter "run_tokens"', problem)
+        raise refused(proto, 'parameter "run_tokens"', problem)
 
 
 def _one_of(
@@ -264,7 +275,7 @@ def _one_of(
     text = parameters.get(key, choices[0])
     if text not in choices:
         allowed = ", ".join(choices)
-        raise _refused(proto, f'parameter "{key}"', f'must be one of {allowed}, found "{text}"')
+        raise refused(proto, f'parameter "{key}"', f'must be one of {allowed}, found "{text}"')
     return text
 
 
@@ -272,34 +283,45 @@ def _run_alone(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str
     if RUN_ALONE not in parameters:
         return None
     if _one_of(proto, parameters, "layout", _LAYOUTS) == PACKED:
-        raise _refused(proto, f'parameter "{RUN_ALONE}"', 'is for the layout "padded"')
+        raise refused(proto, f'parameter "{RUN_ALONE}"', 'is for the layout "padded"')
     return _one_of(proto, parameters, RUN_ALONE, _FLAGS) == "true"
 
 
-def _engine(proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str]) -> str:
-    """Read Triton's accelerators, or the parameter `engine: auto`; never both."""
+def _engine(
+    proto: model_config_pb2.ModelConfig, parameters: Mapping[str, str], engines: EngineNames
+) -> str:
+    """Read Triton's accelerators, or the parameter `engine`; never both."""
     for field, _ in proto.optimization.ListFields():
         if field.name != "execution_accelerators":
-            raise _refused(proto, f"optimization.{field.name}", "is not supported")
+            raise refused(proto, f"optimization.{field.name}", "is not supported")
     accelerators = proto.optimization.execution_accelerators
-    if accelerators.gpu_execution_accelerator:
-        raise _refused(proto, "gpu_execution_accelerator", "is not supported")
-    named = list(accelerators.cpu_execution_accelerator)
+    if accelerators.gpu_execution_accelerator and not engines.gpu_accelerators:
+        raise refused(proto, "gpu_execution_accelerator", "is not supported")
+    known = {"cpu": engines.cpu_accelerators, "gpu": engines.gpu_accelerators}
+    named = [
+        *(("cpu", accelerator) for accelerator in accelerators.cpu_execution_accelerator),
+        *(("gpu", accelerator) for accelerator in accelerators.gpu_execution_accelerator),
+    ]
     if named and "engine" in parameters:
-        raise _refused(proto, 'parameter "engine"', "and execution_accelerators exclude each other")
-    if not named:
-        choice = parameters.get("engine", ONNXRUNTIME)
-        if choice not in (AUTO, ONNXRUNTIME):
-            problem = f'must be "{AUTO}" or "{ONNXRUNTIME}", found "{choice}"'
-            raise _refused(proto, 'parameter "engine"', problem)
-        return choice
-    for accelerator in named:
-        where = f'cpu_execution_accelerator "{accelerator.name}"'
-        if accelerator.name != OPENVINO or len(named) > 1:
-            raise _refused(proto, where, f'is not supported: "{OPENVINO}" alone is')
+        raise refused(proto, 'parameter "engine"', "and execution_accelerators exclude each other")
+    for kind, accelerator in named:
+        where = f'{kind}_execution_accelerator "{accelerator.name}"'
+        if accelerator.name not in known[kind] or len(named) > 1:
+            listed = _quoted(known[kind])
+            raise refused(proto, where, f"is not supported: {listed} alone is")
         if accelerator.parameters:
-            raise _refused(proto, where, "takes no parameters")
-    return OPENVINO
+            raise refused(proto, where, "takes no parameters")
+        return str(accelerator.name)
+    choice = parameters.get("engine", ONNXRUNTIME)
+    choices = (AUTO, *engines.parameters)
+    if choice not in choices:
+        problem = f'must be {_quoted(choices)}, found "{choice}"'
+        raise refused(proto, 'parameter "engine"', problem)
+    return choice
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
 
 
 def _default_prompt(
@@ -309,9 +331,5 @@ def _default_prompt(
 ) -> str | None:
     name = parameters.get("default_prompt")
     if name is not None and name not in prompts:
-        raise _refused(proto, 'parameter "default_prompt"', f'names no prompt: "{name}"')
+        raise refused(proto, 'parameter "default_prompt"', f'names no prompt: "{name}"')
     return name
-
-
-def _refused(proto: model_config_pb2.ModelConfig, field: str, problem: str) -> ModelError:
-    return ModelError(f"{proto.name or '(unnamed)'}/{MODEL_CONFIG_FILE}: {field} {problem}")

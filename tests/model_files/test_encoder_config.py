@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from vecserve_server.engines.registry import shipped_engines
 from vecserve_server.errors import ModelError
 from vecserve_server.importing.config_template import RequestDefaults, render_config
-from vecserve_server.model_files.model_config import (
+from vecserve_server.model_files.config_file import read_config_file
+from vecserve_server.model_files.encoder_config import (
     EncoderConfig,
     encoder_config,
-    read_model_config,
 )
 
 COMMITTED = Path(__file__).parents[2] / "model_repository" / "all-MiniLM-L6-v2" / "config.pbtxt"
@@ -29,7 +30,7 @@ def _accelerator(name: str, more: str = "") -> str:
 def parse(tmp_path: Path, text: str) -> EncoderConfig:
     path = tmp_path / "config.pbtxt"
     path.write_text(text, encoding="utf-8")
-    return encoder_config(read_model_config(path))
+    return encoder_config(read_config_file(path), shipped_engines().encoder_names)
 
 
 def test_the_committed_file_is_what_an_import_writes() -> None:
@@ -139,7 +140,7 @@ def test_an_unknown_field_is_refused_with_its_line(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.pbtxt is missing"):
-        read_model_config(tmp_path / "config.pbtxt")
+        read_config_file(tmp_path / "config.pbtxt")
 
 
 @pytest.mark.parametrize(

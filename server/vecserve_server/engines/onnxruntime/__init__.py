@@ -1,0 +1,3 @@
+"""ONNX Runtime, on the CPU and on GPUs by CUDA."""
+
+from __future__ import annotations

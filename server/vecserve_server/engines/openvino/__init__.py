@@ -1,0 +1,3 @@
+"""OpenVINO, on the CPU."""
+
+from __future__ import annotations
