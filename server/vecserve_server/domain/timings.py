@@ -5,11 +5,10 @@ Owns the stages that both protocols report. Must not know who measures or shows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
+class Timings(NamedTuple):
     """Nanoseconds of each stage, 0 for those that a request did not have.
 
     The compute stages are named as Triton's statistics are. Of work that ran in several runs they
@@ -27,11 +26,4 @@ class Timings:
 
     def longest(self, other: Timings) -> Timings:
         """Merge the times of work that ran side by side."""
-        return Timings(
-            queue_ns=max(self.queue_ns, other.queue_ns),
-            compute_input_ns=max(self.compute_input_ns, other.compute_input_ns),
-            compute_infer_ns=max(self.compute_infer_ns, other.compute_infer_ns),
-            compute_output_ns=max(self.compute_output_ns, other.compute_output_ns),
-            search_ns=max(self.search_ns, other.search_ns),
-            write_ns=max(self.write_ns, other.write_ns),
-        )
+        return Timings(*map(max, self, other))

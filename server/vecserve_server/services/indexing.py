@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
@@ -201,7 +201,7 @@ class IndexingService:
             | prepared.unchanged,
             errors={**prepared.errors, **refused},
             unchanged=prepared.unchanged.keys(),
-            timings=replace(prepared.timings, write_ns=self._clock_ns() - started_ns),
+            timings=prepared.timings._replace(write_ns=self._clock_ns() - started_ns),
         )
 
     async def _embed(

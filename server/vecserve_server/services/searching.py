@@ -129,7 +129,7 @@ class SearchingService:
         return Searched(
             answers=answers,
             errors=resolved.errors,
-            timings=replace(resolved.timings, search_ns=search_ns),
+            timings=resolved.timings._replace(search_ns=search_ns),
         )
 
     def _checked(self, wanted: Wanted, spec: CollectionSpec, query_count: int) -> Wanted:

@@ -123,11 +123,7 @@ class Embedder:
             call.vectors[list(fitting)] = finish(
                 encoded.result, dim=call.vectors.shape[1], normalise=call.normalise
             )
-            timings = Timings(
-                queue_ns=encoded.timings.queue_ns,
-                compute_input_ns=prepare_ns,
-                compute_infer_ns=encoded.timings.compute_infer_ns,
-            )
+            timings = encoded.timings._replace(compute_input_ns=prepare_ns)
         call.timings = call.timings.longest(timings)
 
 

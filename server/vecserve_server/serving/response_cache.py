@@ -178,7 +178,7 @@ class CachedInference:
         if request.deadline_ns is not None and request.deadline_ns <= now_ns:
             raise DeadlineExceeded("the deadline passed before the answer was there")
         if request.timeout_us and started_ns + request.timeout_us * 1000 <= now_ns:
-            raise QueueTimeout("Request timeout expired")
+            raise QueueTimeout("the request waited for the answer for longer than it may")
 
     async def _key(self, request: TensorRequest) -> Key:
         if _is_large(request.inputs):
