@@ -55,7 +55,8 @@ from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.services import reindexing as reindexing_module
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.catalog import Catalog
+from vecserve_server.serving.model_versions import ServedModel
 from vecserve_server.settings.settings import ReindexSettings
 from vecserve_server.storage.folders.data_folder import DataFolder
 from vecserve_server.storage.rows.writer import RowWriter

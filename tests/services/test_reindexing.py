@@ -35,7 +35,8 @@ from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.services.reindex_rules import DAY_MS, is_running
 from vecserve_server.services.reindexing import Progress, ReindexingService
 from vecserve_server.services.upkeep import UpkeepService
-from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.catalog import Catalog
+from vecserve_server.serving.model_versions import ServedModel
 from vecserve_server.settings.settings import ReindexSettings
 from vecserve_server.storage.folders.data_folder import DataFolder
 from vecserve_server.storage.folders.manifest import Generation, Retired

@@ -11,8 +11,8 @@ from vecserve.inference import model_config_pb2
 from vecserve_server.domain.tensors import TensorReply, TensorRequest
 from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.errors import InvalidArgument, NotFound
-from vecserve_server.serving.catalog import Catalog, ServedModel
-from vecserve_server.serving.model_versions import LoadedVersion
+from vecserve_server.serving.catalog import Catalog
+from vecserve_server.serving.model_versions import LoadedVersion, ServedModel
 
 
 async def never(request: TensorRequest) -> TensorReply:

@@ -16,8 +16,9 @@ from vecserve_server.domain.timings import Timings
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import FailedPrecondition, FieldPath, InvalidArgument, RequestError
-from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.catalog import Catalog
 from vecserve_server.serving.embedder import Embedder, shorten
+from vecserve_server.serving.model_versions import ServedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

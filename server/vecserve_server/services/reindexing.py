@@ -33,8 +33,9 @@ from vecserve_server.services.reindex_rules import (
     succeeds,
 )
 from vecserve_server.services.row_embedding import rows_with
-from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.catalog import Catalog
 from vecserve_server.serving.embedder import Embedder
+from vecserve_server.serving.model_versions import ServedModel
 from vecserve_server.settings.settings import ReindexSettings
 from vecserve_server.storage.folders.manifest import Generation, Manifest, Reindex, Retired
 

@@ -12,7 +12,8 @@ from vecserve_server.collections.collections import Collections
 from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.vectors import ModelRef
 from vecserve_server.observability.process import resident_bytes
-from vecserve_server.serving.catalog import Catalog, ServedModel
+from vecserve_server.serving.catalog import Catalog
+from vecserve_server.serving.model_versions import ServedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from vecserve_server.domain.inputs import Embeddable, Text
 from vecserve_server.domain.rows import NewRow, Row, Source
 from vecserve_server.domain.vectors import Vectors
 from vecserve_server.errors import CapacityError, Draining, FailedPrecondition
-from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.embedder import Embedder, shorten
+from vecserve_server.serving.model_versions import ServedModel
 
 TRIES = 60
 WAIT_S = 0.5

@@ -13,8 +13,6 @@ from vecserve_server.errors import InvalidArgument, NotFound
 from vecserve_server.serving.model_record import ModelRecord
 from vecserve_server.serving.model_versions import LoadedVersion, ServedModel
 
-__all__ = ["Catalog", "ServedModel"]
-
 
 class Catalog:
     """Models by name and version: the one place that says what serves."""

@@ -23,7 +23,7 @@ from vecserve_server.encoding.preprocessor import Preparation, Prepared, Preproc
 from vecserve_server.errors import FieldPath, InvalidArgument, RequestError, Unsupported
 from vecserve_server.model_files.encoder_config import EncoderConfig
 from vecserve_server.observability.metrics import Metrics, length_label
-from vecserve_server.serving.catalog import ServedModel
+from vecserve_server.serving.model_versions import ServedModel
 from vecserve_server.settings.settings import LimitSettings
 
 MAX_PROMPT_BYTES = 4096

@@ -25,9 +25,8 @@ from vecserve_server.observability.metrics import Metrics
 from vecserve_server.observability.model_statistics import ModelStatistics
 from vecserve_server.scheduling.compute import Compute
 from vecserve_server.scheduling.dispatcher import OnBatch
-from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.embedder import Embedder
-from vecserve_server.serving.model_versions import LoadedVersion, VersionSource
+from vecserve_server.serving.model_versions import LoadedVersion, ServedModel, VersionSource
 from vecserve_server.serving.text_model import TextInference, unlisted_inputs
 
 StartCompute: TypeAlias = Callable[[TextModel, OnBatch], Compute[Sequence[TokenIds], Encodings]]

@@ -18,8 +18,8 @@ from vecserve_server.domain.tensors import TensorReply, TensorRequest, Tensors
 from vecserve_server.domain.urgency import Urgency
 from vecserve_server.domain.vectors import TokenIds
 from vecserve_server.errors import InvalidArgument
-from vecserve_server.serving.catalog import ServedModel
 from vecserve_server.serving.embedder import Embedder, finish
+from vecserve_server.serving.model_versions import ServedModel
 
 TEXT, TOKENS, MASK, OUTPUT = "text", "input_ids", "attention_mask", "embedding"
 
