@@ -49,6 +49,7 @@ from vecserve_server.services.collection_vectors import CollectionEmbedder
 from vecserve_server.services.declaring import DeclaringService
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
+from vecserve_server.services.inference import InferenceService
 from vecserve_server.services.reading import ReadingService
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.reporting import ReportingService
@@ -212,7 +213,7 @@ class _Application:
         stack.push_async_callback(upkeep.close)
         await asyncio.to_thread(upkeep.open)
         return Core(
-            models=models.control,
+            inference=InferenceService(models=models.control),
             embedding=EmbeddingService(catalog=catalog, embedder=embedder),
             declaring=DeclaringService(
                 collections=collections, catalog=catalog, wall_clock_ms=wall_clock_ms

@@ -29,7 +29,7 @@ from vecserve_server.gateway.kserve.servicer import InferenceServicer
 from vecserve_server.gateway.kserve.shared_memory import SHARED_MEMORY_FOLDER, SharedMemoryRegions
 from vecserve_server.observability.metrics import make_metrics
 from vecserve_server.observability.model_statistics import ModelStatistics, VersionStatistics
-from vecserve_server.services.inference import TensorModel
+from vecserve_server.services.inference import InferenceService, TensorModel
 from vecserve_server.settings.server_settings import ServerSettings
 from vecserve_server.settings.settings import LimitSettings
 
@@ -189,7 +189,7 @@ async def echo_server(
     )
     port = server.add_insecure_port("127.0.0.1:0")
     servicer: Any = InferenceServicer(
-        models=control,
+        service=InferenceService(models=control),
         scope=scope,
         regions=echo_regions(scope),
         logs_tensor_values=logs_tensor_values,

@@ -26,11 +26,13 @@ from tests.gateway.echo_model import (
     echo_scope,
 )
 from tests.gateway.mutations import COUNT, PARAMETERS, mutated, scrambled
+from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.errors import RequestError
 from vecserve_server.gateway.kserve.contract import make_contract
 from vecserve_server.gateway.kserve.infer import Inference
 from vecserve_server.gateway.kserve.parameters import request_parameters, requested_output
 from vecserve_server.gateway.kserve.trace_log import TraceLog
+from vecserve_server.services.inference import InferenceService
 
 T = TypeVar("T")
 ALLOWED = {
@@ -137,7 +139,7 @@ async def test_mutated_messages_are_answered_or_refused(tmp_path: Path) -> None:
     model = EchoModel()
     model.gate.set()
     inference = Inference(
-        models=OneModel(model=model),
+        service=InferenceService(models=OneModel(model=model)),
         regions=regions,
         traces=TraceLog(logger=logging.getLogger("vecserve.trace")),
         scope=scope,
@@ -151,7 +153,7 @@ async def test_mutated_messages_are_answered_or_refused(tmp_path: Path) -> None:
         except DecodeError:
             continue
         try:
-            response = await inference.answer(request, None)
+            response = await inference.answer(request, ANONYMOUS)
         except RequestError:
             refused += 1
         else:

@@ -30,7 +30,7 @@ from vecserve_server.services.classifying import ClassifyingService
 from vecserve_server.services.declaring import DeclaringService
 from vecserve_server.services.embedding import EmbeddingService
 from vecserve_server.services.indexing import IndexingService
-from vecserve_server.services.inference import Models
+from vecserve_server.services.inference import InferenceService
 from vecserve_server.services.reading import ReadingService
 from vecserve_server.services.reindexing import ReindexingService
 from vecserve_server.services.reporting import ReportingService
@@ -44,7 +44,7 @@ from vecserve_server.settings.settings import LimitSettings, Settings
 class Core:
     """What the servicers work with."""
 
-    models: Models
+    inference: InferenceService
     embedding: EmbeddingService
     declaring: DeclaringService
     indexing: IndexingService
@@ -94,7 +94,7 @@ def build_servicers(
             answering=answering,
         ),
         inference=InferenceServicer(
-            models=core.models,
+            service=core.inference,
             scope=scope,
             regions=shared_memory_regions(settings.server, metrics),
             logs_tensor_values=settings.log.trace_tensors == "values",

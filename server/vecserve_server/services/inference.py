@@ -1,6 +1,7 @@
-"""What the inference protocol asks of the models: find, hold and run them, load, unload and count.
+"""Infer with any model, and say which models serve: the use cases of the inference protocol.
 
-Owns the face that a gateway sees. Must not know protocols, nor how models come and go.
+Owns the face that a gateway sees, and what must stand behind it. Must not know protocols, nor how
+models come and go.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from vecserve.inference import model_config_pb2
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.models import ModelEntry
 from vecserve_server.domain.tensors import Infer
 from vecserve_server.observability.model_statistics import VersionStatistics
@@ -97,3 +99,53 @@ class Models(Protocol):
     def is_ready(self, name: str, version: str) -> bool:
         """Tell whether a version takes requests; unknown ones do not."""
         ...
+
+
+class InferenceService:
+    """Hold, load, unload and count models for callers. Loop only.
+
+    Whether a caller may, will be asked here; today all are anonymous, and may.
+    """
+
+    def __init__(self, *, models: Models) -> None:
+        self._models = models
+
+    def lease(
+        self,
+        name: str,
+        version: str,
+        caller: Caller,
+    ) -> AbstractContextManager[TensorModel]:
+        """See `Models.lease`."""
+        return self._models.lease(name, version)
+
+    def is_ready(self, name: str, version: str, caller: Caller) -> bool:
+        """See `Models.is_ready`."""
+        return self._models.is_ready(name, version)
+
+    async def index(self, caller: Caller, *, ready_only: bool) -> Sequence[ModelEntry]:
+        """See `Models.index`."""
+        return await self._models.index(ready_only)
+
+    async def statistics(
+        self,
+        name: str,
+        version: str,
+        caller: Caller,
+    ) -> Sequence[VersionStatistics]:
+        """See `Models.statistics`."""
+        return await self._models.statistics(name, version)
+
+    async def load(
+        self,
+        name: str,
+        config_json: str | None,
+        files: MutableMapping[str, bytes],
+        caller: Caller,
+    ) -> None:
+        """See `Models.load`."""
+        await self._models.load(name, config_json, files)
+
+    async def unload(self, name: str, caller: Caller, *, unload_dependents: bool) -> None:
+        """See `Models.unload`."""
+        await self._models.unload(name, unload_dependents)

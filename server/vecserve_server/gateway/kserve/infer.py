@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from vecserve.inference import service_pb2
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.tensors import TensorReply, TensorRequest
 from vecserve_server.errors import EngineError, InvalidArgument
 from vecserve_server.gateway.common.call import CallScope
@@ -32,7 +33,7 @@ from vecserve_server.gateway.kserve.shared_memory import Region, SharedMemoryReg
 from vecserve_server.gateway.kserve.tensors import BYTES, read_raw, read_typed, write_raw
 from vecserve_server.gateway.kserve.trace_log import TraceLog
 from vecserve_server.gateway.kserve.words import REWORDED, reworded
-from vecserve_server.services.inference import Models, TensorModel
+from vecserve_server.services.inference import InferenceService, TensorModel
 
 Request: TypeAlias = service_pb2.ModelInferRequest
 Response: TypeAlias = service_pb2.ModelInferResponse
@@ -46,35 +47,33 @@ class Inference:
     def __init__(
         self,
         *,
-        models: Models,
+        service: InferenceService,
         regions: SharedMemoryRegions,
         traces: TraceLog,
         scope: CallScope,
     ) -> None:
-        self._models = models
+        self._service = service
         self._regions = regions
         self._traces = traces
         self._scope = scope
         self._contracts = Contracts()
 
-    async def answer(
-        self, request: Request, deadline_ns: int | None, *, streamed: bool = False
-    ) -> Response:
+    async def answer(self, request: Request, caller: Caller, *, streamed: bool = False) -> Response:
         """Infer; raises the errors of `errors.py`, naming the tensor at fault."""
         try:
             with self._scope.admit(request) as arrived_ns:
-                response = await self._answer(request, deadline_ns, arrived_ns)
+                response = await self._answer(request, caller, arrived_ns)
         except REWORDED as error:
             raise reworded(error) from error
         if streamed:
             response.parameters[FINAL_RESPONSE].bool_param = True
         return response
 
-    async def _answer(self, request: Request, deadline_ns: int | None, started_ns: int) -> Response:
+    async def _answer(self, request: Request, caller: Caller, started_ns: int) -> Response:
         if not request.model_name:
             raise InvalidArgument("model_name", "is empty")
         parameters = request_parameters(request)
-        lease = self._models.lease(request.model_name, request.model_version)
+        lease = self._service.lease(request.model_name, request.model_version, caller)
         with lease as model:
             contract = self._contracts.of(model)
             rows = contract.check_inputs(request)
@@ -93,7 +92,7 @@ class Inference:
                             outputs=_names(request, wanted),
                             priority=parameters.priority,
                             timeout_us=parameters.timeout_us,
-                            deadline_ns=deadline_ns,
+                            deadline_ns=caller.deadline_ns,
                         )
                     )
                     writer = _Writer(model, contract, reply, shared)

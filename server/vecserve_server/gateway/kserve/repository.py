@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vecserve.inference import service_pb2
+from vecserve_server.domain.caller import Caller
 from vecserve_server.domain.models import ModelEntry
 from vecserve_server.errors import (
     InvalidArgument,
@@ -19,17 +20,19 @@ from vecserve_server.errors import (
     Unsupported,
 )
 from vecserve_server.gateway.kserve.words import STATES, field_name
-from vecserve_server.services.inference import Models
+from vecserve_server.services.inference import InferenceService
 
 CONFIG, FILE_PREFIX, DEPENDENTS = "config", "file:", "unload_dependents"
 
 
-async def load(models: Models, request: service_pb2.RepositoryModelLoadRequest) -> None:
+async def load(
+    service: InferenceService, request: service_pb2.RepositoryModelLoadRequest, caller: Caller
+) -> None:
     """Load a model, with the configuration and the files of the request if it brings them."""
     _check_names(request)
     name = request.model_name
     try:
-        await models.load(name, *_contents(request))
+        await service.load(name, *_contents(request), caller)
     except InvalidArgument as error:
         field = f"{_failed(name)}: {field_name(error.path)}"
         raise InvalidArgument(field, error.problem) from error
@@ -61,7 +64,9 @@ def _contents(
     return config, files
 
 
-async def unload(models: Models, request: service_pb2.RepositoryModelUnloadRequest) -> None:
+async def unload(
+    service: InferenceService, request: service_pb2.RepositoryModelUnloadRequest, caller: Caller
+) -> None:
     """Unload a model."""
     _check_names(request)
     dependents = False
@@ -69,7 +74,7 @@ async def unload(models: Models, request: service_pb2.RepositoryModelUnloadReque
         if name != DEPENDENTS:
             raise InvalidArgument("parameters", f"{name!r} is unknown")
         dependents = _typed(name, parameter, "bool_param")
-    await models.unload(request.model_name, dependents)
+    await service.unload(request.model_name, caller, unload_dependents=dependents)
 
 
 def index_entry(entry: ModelEntry) -> service_pb2.RepositoryIndexResponse.ModelIndex:

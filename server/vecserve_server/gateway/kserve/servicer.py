@@ -28,7 +28,7 @@ from vecserve_server.gateway.kserve.statistics import statistics_message
 from vecserve_server.gateway.kserve.trace_log import TraceLog
 from vecserve_server.gateway.kserve.words import REWORDED, not_available, reworded
 from vecserve_server.observability.logging import LOGGER_NAME, get_logger
-from vecserve_server.services.inference import Models
+from vecserve_server.services.inference import InferenceService
 
 # Metadata by which a client asks that the first failure ends its stream, with a status.
 STATUS_ON_ERROR = ("triton_grpc_error", "true")
@@ -58,19 +58,19 @@ class InferenceServicer:
     def __init__(
         self,
         *,
-        models: Models,
+        service: InferenceService,
         scope: CallScope,
         regions: SharedMemoryRegions,
         logs_tensor_values: bool = False,
     ) -> None:
         """Let traces hold the values of tensors only where `logs_tensor_values`."""
-        self._models = models
+        self._service = service
         self._scope = scope
         self._regions = regions
         self._traces = TraceLog(logger=get_logger("trace"), with_values=logs_tensor_values)
         self._log_levels = LogLevels(logging.getLogger(LOGGER_NAME))
         self._inference = Inference(
-            models=models, regions=self._regions, traces=self._traces, scope=scope
+            service=service, regions=self._regions, traces=self._traces, scope=scope
         )
 
     async def ServerLive(
@@ -89,7 +89,9 @@ class InferenceServicer:
         self, request: service_pb2.ModelReadyRequest, context: Context
     ) -> service_pb2.ModelReadyResponse:
         """Tell whether a model takes work."""
-        known = bool(request.name) and self._models.is_ready(request.name, request.version)
+        known = bool(request.name) and self._service.is_ready(
+            request.name, request.version, context.caller
+        )
         return service_pb2.ModelReadyResponse(ready=known and not self._scope.closing.is_set())
 
     @admitted
@@ -107,9 +109,9 @@ class InferenceServicer:
     ) -> service_pb2.ModelMetadataResponse:
         """Describe a model's tensors, and name its ready versions."""
         _require_model(request.name)
-        index = await self._models.index(ready_only=True)
+        index = await self._service.index(context.caller, ready_only=True)
         ready = [entry.version for entry in index if entry.name == request.name]
-        with self._models.lease(request.name, request.version) as model:
+        with self._service.lease(request.name, request.version, context.caller) as model:
             return model_metadata(model, [request.version] if request.version else ready)
 
     @admitted
@@ -118,7 +120,7 @@ class InferenceServicer:
     ) -> service_pb2.ModelConfigResponse:
         """Return a model's configuration as it is in force."""
         _require_model(request.name)
-        with self._models.lease(request.name, request.version) as model:
+        with self._service.lease(request.name, request.version, context.caller) as model:
             return service_pb2.ModelConfigResponse(config=model.config)
 
     @admitted
@@ -127,7 +129,7 @@ class InferenceServicer:
     ) -> service_pb2.ModelStatisticsResponse:
         """Return what was counted for a model, or for all."""
         try:
-            counted = await self._models.statistics(request.name, request.version)
+            counted = await self._service.statistics(request.name, request.version, context.caller)
         except InvalidArgument as error:
             raise not_available(error, request.name) from error
         return service_pb2.ModelStatisticsResponse(model_stats=map(statistics_message, counted))
@@ -136,20 +138,19 @@ class InferenceServicer:
         self, request: service_pb2.ModelInferRequest, context: Context
     ) -> service_pb2.ModelInferResponse:
         """Infer once."""
-        return await self._inference.answer(request, context.caller.deadline_ns)
+        return await self._inference.answer(request, context.caller)
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[service_pb2.ModelInferRequest], context: Context
     ) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
         """Infer for each request of a stream, in order; a failure is told and the rest goes on."""
-        deadline_ns = context.caller.deadline_ns
         ends_on_error = STATUS_ON_ERROR in context.metadata()
 
         async def answer(
             request: service_pb2.ModelInferRequest,
         ) -> service_pb2.ModelStreamInferResponse:
             try:
-                response = await self._inference.answer(request, deadline_ns, streamed=True)
+                response = await self._inference.answer(request, context.caller, streamed=True)
             except Exception as error:
                 if ends_on_error:
                     raise
@@ -172,7 +173,7 @@ class InferenceServicer:
     ) -> service_pb2.RepositoryIndexResponse:
         """List the models of the repository with their states."""
         repository.check_repository_name(request.repository_name)
-        entries = await self._models.index(request.ready)
+        entries = await self._service.index(context.caller, ready_only=request.ready)
         return service_pb2.RepositoryIndexResponse(models=map(repository.index_entry, entries))
 
     @admitted
@@ -180,7 +181,7 @@ class InferenceServicer:
         self, request: service_pb2.RepositoryModelLoadRequest, context: Context
     ) -> service_pb2.RepositoryModelLoadResponse:
         """Load or reload a model, as its files say or as the request does."""
-        await repository.load(self._models, request)
+        await repository.load(self._service, request, context.caller)
         return service_pb2.RepositoryModelLoadResponse()
 
     @admitted
@@ -188,7 +189,7 @@ class InferenceServicer:
         self, request: service_pb2.RepositoryModelUnloadRequest, context: Context
     ) -> service_pb2.RepositoryModelUnloadResponse:
         """Take a model out of service."""
-        await repository.unload(self._models, request)
+        await repository.unload(self._service, request, context.caller)
         return service_pb2.RepositoryModelUnloadResponse()
 
     @admitted
@@ -255,7 +256,7 @@ class InferenceServicer:
     ) -> service_pb2.TraceSettingResponse:
         """Set, clear and return the trace settings of a model, or of all."""
         if request.model_name:
-            with self._models.lease(request.model_name, ""):
+            with self._service.lease(request.model_name, "", context.caller):
                 pass  # NotFound for what is not served
         self._traces.update(
             request.model_name, {name: each.value for name, each in request.settings.items()}
