@@ -57,7 +57,7 @@ PATHS = {
         "gateway.vecserve.search_servicer.SearchServicer.Search",
         "services.searching.SearchingService.search",
         "collections.collection.Collection.retrieve",
-        "collections.retrieval.Retrieval.steps",
+        "collections.hits.retrieval.Retrieval.steps",
         "index.vectors.vector_index.VectorIndex.search",
     ),
     "ModelInfer, of texts": (

@@ -11,8 +11,8 @@ import numpy as np
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.collections.opening import Bounds
-from vecserve_server.collections.retrieval import Asked
 from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType
 from vecserve_server.domain.conditions import Exists
 from vecserve_server.domain.rows import NewRow

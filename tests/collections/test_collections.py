@@ -14,7 +14,7 @@ import pytest
 
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
-from vecserve_server.collections.retrieval import Asked
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.domain.collections import CollectionSpec
 from vecserve_server.domain.rows import NewRow
 from vecserve_server.domain.searching import Wanted

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vecserve_server.collections.fusion import Ranked, from_dense, from_lexical, fuse
+from vecserve_server.collections.hits.fusion import Ranked, from_dense, from_lexical, fuse
 from vecserve_server.domain.searching import Fusion, ReciprocalRank, WeightedSum
 
 SIDES = st.dictionaries(

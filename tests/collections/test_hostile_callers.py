@@ -12,7 +12,7 @@ import pytest
 
 from tests.collections.served_store import ANY, BOUNDS, DIM, ENDLESS, PATIENCE_S, Store, found
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.searching import Mode, Wanted
 from vecserve_server.errors import DeadlineExceeded, NotFound

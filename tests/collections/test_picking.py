@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vecserve_server.collections.picking import Picked, check_text_bytes, with_texts
+from vecserve_server.collections.hits.picking import Picked, check_text_bytes, with_texts
 from vecserve_server.domain.rows import Hit, Row, Source
 from vecserve_server.errors import InvalidArgument
 

@@ -14,7 +14,7 @@ import pytest
 from tests.crash.bit_flips import SPECS, row
 from tests.crash.store import Store, opened
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.conditions import OneOf
 from vecserve_server.domain.searching import Mode, Wanted

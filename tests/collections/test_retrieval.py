@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.storage.payloads import CONDITIONS, MISSING, PAYLOADS, canonical, matches, value_of
-from vecserve_server.collections import retrieval
-from vecserve_server.collections.retrieval import Asked, Retrieval
+from vecserve_server.collections.hits import retrieval
+from vecserve_server.collections.hits.retrieval import Asked, Retrieval
 from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis
 from vecserve_server.domain.conditions import Bounds, NumberIn, OneOf
 from vecserve_server.domain.rows import NewRow

@@ -27,7 +27,7 @@ from tests.crash.scenarios import Journal
 from tests.crash.store import SPEC, Store, check_refusal, opened
 from tests.crash.sweep import in_fork
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import FieldSpec, FieldType, TextAnalysis, Tokeniser
 from vecserve_server.domain.conditions import Bounds, Condition, InstantIn, NumberIn, OneOf

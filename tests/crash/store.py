@@ -35,8 +35,8 @@ from tests.crash.model import (
 from tests.index.oracle import InlineBuilder
 from vecserve_server.collections.collection import Collection
 from vecserve_server.collections.collections import Collections
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.collections.rebuilding import copy_row
-from vecserve_server.collections.retrieval import Asked
 from vecserve_server.domain.caller import ANONYMOUS
 from vecserve_server.domain.collections import CollectionSpec, FieldSpec, FieldType
 from vecserve_server.domain.conditions import Bounds, NumberIn

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.collections.checking import Checked, check, check_rows
+from vecserve_server.collections.hits.retrieval import Asked, Retrieval, Steps
 from vecserve_server.collections.jobs import Jobs
 from vecserve_server.collections.read_shares import ReadShares
 from vecserve_server.collections.removals import Removals
-from vecserve_server.collections.retrieval import Asked, Retrieval, Steps
 from vecserve_server.collections.standing import ALL_WELL, Standing, down, without_segments
 from vecserve_server.collections.unchanged import unchanged_seqs
 from vecserve_server.collections.write_gate import WriteGate

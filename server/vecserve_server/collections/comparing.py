@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecserve_server.collections.collection import Collection
-from vecserve_server.collections.retrieval import Asked
+from vecserve_server.collections.hits.retrieval import Asked
 from vecserve_server.domain.rows import Hit
 from vecserve_server.domain.searching import Wanted
 from vecserve_server.domain.vectors import Vectors

@@ -13,14 +13,14 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vecserve_server.collections.fusion import (
+from vecserve_server.collections.hits.fusion import (
     Candidate,
     Ranked,
     from_dense,
     from_lexical,
     fuse,
 )
-from vecserve_server.collections.picking import (
+from vecserve_server.collections.hits.picking import (
     Picked,
     check_text_bytes,
     pick,

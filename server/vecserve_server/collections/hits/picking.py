@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from vecserve_server.collections.fusion import Candidate
+from vecserve_server.collections.hits.fusion import Candidate
 from vecserve_server.domain.rows import Hit, Row
 from vecserve_server.domain.searching import Wanted
 from vecserve_server.errors import InvalidArgument
