@@ -50,9 +50,11 @@ demo: $(MODEL) ## Serve, index the standard library's docstrings, search them, s
 serve: $(MODEL) ## Serve on 127.0.0.1:8001 until interrupted (ARGS="--port 9001 …")
 	$(BIN)/vecserve serve $(ARGS)
 
+WORKERS ?= 2
+
 .PHONY: test
-test: $(MODEL) ## Run the tests (ARGS="-k search …")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(MODEL) ## Run the tests, in two processes (ARGS="-k search …", WORKERS=0: in one)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: test-quiet
 test-quiet: $(MODEL) ## Have every command run for a minute where nothing can leave the machine or stay in the home folder

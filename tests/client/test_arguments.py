@@ -81,7 +81,7 @@ def test_a_dictionary_is_a_filter(where: Mapping[str, Any], expected: Filter) ->
         ({"price": {"gt": None}}, r"where\['price'\]\['gt'\]: None is no bound"),
         ({"price": {"gt": True}}, "is no bound"),
         ({"price": float("nan")}, r"where\['price'\]: nan is no JSON scalar"),
-        ({"price": object()}, "is no JSON scalar"),
+        ({"price": ...}, "is no JSON scalar"),
         ({"price": [[1]]}, "is no JSON scalar"),
         ({"price": {"exists": 1}}, "must be True or False"),
         ({"price": {"prefix": 1}}, "must be a string"),

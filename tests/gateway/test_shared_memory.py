@@ -303,7 +303,7 @@ def test_regions_of_one_object_share_a_descriptor(
     with regions.hold({"f": "29"}) as held:
         assert held["f"].read("f", offset=0, size_bytes=1) == bytes([29])
     regions.unregister("")
-    assert descriptors() == before
+    assert descriptors() <= before  # what other tests left behind may go meanwhile
 
 
 def test_the_bytes_of_all_regions_are_bounded(tmp_path: Path) -> None:
