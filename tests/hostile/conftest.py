@@ -32,7 +32,8 @@ SLACK = Size(resident_bytes=80_000_000, threads=4, descriptors=10)
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory, serving_repository: Path) -> Iterator[Target]:
     """A server with a small collection to search and a large one."""
-    repository = Repository(tmp_path_factory.mktemp("repository"), serving_repository)
+    folder = tmp_path_factory.mktemp("repository") / "models"
+    repository = Repository(folder, serving_repository)
     repository.add("1")
     add_short_model(repository)
     server = start_server(

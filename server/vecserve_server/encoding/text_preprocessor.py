@@ -45,6 +45,8 @@ class TextPreprocessor:
 
     def cut(self, items: Sequence[Embeddable], preparation: Preparation) -> list[list[int]]:
         """See `Preprocessor`."""
+        if len(items) == 1:
+            return [[0]]
         before = len(preparation.prompt)
         texts = _texts(items)
         return pieces(range(len(texts)), lambda index: before + len(texts[index]))

@@ -43,7 +43,8 @@ class _Call:
     tokens: list[int]
     total_tokens: list[int]
     errors: dict[int, RequestError] = field(default_factory=dict)
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings | None = None
+    """None until a piece is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Embedder:
             tokens=call.tokens,
             total_tokens=call.total_tokens,
             errors=call.errors,
-            timings=call.timings,
+            timings=call.timings or Timings(),
         )
 
     async def _embed_piece(self, call: _Call, piece: _Piece) -> None:
@@ -115,7 +116,6 @@ class Embedder:
         )
         prepare_ns = self._clock_ns() - started_ns
         fitting = _fitting(call, zip(piece.places, prepared, strict=True))
-        timings = Timings(compute_input_ns=prepare_ns)
         if fitting:
             encoded = await call.served.compute.submit(
                 [item.sequence for item in fitting.values()], call.urgency, admitted=True
@@ -123,8 +123,11 @@ class Embedder:
             call.vectors[list(fitting)] = finish(
                 encoded.result, dim=call.vectors.shape[1], normalise=call.normalise
             )
-            timings = encoded.timings._replace(compute_input_ns=prepare_ns)
-        call.timings = call.timings.longest(timings)
+            spent = encoded.timings
+            timings = Timings(spent.queue_ns, prepare_ns, spent.compute_infer_ns)
+        else:
+            timings = Timings(compute_input_ns=prepare_ns)
+        call.timings = timings.longest(call.timings) if call.timings else timings
 
 
 def _begin(
@@ -154,7 +157,7 @@ def _begin(
 def _name(index: int, item: Embeddable | RequestError) -> FieldPath:
     if isinstance(item, RequestError):
         return ("inputs", index)
-    return ("inputs", index, item.modality.value)
+    return ("inputs", index, item.modality)
 
 
 def _good_inputs(call: _Call) -> dict[Modality, dict[int, Embeddable]]:
@@ -182,13 +185,17 @@ def _preprocessor(served: ServedModel, name: FieldPath, item: Embeddable) -> Pre
 
 
 def _cut(call: _Call, good: Mapping[Modality, Mapping[int, Embeddable]]) -> list[_Piece]:
-    cut = []
+    cut: list[_Piece] = []
     for modality, items in good.items():
         preprocessor = call.served.preprocessors[modality]
         places, values = list(items), list(items.values())
+        pieces = preprocessor.cut(values, call.preparation)
+        if len(pieces) == 1:
+            cut.append(_Piece(preprocessor, places, values))
+            continue
         cut += [
             _Piece(preprocessor, [places[i] for i in piece], [values[i] for i in piece])
-            for piece in preprocessor.cut(values, call.preparation)
+            for piece in pieces
         ]
     return cut
 
