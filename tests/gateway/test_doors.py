@@ -259,8 +259,12 @@ def test_what_is_not_packed_is_left_as_it_is(first: bytes, rest: bytes) -> None:
         assert asyncio.run(decoded(message)) == expected
 
 
-async def test_a_refused_request_is_not_kept(echo: Any) -> None:
-    request = service_pb2.ModelInferRequest(model_name="absent", id="x" * (8 * MIB))
+@pytest.mark.parametrize(
+    ("model", "code"), [("absent", Code.NOT_FOUND), ("echo", Code.INVALID_ARGUMENT)]
+)
+async def test_a_refused_request_is_not_kept(echo: Any, model: str, code: Code) -> None:
+    request = service_pb2.ModelInferRequest(model_name=model, id="x" * (8 * MIB))
+    request.inputs.add(name="nobody", datatype="INT64", shape=[1])
     message = request.SerializeToString()
     gc.collect()
     gc.disable()
@@ -270,7 +274,7 @@ async def test_a_refused_request_is_not_kept(echo: Any) -> None:
             await end_of(call(message))
             before = resident_bytes()
             for _ in range(20):
-                assert (await end_of(call(message)))[0] is Code.NOT_FOUND
+                assert (await end_of(call(message)))[0] is code
         assert resident_bytes() - before < 60 * MIB
     finally:
         gc.enable()

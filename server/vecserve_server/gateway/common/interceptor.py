@@ -23,6 +23,7 @@ from vecserve_server.gateway.common.status_table import Dialect
 from vecserve_server.observability.metrics import Metrics
 
 TRITON_SERVICE = "/inference."
+MAX_CAUSES = 16
 Handler = Any  # grpc's RpcMethodHandler: a named tuple without useful types
 
 
@@ -204,9 +205,7 @@ class _Observed:
                 await self._owner.fail(self._method, self._context, error)
         finally:
             if error is not None:
-                # gRPC keeps the failure in a cycle, and that would keep the request in memory until
-                # the garbage collector comes by.
-                clear_frames(error.__traceback__)
+                _let_go(error)
             seconds = (self._owner.clock_ns() - self._started_ns) / 1e9
             self._owner.observe(self._method, self._code(error), seconds)
 
@@ -217,6 +216,19 @@ class _Observed:
         if not code:
             return "OK"
         return code.name if isinstance(code, grpc.StatusCode) else str(code)
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the frames of a failure and of all that caused it: they hold the request.
+
+    gRPC keeps the failure in a cycle, which lives until the garbage collector comes by.
+    """
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None:
+            return
+        clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 def _is_ours(behaviour: Callable[..., Any]) -> bool:
