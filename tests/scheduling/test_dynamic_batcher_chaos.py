@@ -105,10 +105,17 @@ def start(cores: Cores, *, share_identical: bool) -> TextBatcher:
     )
 
 
+def alive() -> dict[int, object]:
+    """Return what waits or waited and is in memory, by identity; other tests may leave some."""
+    gc.collect()
+    return {id(each): each for each in gc.get_objects() if isinstance(each, Computation | Ticket)}
+
+
 @pytest.mark.parametrize("share_identical", [True, False])
 async def test_no_operation_leaves_a_hung_or_a_wrong_answer(*, share_identical: bool) -> None:
     dice = random.Random(5)
     threads = set(threading.enumerate())
+    others = alive()
     cores = Cores(count=2)
     batchers = [start(cores, share_identical=share_identical) for _ in range(2)]
     tasks: list[asyncio.Task[str]] = []
@@ -139,6 +146,4 @@ async def test_no_operation_leaves_a_hung_or_a_wrong_answer(*, share_identical: 
     assert set(threading.enumerate()) <= threads
     assert len(asyncio.all_tasks()) == 1
     del tasks, outcomes, closings, caller
-    gc.collect()
-    left = [each for each in gc.get_objects() if isinstance(each, Computation | Ticket)]
-    assert left == []
+    assert alive().keys() <= others.keys()
